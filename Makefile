@@ -1,0 +1,94 @@
+# Each target prepares all it needs itself. `make help` lists the targets and variables.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+DDN_CUDA ?= auto
+# native: only for the GPUs present, or torch's own list where there is none
+TORCH_CUDA_ARCH_LIST ?= native
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+OUT ?= bench/results
+
+# What the caller's shell may carry must not reach the environment made here.
+CLEAN := env -u PYTHONPATH -u PYTHONHOME -u PYTHONSTARTUP -u VIRTUAL_ENV -u PIP_USER -u PIP_TARGET \
+	-u PIP_PREFIX -u PIP_ROOT -u PIP_REQUIREMENT -u PIP_CONSTRAINT PYTHONNOUSERSITE=1
+PY := $(CLEAN) "$(VENV)/bin/python"
+PIP := $(PY) -m pip --disable-pip-version-check
+BUILD_ENV := DDN_CUDA="$(DDN_CUDA)" TORCH_CUDA_ARCH_LIST="$(TORCH_CUDA_ARCH_LIST)"
+
+DEPS := $(VENV)/.dependencies
+LINT_DEPS := $(VENV)/.lint-dependencies
+BUILT := build/inplace
+# Folders are listed too: they change when a file comes or goes.
+INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
+	$(shell find csrc -type d -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# The extension lies in the source tree, where another build may have replaced it since.
+EXTENSION := $(wildcard ddn_cuda/_C*.so)
+
+.PHONY: help demo test lint build gpu-check clean FORCE
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
+	@echo 'make test       run the tests; PYTEST_ARGS=...'
+	@echo 'make lint       ruff, mypy and clang-format'
+	@echo 'make build      build the extension in place'
+	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has: tests, sanitizers,'
+	@echo '                timings; writes one JSON to OUT=$(OUT)'
+	@echo 'make clean      remove environment and builds'
+	@echo
+	@echo 'PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=$(TORCH)'
+	@echo 'DDN_CUDA=$(DDN_CUDA)  auto: CUDA when torch has it and a matching toolkit is found; 0: no; 1: yes or fail'
+	@echo 'TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST)  such as "8.0;9.0+PTX"; native: the GPUs present'
+
+demo: build
+	$(PY) -m examples.digits $(DEMO_ARGS)
+
+test: build
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(DEPS) $(LINT_DEPS)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+		| xargs "$(VENV)/bin/clang-format" --dry-run -Werror
+
+build: $(BUILT)
+
+# No environment is made and nothing is fetched: the machine's own torch is what is to be checked.
+gpu-check:
+	"$(PYTHON)" -m bench.gpu_check --out "$(OUT)"
+
+clean:
+	rm -rf "$(VENV)" build dist ddn_cuda.egg-info ddn_cuda/_C*.so
+
+$(VENV)/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 10) or sys.exit("ddn_cuda: Python 3.10 or later is needed; set PYTHON")'
+	$(CLEAN) "$(PYTHON)" -m venv "$(VENV)"
+
+# A file that holds the settings a target was made with, touched only when they change.
+define remember
+@mkdir -p $(@D)
+@echo '$(1)' | cmp -s - "$@" || echo '$(1)' > "$@"
+endef
+
+$(VENV)/.torch: $(VENV)/bin/python FORCE
+	$(call remember,$(TORCH))
+
+build/settings: FORCE
+	$(call remember,$(VENV) $(TORCH) DDN_CUDA=$(DDN_CUDA) $(TORCH_CUDA_ARCH_LIST))
+
+$(DEPS): $(VENV)/.torch requirements/build.txt requirements/test.txt requirements/examples.txt
+	$(PIP) install "$(TORCH)" -r requirements/build.txt -r requirements/test.txt -r requirements/examples.txt
+	@touch "$@"
+
+$(LINT_DEPS): $(DEPS) requirements/lint.txt
+	$(PIP) install -r requirements/lint.txt
+	@touch "$@"
+
+$(BUILT): $(DEPS) build/settings $(INPUTS) $(if $(EXTENSION),$(EXTENSION),FORCE)
+	$(BUILD_ENV) $(PY) setup.py -q build_ext --inplace
+	$(BUILD_ENV) $(PIP) install -q --no-build-isolation --no-deps -e .
+	@touch "$@"

@@ -1,0 +1,154 @@
+// One safeguarded descent: Newton's method held inside a bracket. It sees a set only through the
+// sums at the points it asks for, so the same code drives the CPU and the CUDA kernels.
+//
+// Note: [The bracket]
+// `near` is the best point evaluated so far and `far` an end with a local minimum strictly between
+// the two (or at far). That holds because the objective falls from near towards far, and at far
+// either the slope points back towards near or the objective is above that at near. A trial
+// between the two keeps it true in each case:
+//
+//   objective at trial above near        ->  far = trial         (non-convex penalties only)
+//   else, slope there points at far      ->  near = trial
+//   else                                 ->  far = near, near = trial
+//
+// So the result's objective is never above that of the start, and for a convex objective this is
+// the usual bracket of a root of f'.
+//
+// Note: [The bound on the passes]
+// After `free_passes` every trial is the middle of the bracket counted in representable doubles,
+// of which each such pass discards half: at most free_passes + 64 passes for any finite input.
+#pragma once
+
+#include "core/math.h"
+
+namespace ddn {
+
+// Sums over a set at one point u.
+struct Sums {
+  double slope = 0;
+  double curvature = 0;
+  double depth = 0;
+  double absolute_curvature = 0;  // sum |curvature|; non-convex penalties only
+};
+
+struct DescentOptions {
+  double alpha;
+  double step;          // accepted |step|
+  double rounding;      // relative rounding error of a term of the sums
+  double total_weight;  // sum of the weights of the set
+};
+
+template <class P>
+class Descent {
+ public:
+  static constexpr int free_passes = 40;
+
+  DDN_HD Descent(double start, double lo, double hi, const DescentOptions& options)
+      : options_(options), lo_(lo), hi_(hi), trial_(start) {
+    previous_step_ = 0.5 * hi - 0.5 * lo;
+  }
+
+  // The point at which the sums are wanted next; after update() returned true, the answer.
+  DDN_HD double point() const { return trial_; }
+
+  // The sums at the answer.
+  DDN_HD const Sums& sums() const { return near_; }
+
+  // Takes the sums at point(); true when the descent has ended there.
+  DDN_HD bool update(const Sums& at) {
+    ++passes_;
+    const bool first = passes_ == 1;
+    if (!P::convex && !first && at.depth < near_.depth - 8 * options_.rounding * near_.depth) {
+      far_ = trial_;
+      growth_ = 0;
+    } else {
+      if (stationary(at)) {
+        near_ = at;
+        return true;
+      }
+      // At a maximum the slope vanishes too; it is left downwards.
+      const bool descend_right = at.slope < 0;
+      if (first) {
+        far_ = descend_right ? hi_ : lo_;
+      } else if ((far_ > trial_) != descend_right) {
+        far_ = near_point_;
+        growth_ = 0;
+      }
+      near_point_ = trial_;
+      near_ = at;
+    }
+    return next_trial();
+  }
+
+ private:
+  // Points that pull at u: what the rounding error of the slope is proportional to.
+  DDN_HD double mass(const Sums& at) const {
+    return P::convex ? options_.total_weight : at.depth;
+  }
+
+  DDN_HD bool stationary(const Sums& at) const {
+    const double range = hi_ - lo_;
+    const double noise = options_.rounding * mass(at);
+    const double accepted = options_.step * at.curvature;
+    const double floor = noise * (range < options_.alpha ? range : options_.alpha);
+    return ::fabs(at.slope) <= (accepted > floor ? accepted : floor) &&
+           (P::convex || at.curvature >= -4 * noise);
+  }
+
+  DDN_HD double step() const {
+    const double newton = -near_.slope / near_.curvature;
+    if (P::convex) return newton;  // NaN or infinite without curvature
+    // Where curvature is scarce, the minimiser of the quadratic that touches the objective here and
+    // lies above it everywhere (mean shift): it descends, however far away it leads. Its curvature
+    // sums phi'(z)/z, which is `depth` for Welsch and, with the count of the points inside, at
+    // least that for the truncated quadratic, where it is Newton's step.
+    if (near_.curvature > 0.1 * near_.depth && ::fabs(newton) <= options_.alpha) return newton;
+    return -near_.slope / (near_.curvature > near_.depth ? near_.curvature : near_.depth);
+  }
+
+  DDN_HD bool next_trial() {
+    const double width = far_ - near_point_;  // may overflow to an infinity: compared only
+    const double scale = ::fabs(near_point_) + ::fabs(far_);
+    if (::fabs(width) <= options_.step + 2.3e-16 * scale) {
+      trial_ = near_point_;
+      return true;
+    }
+    if (passes_ > free_passes) {
+      const int64_t a = ordinal(near_point_), b = ordinal(far_);
+      const int64_t middle = (a & b) + ((a ^ b) >> 1);  // no overflow
+      trial_ = from_ordinal(middle);
+      if (middle != a && middle != b) return false;
+      trial_ = near_point_;
+      return true;
+    }
+    const double half = 0.5 * far_ - 0.5 * near_point_;
+    double s = step();
+    if (P::convex) {
+      if (!(::fabs(s) <= ::fabs(previous_step_))) s = half;
+    } else if (::fabs(s) > 0.5 * ::fabs(previous_step_)) {
+      // Slow progress in one direction: lengthen the stride; a trial that overshoots moves `far`.
+      growth_ += 1;
+      s *= 1 + growth_;
+    }
+    // Also catches a step that is NaN, zero, or points out of the bracket.
+    if (!(s / half > 0 && s / half < 2)) s = half;
+    trial_ = near_point_ + s;
+    if (trial_ == near_point_ || trial_ == far_) {
+      trial_ = near_point_;
+      return true;
+    }
+    previous_step_ = s;
+    return false;
+  }
+
+  DescentOptions options_;
+  double lo_, hi_;
+  double trial_;
+  double near_point_ = 0, far_ = 0;
+  Sums near_;
+  double previous_step_;
+  double growth_ = 0;
+  int passes_ = 0;
+};
+
+}  // namespace ddn

@@ -1,0 +1,77 @@
+// The few functions that the penalties need of a number, for scalars. A number V is anything with
+// arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
+// adds their Math).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "core/macros.h"
+
+namespace ddn {
+
+template <class V>
+struct Math;
+
+template <>
+struct Math<float> {
+  using Scalar = float;
+  static DDN_HD float splat(double c) { return static_cast<float>(c); }
+  static DDN_HD float largest() { return 3.402823466e+38f; }
+  static DDN_HD float exp(float x) { return ::expf(x); }
+#if defined(__CUDA_ARCH__)
+  static DDN_HD float rsqrt(float x) { return ::rsqrtf(x); }
+#else
+  static DDN_HD float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
+#endif
+};
+
+template <>
+struct Math<double> {
+  using Scalar = double;
+  static DDN_HD double splat(double c) { return c; }
+  static DDN_HD double largest() { return 1.7976931348623157e308; }
+  static DDN_HD double exp(double x) { return ::exp(x); }
+#if defined(__CUDA_ARCH__)
+  static DDN_HD double rsqrt(double x) { return ::rsqrt(x); }
+#else
+  static DDN_HD double rsqrt(double x) { return 1.0 / ::sqrt(x); }
+#endif
+};
+
+template <class V>
+DDN_HD V absolute(V x) {
+  return x < Math<V>::splat(0) ? -x : x;
+}
+
+// min and max in the operand order in which x86 has one instruction for them; NaN in `x` is lost.
+template <class V>
+DDN_HD V smaller(V x, V bound) {
+  return x < bound ? x : bound;
+}
+template <class V>
+DDN_HD V larger(V x, V bound) {
+  return x > bound ? x : bound;
+}
+template <class V>
+DDN_HD V clip(V x, V bound) {
+  return larger(smaller(x, bound), -bound);
+}
+
+DDN_HD bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }
+
+// The doubles in their order as integers: neighbours differ by one, -0 and +0 are neighbours.
+DDN_HD int64_t ordinal(double x) {
+  int64_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits >= 0 ? bits : INT64_MIN - bits - 1;
+}
+DDN_HD double from_ordinal(int64_t i) {
+  const int64_t bits = i >= 0 ? i : INT64_MIN - i - 1;
+  double x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+}  // namespace ddn

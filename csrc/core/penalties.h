@@ -1,0 +1,157 @@
+// The penalties phi(z; alpha), z = u - x, one struct each: the only place where they are written.
+//
+// Everything is divided by phi''(0), so that sums over a set are free of the penalty's scale:
+//
+//   slope(z)     = phi'(z)  / phi''(0)     in the units of z
+//   curvature(z) = phi''(z) / phi''(0)     a number; 1 at z = 0
+//   depth(z)     = (phi(inf) - phi(z)) / (phi(inf) - phi(0))   for the penalties that saturate:
+//                  1 at z = 0, 0 far away. A larger sum of depths is a smaller objective, and
+//                  unlike the objective it loses nothing to the points far away.
+//
+// A newton step is then -sum(slope) / sum(curvature) and the implicit gradient
+// curvature(z_i) / sum(curvature), for every penalty.
+//
+// To add a penalty: write its struct, append it to `Penalties`; README.md has the remaining two
+// places (its row in the docs, its entry in tests/reference.py).
+//
+// Sources: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
+// section 5.2 (the five penalties); P. J. Huber, Ann. Math. Statist. 35, 1964 (huber); J. E. Dennis,
+// R. E. Welsch, Comm. Statist. B7, 1978 (welsch).
+#pragma once
+
+#include "core/math.h"
+
+namespace ddn {
+
+// alpha and its reciprocal in the type of the computation.
+template <class V>
+struct Alpha {
+  V alpha;
+  V inverse;
+};
+
+template <class V>
+struct Terms {
+  V slope;
+  V curvature;
+  V depth;  // only where P::saturates
+};
+
+struct Quadratic {
+  static constexpr const char* name = "quadratic";
+  static constexpr const char* alias = "Q";
+  static constexpr bool convex = true;
+  static constexpr bool is_mean = true;
+  static constexpr bool has_flats = false;
+  static constexpr bool saturates = false;
+
+  template <class V>
+  static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
+    return {z, Math<V>::splat(1), Math<V>::splat(0)};
+  }
+  static double second_derivative_at_zero(double) { return 1; }
+};
+
+struct PseudoHuber {
+  static constexpr const char* name = "pseudo_huber";
+  static constexpr const char* alias = "PH";
+  static constexpr bool convex = true;
+  static constexpr bool is_mean = false;
+  static constexpr bool has_flats = false;
+  static constexpr bool saturates = false;
+
+  template <class V>
+  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
+    // Beyond 1e12 alpha the slope is alpha to the last bit in float32 and float64 alike; clipped
+    // there, an infinite point pulls with exactly alpha and nothing overflows.
+    z = clip(z, a.alpha * Math<V>::splat(1e12));
+    const V t = z * a.inverse;
+    const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1));
+    return {z * r, r * r * r, Math<V>::splat(0)};
+  }
+  static double second_derivative_at_zero(double) { return 1; }
+};
+
+struct Huber {
+  static constexpr const char* name = "huber";
+  static constexpr const char* alias = "H";
+  static constexpr bool convex = true;
+  static constexpr bool is_mean = false;
+  static constexpr bool has_flats = true;
+  static constexpr bool saturates = false;
+
+  // A point at distance alpha exactly counts as inside.
+  template <class V>
+  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
+    const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
+    return {clip(z, a.alpha), absolute(z) <= a.alpha ? one : zero, zero};
+  }
+  static double second_derivative_at_zero(double) { return 1; }
+};
+
+struct Welsch {
+  static constexpr const char* name = "welsch";
+  static constexpr const char* alias = "W";
+  static constexpr bool convex = false;
+  static constexpr bool is_mean = false;
+  static constexpr bool has_flats = false;
+  static constexpr bool saturates = true;
+
+  template <class V>
+  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
+    // Beyond 1e3 alpha the exponential is zero in both precisions.
+    z = clip(z, a.alpha * Math<V>::splat(1e3));
+    const V t = z * a.inverse;
+    const V square = t * t;
+    const V e = Math<V>::exp(square * Math<V>::splat(-0.5));
+    return {z * e, e - square * e, e};
+  }
+  static double second_derivative_at_zero(double alpha) { return 1 / alpha / alpha; }
+};
+
+struct TruncatedQuadratic {
+  static constexpr const char* name = "truncated_quadratic";
+  static constexpr const char* alias = "TQ";
+  static constexpr bool convex = false;
+  static constexpr bool is_mean = false;
+  static constexpr bool has_flats = false;
+  static constexpr bool saturates = true;
+
+  // A point at distance alpha exactly counts as inside.
+  template <class V>
+  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
+    const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
+    const auto inside = absolute(z) <= a.alpha;
+    const V t = z * a.inverse;
+    return {inside ? z : zero, inside ? one : zero, inside ? one - t * t : zero};
+  }
+  static double second_derivative_at_zero(double) { return 1; }
+};
+
+template <class... P>
+struct TypeList {
+  static constexpr int size = sizeof...(P);
+};
+
+// A penalty's number is its place in this list.
+using Penalties = TypeList<Quadratic, PseudoHuber, Huber, Welsch, TruncatedQuadratic>;
+
+// Calls f(P{}) with the penalty of that number.
+template <class F, class First, class... Rest>
+inline void with_penalty(int number, F&& f, TypeList<First, Rest...>) {
+  if constexpr (sizeof...(Rest) == 0) {
+    f(First{});
+  } else {
+    if (number == 0) {
+      f(First{});
+    } else {
+      with_penalty(number - 1, static_cast<F&&>(f), TypeList<Rest...>{});
+    }
+  }
+}
+template <class F>
+inline void with_penalty(int number, F&& f) {
+  with_penalty(number, static_cast<F&&>(f), Penalties{});
+}
+
+}  // namespace ddn

@@ -1,0 +1,40 @@
+// The kernels for x86-64 with AVX2 and FMA.
+#if defined(__x86_64__)
+
+// Before the target is widened: what these headers define may be shared with other files.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <vector>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define DDN_ISA avx2
+#define DDN_VECTOR_BYTES 32
+#include "cpu/kernels.h"
+
+namespace ddn::cpu {
+void forward_avx2(const ForwardArgs& args, const ParallelFor& parallel_for) {
+  forward(args, parallel_for);
+}
+void backward_avx2(const BackwardArgs& args, const ParallelFor& parallel_for) {
+  backward(args, parallel_for);
+}
+}  // namespace ddn::cpu
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif

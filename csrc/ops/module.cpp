@@ -1,0 +1,42 @@
+// The Python module ddn_cuda._C: importing it registers the operators; besides, it says what was
+// built and what the Python side would otherwise have to repeat.
+#include <pybind11/pybind11.h>
+
+#include "core/args.h"
+#include "core/penalties.h"
+#include "cpu/robust_pool_cpu.h"
+
+namespace {
+
+// Read from the file before it is loaded (ddn_cuda/_build.py): a library that was built with
+// another torch may not load at all.
+[[gnu::used]] const char built_with[] = "ddn_cuda built with torch " DDN_TORCH_VERSION ";";
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  namespace py = pybind11;
+  py::dict penalties;
+  py::list convex;
+  for (int i = 0; i < ddn::Penalties::size; ++i) {
+    ddn::with_penalty(i, [&](auto penalty) {
+      using P = decltype(penalty);
+      penalties[P::name] = P::alias;
+      if (P::convex) convex.append(P::name);
+    });
+  }
+  m.attr("PENALTIES") = penalties;
+  m.attr("CONVEX_PENALTIES") = py::tuple(convex);
+  m.attr("ALPHA_LIMIT_FLOAT32") = ddn::alpha_limit(ddn::DType::float32);
+  m.attr("ALPHA_LIMIT_FLOAT64") = ddn::alpha_limit(ddn::DType::float64);
+  m.attr("VERSION") = DDN_VERSION;
+  m.attr("TORCH_VERSION") = DDN_TORCH_VERSION;
+#ifdef DDN_WITH_CUDA
+  m.attr("CUDA_VERSION") = DDN_CUDA_VERSION;
+  m.attr("CUDA_ARCHS") = DDN_CUDA_ARCHS;
+#else
+  m.attr("CUDA_VERSION") = py::none();
+  m.attr("CUDA_ARCHS") = py::none();
+#endif
+  m.def("cpu_isa", &ddn::cpu::instruction_set);
+}

@@ -1,0 +1,32 @@
+// What the operators of both devices share: from checked tensors to the kernels' arguments.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <optional>
+#include <string_view>
+#include <tuple>
+
+#include "core/args.h"
+
+namespace ddn {
+
+// Raises for a name that is no penalty.
+int penalty_number(std::string_view name);
+
+using ForwardOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+// Allocates the outputs, describes the sets, and has `launch` fill them in.
+ForwardOutputs forward_with(const std::function<void(const ForwardArgs&)>& launch,
+                            const at::Tensor& x, std::string_view penalty, double alpha_value,
+                            const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                            std::optional<int64_t> max_iter, std::optional<double> tol);
+
+at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,
+                         const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
+                         const at::Tensor& remainder, const at::Tensor& curvature,
+                         std::string_view penalty, double alpha_value,
+                         const std::optional<at::Tensor>& alpha, at::IntArrayRef dim);
+
+}  // namespace ddn

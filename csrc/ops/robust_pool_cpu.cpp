@@ -1,0 +1,40 @@
+#include "cpu/robust_pool_cpu.h"
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include "ops/robust_pool.h"
+
+namespace ddn {
+namespace {
+
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const cpu::Range& body) {
+  at::parallel_for(begin, end, grain, body);
+}
+
+ForwardOutputs forward_cpu(const at::Tensor& x, c10::string_view penalty, double alpha_value,
+                           const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                           c10::string_view /*solver*/, std::optional<int64_t> max_iter,
+                           std::optional<double> tol) {
+  return forward_with(
+      [](const ForwardArgs& args) { cpu::robust_pool_forward(args, parallel_for); }, x, penalty,
+      alpha_value, alpha, dim, max_iter, tol);
+}
+
+at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
+                        const at::Tensor& remainder, const at::Tensor& curvature,
+                        c10::string_view penalty, double alpha_value,
+                        const std::optional<at::Tensor>& alpha, at::IntArrayRef dim) {
+  return backward_with(
+      [](const BackwardArgs& args) { cpu::robust_pool_backward(args, parallel_for); }, grad, x, y,
+      remainder, curvature, penalty, alpha_value, alpha, dim);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(ddn, CPU, m) {
+  m.impl("_robust_pool_forward", forward_cpu);
+  m.impl("_robust_pool_backward", backward_cpu);
+}
+
+}  // namespace ddn

@@ -1,0 +1,46 @@
+// Nothing here or below it waits for the device or reads from it: the launches can be captured in a
+// CUDA graph.
+#include "cuda/robust_pool_cuda.h"
+
+#include <c10/cuda/CUDAException.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include "ops/robust_pool.h"
+
+namespace ddn {
+namespace {
+
+ForwardOutputs forward_cuda(const at::Tensor& x, c10::string_view penalty, double alpha_value,
+                            const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                            c10::string_view /*solver*/, std::optional<int64_t> max_iter,
+                            std::optional<double> tol) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  return forward_with(
+      [](const ForwardArgs& args) {
+        C10_CUDA_CHECK(cuda::robust_pool_forward(args, c10::cuda::getCurrentCUDAStream()));
+      },
+      x, penalty, alpha_value, alpha, dim, max_iter, tol);
+}
+
+at::Tensor backward_cuda(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
+                         const at::Tensor& remainder, const at::Tensor& curvature,
+                         c10::string_view penalty, double alpha_value,
+                         const std::optional<at::Tensor>& alpha, at::IntArrayRef dim) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  return backward_with(
+      [](const BackwardArgs& args) {
+        C10_CUDA_CHECK(cuda::robust_pool_backward(args, c10::cuda::getCurrentCUDAStream()));
+      },
+      grad, x, y, remainder, curvature, penalty, alpha_value, alpha, dim);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(ddn, CUDA, m) {
+  m.impl("_robust_pool_forward", forward_cuda);
+  m.impl("_robust_pool_backward", backward_cuda);
+}
+
+}  // namespace ddn

@@ -1,0 +1,89 @@
+// The operators of the namespace `ddn`, and the public ones as compositions of the inner ones.
+//
+// The inner operators carry kernels (robust_pool_cpu.cpp, robust_pool_cuda.cpp), fakes and
+// derivatives (ddn_cuda/_autograd.py). The forward one hands its curvature to the backward one.
+
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <torch/library.h>
+
+#include "ops/checks.h"
+#include "ops/robust_pool.h"
+
+namespace ddn {
+namespace {
+
+void check_no_tangent(const at::Tensor& t, const char* name) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), "robust_pool: `", name,
+                              "` carries a forward-mode tangent; expected none: forward-mode "
+                              "differentiation is not supported");
+}
+
+at::Tensor robust_pool(const at::Tensor& x, c10::string_view penalty, double alpha_value,
+                       const std::optional<at::Tensor>& alpha, at::IntArrayRef dim, bool keepdim,
+                       const std::optional<at::Tensor>& weight, c10::string_view solver,
+                       std::optional<int64_t> max_iter, std::optional<double> tol) {
+  const int number = penalty_number(penalty);
+  check_points(x);
+  check_solver(solver, number);
+  const std::vector<int64_t> dims = checked_dims(x, dim);
+  if (alpha.has_value()) {
+    check_alpha(*alpha, x, dims);
+    check_no_tangent(*alpha, "alpha");
+  } else {
+    check_alpha(alpha_value, x);
+  }
+  TORCH_CHECK_NOT_IMPLEMENTED(!weight.has_value(),
+                              "robust_pool: `weight` is a tensor; expected None: weights are not "
+                              "supported");
+  check_stopping(max_iter, tol);
+  check_no_tangent(x, "x");
+
+  static const auto inner =
+      c10::Dispatcher::singleton()
+          .findSchemaOrThrow("ddn::_robust_pool_forward", "")
+          .typed<ForwardOutputs(const at::Tensor&, c10::string_view, double,
+                                const std::optional<at::Tensor>&, at::IntArrayRef, c10::string_view,
+                                std::optional<int64_t>, std::optional<double>)>();
+  const at::Tensor y =
+      std::get<0>(inner.call(x, penalty, alpha_value, alpha, dims, solver, max_iter, tol));
+  return keepdim ? y : y.squeeze(dims);
+}
+
+at::Tensor robust_pool_tensor(const at::Tensor& x, c10::string_view penalty,
+                              const at::Tensor& alpha, at::IntArrayRef dim, bool keepdim,
+                              const std::optional<at::Tensor>& weight, c10::string_view solver,
+                              std::optional<int64_t> max_iter, std::optional<double> tol) {
+  return robust_pool(x, penalty, 1.0, alpha, dim, keepdim, weight, solver, max_iter, tol);
+}
+
+at::Tensor robust_pool_float(const at::Tensor& x, c10::string_view penalty, double alpha,
+                             at::IntArrayRef dim, bool keepdim,
+                             const std::optional<at::Tensor>& weight, c10::string_view solver,
+                             std::optional<int64_t> max_iter, std::optional<double> tol) {
+  return robust_pool(x, penalty, alpha, std::nullopt, dim, keepdim, weight, solver, max_iter, tol);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(ddn, m) {
+  // Overloads are tried in the order of their definition, and `float alpha` would take a
+  // one-element tensor by a silent .item() that loses its gradient: the tensor overload is first.
+  m.def(
+      "robust_pool.tensor(Tensor x, str penalty=\"huber\", *, Tensor alpha, int[1] dim=-1, "
+      "bool keepdim=False, Tensor? weight=None, str solver=\"local\", int? max_iter=None, "
+      "float? tol=None) -> Tensor",
+      robust_pool_tensor);
+  m.def(
+      "robust_pool(Tensor x, str penalty=\"huber\", *, float alpha=1.0, int[1] dim=-1, "
+      "bool keepdim=False, Tensor? weight=None, str solver=\"local\", int? max_iter=None, "
+      "float? tol=None) -> Tensor",
+      robust_pool_float);
+  m.def(
+      "_robust_pool_forward(Tensor x, str penalty, float alpha_value, Tensor? alpha, int[] dim, "
+      "str solver, int? max_iter, float? tol) -> (Tensor y, Tensor remainder, Tensor curvature)");
+  m.def(
+      "_robust_pool_backward(Tensor grad, Tensor x, Tensor y, Tensor remainder, Tensor curvature, "
+      "str penalty, float alpha_value, Tensor? alpha, int[] dim) -> Tensor");
+}
+
+}  // namespace ddn

@@ -1,0 +1,27 @@
+"""Robust pooling for PyTorch: y = argmin_u sum_i phi(u - x_i; alpha), compiled for CPU and CUDA.
+
+The operators are `torch.ops.ddn.*`; this package is their Python face:
+
+- `robust_pool`: pools dims of a tensor.
+- `RobustPool`: the same as an `nn.Module`.
+- `PENALTIES`: the penalties, each full name with its short one.
+- `build_info`: what the binary was built with.
+"""
+
+from ddn_cuda._build import build_info
+from ddn_cuda._build import load as _load
+
+_C = _load()
+
+from ddn_cuda import _autograd, _fallback  # noqa: E402
+from ddn_cuda.functional import robust_pool  # noqa: E402
+from ddn_cuda.modules import RobustPool  # noqa: E402
+
+_autograd.register()
+if _C.CUDA_VERSION is None:
+    _fallback.register()
+
+PENALTIES: dict[str, str] = dict(_C.PENALTIES)
+__version__: str = _C.VERSION
+
+__all__ = ["PENALTIES", "RobustPool", "__version__", "build_info", "robust_pool"]

@@ -1,0 +1,48 @@
+"""What a build without CUDA does with CUDA tensors: it computes on the CPU and says so once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+_warned = False
+
+
+def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
+    """Calls `op` with every tensor argument moved to the CPU.
+
+    Args:
+        op: returns a tensor or a tuple of tensors.
+        *args: tensors and others; the first tensor's device is where the result goes.
+
+    Returns:
+        The result of `op`, its tensors moved to the device of the first tensor among `args`.
+
+    Warns:
+        RuntimeWarning: at the first call in a process.
+    """
+    global _warned
+    device = next(arg.device for arg in args if isinstance(arg, torch.Tensor))
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"ddn_cuda was built without CUDA: tensors on {device} are copied to the CPU and back; "
+            "build it again with DDN_CUDA=1",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    result = op(*(arg.cpu() if isinstance(arg, torch.Tensor) else arg for arg in args))
+    if isinstance(result, tuple):
+        return tuple(part.to(device) for part in result)
+    return result.to(device)
+
+
+def register() -> None:
+    """Registers `via_cpu` as the CUDA kernel of the inner operators."""
+    for name in ("_robust_pool_forward", "_robust_pool_backward"):
+        op = getattr(torch.ops.ddn, name).default
+        torch.library.impl(f"ddn::{name}", "CUDA")(partial(via_cpu, op))

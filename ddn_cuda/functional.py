@@ -1,0 +1,116 @@
+"""The function `robust_pool`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def _check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"robust_pool: `{name}` is {value!r}; expected True or False")
+
+
+def _check_alpha_values(alpha: Tensor) -> None:
+    good = torch.isfinite(alpha) & (alpha > 0)
+    if not bool(good.all()):
+        bad = alpha[~good].flatten()[0].item()
+        raise ValueError(f"robust_pool: `alpha` holds {bad}; expected positive finite values")
+
+
+def robust_pool(
+    x: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    dim: int | Sequence[int] = -1,
+    keepdim: bool = False,
+    weight: Tensor | None = None,
+    solver: str = "local",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: bool = False,
+    validate: bool = False,
+) -> Tensor:
+    r"""Pools dims of a tensor to y = argmin_u sum_i phi(u - x_i; alpha).
+
+    Each set of points along `dim` is solved by itself: its answer, to the last bit, does not depend on
+    what else is in the batch. The gradient comes from the implicit function theorem,
+    dy/dx_i = phi''(y - x_i) / sum_j phi''(y - x_j); where that sum vanishes (Huber, two equal clusters
+    further apart than 2 alpha) it is zero.
+
+    ===================== ===== ============================================ ======
+    `penalty`             short phi(z; alpha)                                convex
+    ===================== ===== ============================================ ======
+    "quadratic"           "Q"   z^2 / 2                                      yes
+    "pseudo_huber"        "PH"  alpha^2 (sqrt(1 + (z/alpha)^2) - 1)          yes
+    "huber"               "H"   z^2/2 to abs(z) = alpha, then linear         yes
+    "welsch"              "W"   1 - exp(-z^2 / (2 alpha^2))                  no
+    "truncated_quadratic" "TQ"  min(z^2, alpha^2) / 2                        no
+    ===================== ===== ============================================ ======
+
+    Args:
+        x: points, any shape, float32 or float64, any strides.
+        penalty: a name or short name of the table.
+        alpha: the scale of the penalty, in the units of x: residuals beyond it count as outliers. A float
+            from 1e-15 to 1e15 (float32) or 1e-30 to 1e30 (float64), or a floating-point tensor on x's
+            device that broadcasts against the output with `keepdim=True`, such as one value per channel.
+            The values of a tensor are not looked at: one that is not positive and finite gives its set NaN.
+        dim: the dim or dims to pool, together; `()` pools all.
+        keepdim: whether pooled dims stay, with size 1.
+        weight: reserved; None.
+        solver: "local" or "global". The convex penalties have no local minima but the global one. For
+            "welsch" and "truncated_quadratic" only "local" is there: the minimum that a safeguarded
+            descent reaches from the Huber answer at the same alpha (where no point lies within alpha of
+            that, from the point nearest to it, the smaller of two).
+        max_iter: bound on the passes over a set; a solve stopped by it returns its last iterate, and the
+            gradient is the formula above at that point. None: until done.
+        tol: accepted size of the last Newton step, in units of alpha. None: 1e-6 in float32 and 1e-12 in
+            float64.
+        return_info: reserved; False.
+        validate: also check the values in an alpha tensor, which waits for the device.
+
+    Returns:
+        A tensor of x's dtype and device, with x's shape less the pooled dims.
+
+    A set with a NaN gives NaN, and NaN gradients, to itself alone. A point at infinity attracts nobody in
+    "welsch" and "truncated_quadratic" while a finite one is there, pulls like any other far point in
+    "pseudo_huber" and "huber", and its gradient is zero.
+
+    Raises:
+        TypeError: x or alpha is of a dtype that is no real floating point.
+        ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above, alpha
+            does not broadcast or is on another device, or a pooled dim is empty.
+        IndexError: dim is out of range.
+        NotImplementedError: x is float16 or bfloat16, alpha is a tensor that requires grad, weight is not
+            None, return_info is True, or solver is "global" for a penalty that is not convex.
+
+    Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
+    proposition 4.4 (the gradient) and section 5.2 (the penalties).
+    """
+    _check_flag("keepdim", keepdim)
+    _check_flag("return_info", return_info)
+    _check_flag("validate", validate)
+    if return_info:
+        raise NotImplementedError(
+            "robust_pool: `return_info` is True; expected False: there is no info yet"
+        )
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float, Tensor)):
+        raise TypeError(
+            f"robust_pool: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
+        )
+    options = {
+        "dim": [dim] if isinstance(dim, int) else dim,
+        "keepdim": keepdim,
+        "weight": weight,
+        "solver": solver,
+        "max_iter": max_iter,
+        "tol": tol,
+    }
+    if isinstance(alpha, Tensor):
+        if validate:
+            _check_alpha_values(alpha)
+        return torch.ops.ddn.robust_pool.tensor(x, penalty, alpha=alpha, **options)
+    return torch.ops.ddn.robust_pool.default(x, penalty, alpha=alpha, **options)
