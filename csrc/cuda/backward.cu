@@ -1,0 +1,71 @@
+// The backward kernel: reads x once and writes its gradient once.
+#include "core/gradient.h"
+#include "core/penalties.h"
+#include "cuda/dispatch.cuh"
+#include "cuda/robust_pool_cuda.h"
+#include "cuda/team.cuh"
+
+namespace ddn::cuda {
+namespace {
+
+// Points that a lane takes from one set at a time; its loads are under way together.
+constexpr int points_per_lane = 8;
+constexpr int tile = points_per_lane * warp_size;
+
+// A warp takes a tile of a set: small sets do not waste a block, and large ones are shared out.
+template <class P, class T>
+__global__ void __launch_bounds__(block_threads, 2) backward(const BackwardArgs args) {
+  const int64_t n = args.layout.num_points;
+  const int64_t tiles_per_set = (n + tile - 1) / tile;
+  const int64_t tiles = args.layout.num_sets * tiles_per_set;
+  constexpr int warps = block_threads / warp_size;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * warps;
+  for (int64_t t = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / warp_size; t < tiles;
+       t += step) {
+    const int64_t set = t / tiles_per_set;
+    const int64_t first = (t - set * tiles_per_set) * tile + threadIdx.x % warp_size;
+    const T* const x = static_cast<const T*>(args.x) + args.layout.sets.offset(set);
+    T* const grad_x = static_cast<T*>(args.grad_x) + args.grad_layout.sets.offset(set);
+    const T base = static_cast<const T*>(args.y)[set];
+    const T offset = static_cast<const T*>(args.remainder)[set];
+    const T inverse =
+        static_cast<T>(gradient_scale(static_cast<const T*>(args.curvature)[set]));
+    const T grad = static_cast<const T*>(args.grad)[set];
+    const double alpha = set_alpha<T>(args, set);
+    const Alpha<T> a{static_cast<T>(alpha), static_cast<T>(1 / alpha)};
+    T points[points_per_lane];
+#pragma unroll
+    for (int k = 0; k < points_per_lane; ++k) {
+      const int64_t i = first + k * warp_size;
+      points[k] = i < n ? x[args.layout.points.offset(i)] : base;
+    }
+#pragma unroll
+    for (int k = 0; k < points_per_lane; ++k) {
+      const int64_t i = first + k * warp_size;
+      // The quotient first: it is at most about one, whatever the sizes of its parts.
+      const T gradient = (point_gradient<P>(points[k], base, offset, a) * inverse) * grad;
+      if (i < n) grad_x[args.grad_layout.points.offset(i)] = gradient;
+    }
+  }
+}
+
+template <class T>
+cudaError_t backward_of_type(const BackwardArgs& args, cudaStream_t stream) {
+  const int64_t tiles = args.layout.num_sets * ((args.layout.num_points + tile - 1) / tile);
+  with_penalty(args.penalty, [&](auto penalty) {
+    using P = decltype(penalty);
+    DDN_LAUNCH((backward<P, T>), grid_for(tiles, block_threads / warp_size), block_threads, 0,
+               stream, args);
+  });
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+cudaError_t robust_pool_backward(const BackwardArgs& args, cudaStream_t stream) {
+  if (args.layout.num_sets == 0 || args.layout.num_points == 0) return cudaSuccess;
+  return args.dtype == DType::float64 ? backward_of_type<double>(args, stream)
+                                      : backward_of_type<float>(args, stream);
+}
+
+}  // namespace ddn::cuda

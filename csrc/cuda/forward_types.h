@@ -1,0 +1,12 @@
+// The forward launchers by dtype, each in a file of its own so that they compile side by side.
+#pragma once
+
+#include "core/args.h"
+#include "cuda/launch.h"
+
+namespace ddn::cuda {
+
+cudaError_t forward_float32(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t forward_float64(const ForwardArgs& args, cudaStream_t stream);
+
+}  // namespace ddn::cuda

@@ -1,0 +1,13 @@
+// The CUDA kernels as the operators see them. Launches go to `stream` of the current device;
+// nothing is waited for.
+#pragma once
+
+#include "core/args.h"
+#include "cuda/launch.h"
+
+namespace ddn::cuda {
+
+cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t robust_pool_backward(const BackwardArgs& args, cudaStream_t stream);
+
+}  // namespace ddn::cuda
