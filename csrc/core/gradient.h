@@ -17,12 +17,12 @@ namespace ddn {
 // forward pass left zero for a curvature that vanishes.
 DDN_HD double gradient_scale(double curvature) { return curvature == 0 ? 0 : 1 / curvature; }
 
-// dy/dx of a point x times 1 / scale; zero for a point infinitely far away.
+// dy/dx of a point x times 1 / scale; zero for a point at infinity.
 template <class P, class V>
 DDN_HD V point_gradient(V x, V base, V offset, const Alpha<V>& alpha) {
   const V zero = Math<V>::splat(0);
-  const V z = residual(x, base, offset);
-  return absolute(z) <= Math<V>::largest() ? P::terms(z, alpha).curvature : zero;
+  const V curvature = P::terms(residual(x, base, offset), alpha).curvature;
+  return absolute(x) <= Math<V>::largest() ? curvature : zero;
 }
 
 }  // namespace ddn

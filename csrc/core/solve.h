@@ -18,7 +18,7 @@ namespace ddn {
 
 struct Survey {
   double mean;    // of the finite points (survey(): of all, so that it tells of the others)
-  double lo, hi;  // of the finite points; not used for a mean
+  double lo, hi;  // of the finite points
   // Numbers of points, from careful_survey() only.
   double positive_infinities, negative_infinities, nans;
 };
@@ -204,7 +204,9 @@ DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solutio
     }
   }
   if (P::is_mean) {
-    return solution = fixed(survey.mean, n, Status::converged), true;
+    // Rounding may carry it past the points, so that the mean of equal ones would not be theirs.
+    const double mean = larger(smaller(survey.mean, survey.hi), survey.lo);
+    return solution = fixed(mean, n, Status::converged), true;
   }
   if (survey.lo == survey.hi) return solution = fixed(survey.lo, finite, Status::converged), true;
   return false;
@@ -219,7 +221,7 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
   }
 
   Solution solution;
-  Survey survey = set.template survey<P>();
+  Survey survey = set.survey();
   if (solve_directly<P>(set, problem.alpha, survey, solution)) return solution;
 
   if constexpr (!P::is_mean) {

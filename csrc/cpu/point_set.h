@@ -76,7 +76,7 @@ struct ChunkSurvey {
   double sum, lo, hi;
 };
 
-template <bool range, class T>
+template <class T>
 ChunkSurvey chunk_survey(const T* x, int64_t n) {
   using Lanes = Vector<T>;
   const T infinity = static_cast<T>(detail::infinity);
@@ -87,17 +87,15 @@ ChunkSurvey chunk_survey(const T* x, int64_t n) {
       x, n,
       [&](Lanes points, auto mask) __attribute__((always_inline)) {
         sum += mask ? points : zero;
-        if constexpr (range) {
-          lo = smaller(mask ? points : upmost, lo);
-          hi = larger(mask ? points : downmost, hi);
-        }
+        lo = smaller(mask ? points : upmost, lo);
+        hi = larger(mask ? points : downmost, hi);
       },
       [&]() __attribute__((always_inline)) {
         total.add(sum);
         sum = zero;
       });
   ChunkSurvey survey{total.total(), detail::infinity, -detail::infinity};
-  for (int lane = 0; range && lane < VectorOf<T>::lanes; ++lane) {
+  for (int lane = 0; lane < VectorOf<T>::lanes; ++lane) {
     survey.lo = smaller(static_cast<double>(lo[lane]), survey.lo);
     survey.hi = larger(static_cast<double>(hi[lane]), survey.hi);
   }
@@ -158,16 +156,14 @@ class PointSet {
         });
   }
 
-  template <class P>
   Survey survey() const {
     const ChunkSurvey all = over_chunks<ChunkSurvey>(
-        [](const T* x, int64_t n) { return chunk_survey<!P::is_mean>(x, n); },
+        [](const T* x, int64_t n) { return chunk_survey(x, n); },
         [](ChunkSurvey& all, const ChunkSurvey& one) {
           all.sum += one.sum;
           all.lo = smaller(one.lo, all.lo);
           all.hi = larger(one.hi, all.hi);
         });
-    if (P::is_mean) return {all.sum / count(), 0, 0, 0, 0, 0};
     return {all.sum / count(), all.lo, all.hi, 0, 0, 0};
   }
 

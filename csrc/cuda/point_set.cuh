@@ -77,7 +77,6 @@ class PointSet {
     return sums;
   }
 
-  template <class P>
   __device__ __forceinline__ Survey survey() const {
     T sum = 0;
     double total[1] = {};
@@ -93,7 +92,6 @@ class PointSet {
           sum = 0;
         });
     Team::template reduce<Add>(total);
-    if (P::is_mean) return {total[0] / count(), 0, 0, 0, 0, 0};
     Team::template reduce<Larger>(ends);
     return {total[0] / count(), -ends[0], ends[1], 0, 0, 0};
   }

@@ -1,0 +1,1 @@
+"""Timings and checks of the operators; each module runs with `python -m`."""

@@ -1,0 +1,165 @@
+"""Registers, shared memory and spills of every CUDA kernel, as ptxas reports them; needs no GPU.
+
+    python -m bench.kernel_resources --arch 9.0 --arch 8.0
+
+A register spill moves values to memory in the middle of the arithmetic, so none is accepted in a
+float32 kernel on sm_90. Any other spill is listed with its reason from `ACCEPTED_SPILLS`; one
+without a reason fails as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from build_config import compile_flags, parse_arch
+from build_toolkit import find_toolkit
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Pattern of a demangled kernel name: why its spills are accepted.
+ACCEPTED_SPILLS: dict[str, str] = {}
+
+_FUNCTION = re.compile(r"Function properties for (\S+)")
+_ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(sm_\w+)'")
+_STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
+_USED = re.compile(r"Used (\d+) registers")
+_SHARED = re.compile(r"(\d+) bytes smem")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What ptxas says of one function; sizes in bytes, shared memory without the dynamic part."""
+
+    name: str
+    arch: str
+    registers: int = 0
+    shared: int = 0
+    stack: int = 0
+    spill_stores: int = 0
+    spill_loads: int = 0
+
+    @property
+    def spills(self) -> bool:
+        return self.spill_stores + self.spill_loads > 0
+
+    @property
+    def dtype(self) -> str:
+        """The first scalar type in the demangled name; float where it names none."""
+        scalar = re.search(r"\b(float|double|__half|__nv_bfloat16)\b", self.name)
+        return scalar.group(1) if scalar else "float"
+
+
+def parse_ptxas(report: str) -> list[Kernel]:
+    """The functions in the output of `ptxas -v`, in its order, with their mangled names.
+
+    A device function that was not inlined reports its stack and spills alone.
+    """
+    kernels: dict[tuple[str, str], Kernel] = {}
+    arch, key = "", ("", "")
+    for line in report.splitlines():
+        if entry := _ENTRY.search(line):
+            name, arch = entry.groups()
+            key = (name, arch)
+            kernels[key] = Kernel(name, arch)
+        elif function := _FUNCTION.search(line):
+            key = (function.group(1), arch)
+            kernels.setdefault(key, Kernel(*key))
+        elif stack := _STACK.search(line):
+            frame, stores, loads = map(int, stack.groups())
+            kernels[key] = replace(
+                kernels[key], stack=frame, spill_stores=stores, spill_loads=loads
+            )
+        elif used := _USED.search(line):
+            shared = _SHARED.search(line)
+            kernels[key] = replace(
+                kernels[key],
+                registers=int(used.group(1)),
+                shared=int(shared.group(1)) if shared else 0,
+            )
+    return list(kernels.values())
+
+
+def demangle(kernels: Sequence[Kernel]) -> list[Kernel]:
+    names = "\n".join(kernel.name for kernel in kernels)
+    done = subprocess.run(["c++filt"], input=names, capture_output=True, text=True, check=True)
+    return [
+        replace(kernel, name=name)
+        for kernel, name in zip(kernels, done.stdout.splitlines(), strict=True)
+    ]
+
+
+def verdict(kernel: Kernel, accepted: Mapping[str, str]) -> tuple[bool, str]:
+    """Whether a kernel may stay as it is, and what to say of it ("" without a spill)."""
+    if not kernel.spills:
+        return True, ""
+    if kernel.dtype == "float" and kernel.arch.startswith("sm_90"):
+        return False, "SPILLS: no float32 kernel may on sm_90"
+    for pattern, reason in accepted.items():
+        if re.search(pattern, kernel.name):
+            return True, f"spills: {reason}"
+    return False, "SPILLS without a reason in ACCEPTED_SPILLS"
+
+
+def compile_kernels(source: Path, arch: str, nvcc: str) -> str:
+    """The report of ptxas on one file, compiled with the flags of the build."""
+    parsed = parse_arch(arch)
+    if parsed is None:
+        raise SystemExit(f"--arch {arch}: expected a version such as 9.0")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [nvcc, "-cubin", f"-arch=sm_{parsed[0]}{parsed[1]}{parsed[2]}"]
+        command += [*compile_flags({"DDN_PTXAS_VERBOSE": "1"})["nvcc"], "-std=c++17"]
+        command += ["--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}"]
+        command += ["-o", f"{folder}/out.cubin", str(source)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{done.stdout}\nnvcc failed on {source}")
+    return done.stdout
+
+
+def print_table(kernels: Sequence[Kernel], accepted: Mapping[str, str]) -> bool:
+    """Prints a row per kernel and returns whether all of them pass."""
+    print(f"{'arch':8}{'regs':>5}{'shared':>8}{'stack':>7}{'spill':>7}  kernel")
+    passed = True
+    for k in kernels:
+        good, remark = verdict(k, accepted)
+        passed &= good
+        name = re.sub(r"\bddn::(cuda::)?|^void |\(.*\)$", "", k.name)
+        spill = k.spill_stores + k.spill_loads
+        print(f"{k.arch:8}{k.registers:5}{k.shared:8}{k.stack:7}{spill:7}  {name}")
+        if remark:
+            print(f"{'':35}  ^ {remark}")
+    return passed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--arch", action="append", help="such as 9.0; may be given several times")
+    parser.add_argument("sources", nargs="*", type=Path, help="default: csrc/cuda/*.cu")
+    options = parser.parse_args(arguments)
+    toolkit, why = find_toolkit(os.environ)
+    if toolkit is None:
+        raise SystemExit(f"kernel_resources: {why}; install a CUDA toolkit or set CUDA_HOME")
+    sources = options.sources or sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    found: list[Kernel] = []
+    for arch in options.arch or ["9.0"]:
+        for source in sources:
+            report = compile_kernels(source, arch, f"{toolkit.home}/bin/nvcc")
+            found += parse_ptxas(report)
+    if not found:
+        raise SystemExit("kernel_resources: no kernel found in the sources")
+    passed = print_table(demangle(found), ACCEPTED_SPILLS)
+    spilling = sum(kernel.spills for kernel in found)
+    print(f"{len(found)} kernels, {spilling} with spills: {'passed' if passed else 'FAILED'}")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

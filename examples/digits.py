@@ -1,0 +1,235 @@
+"""Which pooling still recognises a digit when outliers replace its points?
+
+Trains one classifier of point sets per pooling, alike in all else, on clean handwritten digits, and
+tests each on held-out digits of which a share of the points is replaced by outliers that no
+network saw in training: the experiment of Gould et al., "Deep Declarative Networks" (2019), in
+small. Prints the table and writes it to OUTPUT/digits.json, its plot to OUTPUT/digits.png.
+
+    python -m examples.digits
+    python -m examples.digits --penalty mean huber welsch --epochs 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import sklearn
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import ddn_cuda
+from examples.digits_data import draw_points, replace_by_outliers, split_digits
+from examples.digits_model import accuracy, build, make_pool, train
+
+OUTLIER_PERCENT = (0, 10, 20, 40, 60)
+POOLS = ("max", "mean", *ddn_cuda.PENALTIES)
+TEST_SEED_OFFSET = 1  # test sets are drawn with another seed than training sets
+
+# Per pool: colour, line style, marker. Mean and quadratic are one function, so their lines overlap:
+# the dotted one leaves the other visible.
+LINES = {
+    "max": ("#7f7f7f", "--", "s"),
+    "mean": ("#000000", "-", "o"),
+    "quadratic": ("#e69f00", ":", "D"),
+    "pseudo_huber": ("#56b4e9", "-", "v"),
+    "huber": ("#0072b2", "-", "^"),
+    "welsch": ("#009e73", "-", "P"),
+    "truncated_quadratic": ("#d55e00", "-", "X"),
+}
+
+
+def label(pool: str) -> str:
+    """The name of a pool as people read it: "huber (H)"."""
+    alias = ddn_cuda.PENALTIES.get(pool)
+    return f"{pool} ({alias})" if alias else pool
+
+
+def pool_name(text: str) -> str:
+    """The pool meant by an argument: a name, or a penalty's alias."""
+    names = {alias: name for name, alias in ddn_cuda.PENALTIES.items()}
+    name = names.get(text, text)
+    if name not in POOLS:
+        known = ", ".join(["max", "mean", *(f"{n} or {a}" for a, n in names.items())])
+        raise argparse.ArgumentTypeError(f"unknown pooling {text!r}; expected one of {known}")
+    return name
+
+
+def at_least_one(text: str) -> int:
+    """A positive integer argument."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} given; expected at least 1")
+    return value
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.digits",
+        description="Train one point-set classifier per pooling on clean handwritten digits, "
+        "test each with 0 to 60%% of the points replaced by outliers.",
+    )
+    add = parser.add_argument
+    add("--penalty", nargs="+", type=pool_name, default=list(POOLS), metavar="NAME",
+        help="the poolings to compare, by name or alias: max, mean, "
+        + ", ".join(f"{name} ({alias})" for name, alias in ddn_cuda.PENALTIES.items())
+        + " (default: all)")  # fmt: skip
+    add("--alpha", type=float, default=1.0, help="of the penalties (default: %(default)s)")
+    add("--epochs", type=at_least_one, help="passes over the digits (default: 25; quick: 3)")
+    add("--points", type=at_least_one, help="points per digit (default: 100; quick: 50)")
+    add("--seed", type=int, default=0,
+        help="of weights, points and outliers (default: %(default)s)")  # fmt: skip
+    add("--device", default="cpu", help="a torch device, such as cuda (default: %(default)s)")
+    add("--threads", type=at_least_one, default=2,
+        help="CPU threads; the table is repeatable for a given number (default: %(default)s)"
+        )  # fmt: skip
+    add("--quick", action="store_true", help="a shortened run, to see that everything works")
+    add("--output", type=Path, default=Path("demo-output"), metavar="DIR",
+        help="folder for digits.json and digits.png (default: ./%(default)s)")  # fmt: skip
+    args = parser.parse_args(argv)
+    args.penalty = list(dict.fromkeys(args.penalty))
+    args.epochs = args.epochs or (3 if args.quick else 25)
+    args.points = args.points or (50 if args.quick else 100)
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {args.device}: {error}")
+    return args
+
+
+@contextmanager
+def repeatable(threads: int) -> Iterator[None]:
+    """Deterministic algorithms and a fixed number of threads within, torch's settings after."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by torch on CUDA
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Train and test every pooling.
+
+    Returns:
+        Per pool, under "table" the accuracies in percent, one for each of "outlier_percent", and
+        under "seconds" the time it took.
+    """
+    train_digits, test_digits = split_digits()
+
+    def test_generator() -> torch.Generator:
+        return torch.Generator().manual_seed(args.seed + TEST_SEED_OFFSET)
+
+    clean = draw_points(test_digits.ink, args.points, test_generator())
+    tests = [
+        replace_by_outliers(clean, percent / 100, test_generator()) for percent in OUTLIER_PERCENT
+    ]
+    table, seconds = {}, {}
+    for pool in args.penalty:
+        start = time.perf_counter()
+        model = build(make_pool(pool, args.alpha), args.seed).to(args.device)
+        with tqdm(total=args.epochs, desc=f"{label(pool):24}", unit="epoch") as bar:
+
+            def advance(loss: float, bar: tqdm = bar) -> None:
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+
+            train(
+                model,
+                train_digits,
+                epochs=args.epochs,
+                points=args.points,
+                seed=args.seed,
+                on_epoch=advance,
+            )
+        table[pool] = [accuracy(model, clouds, test_digits.labels) for clouds in tests]
+        seconds[pool] = round(time.perf_counter() - start, 1)
+    return {
+        "images": {"train": len(train_digits), "test": len(test_digits)},
+        "outlier_percent": list(OUTLIER_PERCENT),
+        "table": table,
+        "seconds": seconds,
+    }
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What a run depends on: its options, the machine and the versions."""
+    return {
+        "settings": {k: v for k, v in vars(args).items() if k != "output"},
+        "machine": {"processor": platform.machine(), "system": platform.system()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "scikit-learn": sklearn.__version__,
+            "matplotlib": matplotlib.__version__,
+            "ddn_cuda": ddn_cuda.build_info(),
+        },
+    }
+
+
+def as_text(result: dict[str, Any]) -> str:
+    """The table, one pool per line."""
+    percents = result["outlier_percent"]
+    lines = [
+        f"Accuracy on {result['images']['test']} held-out digits (%), by share of outliers",
+        f"{'pooling':24}" + "".join(f"{percent:7}%" for percent in percents) + f"{'seconds':>10}",
+    ]
+    for pool, row in result["table"].items():
+        cells = "".join(f"{value:8.1f}" for value in row)
+        lines.append(f"{label(pool):24}{cells}{result['seconds'][pool]:10.1f}")
+    return "\n".join(lines)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Write the table as a PNG: accuracy over the share of outliers, a line per pool."""
+    figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    percents = result["outlier_percent"]
+    for pool, row in result["table"].items():
+        colour, style, marker = LINES[pool]
+        axes.plot(percents, row, style, color=colour, marker=marker, label=label(pool), lw=2, ms=7)
+    axes.axhline(10, color="#bbbbbb", lw=1)
+    axes.annotate("chance", (percents[0], 10), xytext=(0, 3), textcoords="offset points",
+                  color="#777777")  # fmt: skip
+    axes.set_title("Digits as point sets: trained clean, tested with outliers", fontsize=14)
+    axes.set_xlabel("points replaced by outliers (%)", fontsize=12)
+    axes.set_ylabel("accuracy on held-out digits (%)", fontsize=12)
+    axes.set_xticks(percents)
+    axes.set_ylim(0, 102)
+    axes.grid(color="#e5e5e5")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize=11)
+    figure.savefig(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit status."""
+    args = parse(argv)
+    start = time.perf_counter()
+    args.output.mkdir(parents=True, exist_ok=True)
+    with repeatable(args.threads):
+        result = settings(args) | compare(args)
+    print(as_text(result))
+    plot(result, args.output / "digits.png")
+    result["total_seconds"] = round(time.perf_counter() - start, 1)
+    (args.output / "digits.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{result['total_seconds']} s; wrote digits.json and digits.png to {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Devices, dtypes and penalties that every promise is held against."""
+
+import os
+
+import numpy as np
+import pytest
+import reference as ref
+import torch
+from contract import DTYPES
+
+REQUIRE_CUDA = os.environ.get("DDN_REQUIRE_CUDA") == "1"
+
+
+def cuda_missing():
+    """Why tests cannot run on CUDA, or None where they can."""
+    if not torch.cuda.is_available():
+        return "needs a CUDA device: torch.cuda.is_available() is False"
+    import ddn_cuda
+
+    if ddn_cuda.build_info()["cuda"] is None:
+        return "needs a CUDA build: build_info()['cuda'] is None"
+    return None
+
+
+def require(missing):
+    """Skips with the reason, or fails where DDN_REQUIRE_CUDA=1 says that CUDA has to be there."""
+    if missing is not None and REQUIRE_CUDA:
+        pytest.fail(f"DDN_REQUIRE_CUDA=1, but this test {missing}")
+    if missing is not None:
+        pytest.skip(missing)
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    if request.param == "cuda":
+        require(cuda_missing())
+    return torch.device(request.param)
+
+
+@pytest.fixture(params=DTYPES, ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=ref.PENALTIES)
+def penalty(request):
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def random_state():
+    """Each test starts from the same seeds and leaves no trace in the global generators."""
+    numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(torch_state)
+    if cuda_states is not None:
+        torch.cuda.set_rng_state_all(cuda_states)

@@ -1,0 +1,230 @@
+// CUDA's words for a plain C++ compiler: kernel files compiled with
+//
+//   g++ -x c++ -DDDN_CUDA_SHIM -I tests/cuda_shim -I csrc
+//
+// run on the host, for tests on machines without a GPU. The threads of a block are fibers of one
+// host thread. Each runs alone until it reaches a collective (a barrier, shuffle, vote), where it
+// waits for the others that have to take part; which of the threads that can go on goes on is the
+// `Order`. Blocks run one after the other. Shared memory holds NaN when a block starts. What is
+// undefined in CUDA and can be seen from here ends the launch: it returns cudaErrorLaunchFailure
+// and error() says what happened and at which line.
+//
+// Not shown here: races between blocks, memory ordering, stream order, registers, alignment, speed.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+// As thread-local variables the shared ones of all kernels lie together, where the scheduler finds
+// them and fills them with NaN. AddressSanitizer guards plain variables only.
+#if defined(__SANITIZE_ADDRESS__)
+#define __shared__ static
+#else
+#define __shared__ static thread_local
+#endif
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+// Of the thread that is running.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719
+};
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+using cudaStream_t = struct CUstream_st*;
+
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaPeekAtLastError();
+cudaError_t cudaGetLastError();
+
+namespace cuda_shim {
+
+constexpr size_t shared_limit = 48 << 10;          // without cudaFuncSetAttribute
+constexpr size_t shared_limit_opt_in = 227 << 10;  // compute capability 9.0
+constexpr unsigned threads_limit = 1024;
+
+enum class Order { forward, reversed, random };
+// Forward: of the threads that can go on the first one does. `seed` is for random.
+void set_order(Order order, uint64_t seed);
+// The first error since clear_error(), or "".
+const char* error();
+void clear_error();
+
+// Where in the source a collective is called.
+struct Site {
+  const char* name;
+  const char* file;
+  int line;
+};
+
+// One lane's part in a collective of a warp.
+struct Arrival {
+  Site site;
+  unsigned mask;
+  const void* value;  // what the lane gives
+  void* result;       // what it gets
+  unsigned bytes;     // of each
+  int source;         // the lane that a shuffle reads, or `vote`
+};
+constexpr int vote = -1;  // value is a bool, the result a mask of the lanes whose value is true
+
+void sync_threads(const Site& site);
+void sync_warp(Arrival& arrival);
+
+cudaError_t set_shared_limit(const void* kernel, cudaFuncAttribute attribute, int bytes);
+void* dynamic_shared();
+void run_grid(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+              const std::function<void()>& thread);
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), const char* name, dim3 grid, dim3 block,
+            size_t shared_bytes, cudaStream_t, Arguments&&... arguments) {
+  const std::tuple<std::decay_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
+  run_grid(reinterpret_cast<const void*>(kernel), name, grid, block, shared_bytes,
+           [&] { std::apply(kernel, parameters); });
+}
+
+unsigned lane();
+void check_width(const Site& site, int width);
+
+enum class Shuffle { index, up, down, exclusive_or };
+
+// The rules of the PTX instruction shfl: a source outside the lane's own segment of `width` lanes
+// is the lane itself.
+inline int shuffle_source(Shuffle kind, int by, int width) {
+  const int self = static_cast<int>(lane());
+  const int first = self & (warpSize - width), last = first + width - 1;
+  switch (kind) {
+    case Shuffle::index:
+      return first + (by & (width - 1));
+    case Shuffle::up:
+      return self - by >= first ? self - by : self;
+    case Shuffle::down:
+      return self + by <= last ? self + by : self;
+    default:
+      return (self ^ by) <= last ? self ^ by : self;
+  }
+}
+
+template <class T>
+T shuffle(const Site& site, Shuffle kind, unsigned mask, const T& value, int by, int width) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
+  check_width(site, width);
+  T result;
+  Arrival arrival{site, mask, &value, &result, sizeof(T), shuffle_source(kind, by, width)};
+  sync_warp(arrival);
+  return result;
+}
+
+inline unsigned ballot(const Site& site, unsigned mask, bool value) {
+  unsigned result;
+  Arrival arrival{site, mask, &value, &result, sizeof result, vote};
+  sync_warp(arrival);
+  return result;
+}
+
+}  // namespace cuda_shim
+
+#define DDN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  ::cuda_shim::launch(kernel, #kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define DDN_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::cuda_shim::dynamic_shared())
+
+template <class F>
+cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute attribute, int value) {
+  return cuda_shim::set_shared_limit(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+// A default argument is evaluated at the call: `site` is the caller's line.
+#define DDN_SHIM_SITE(name) \
+  const cuda_shim::Site &site = cuda_shim::Site { name, __builtin_FILE(), __builtin_LINE() }
+
+inline void __syncthreads(DDN_SHIM_SITE("__syncthreads")) { cuda_shim::sync_threads(site); }
+
+inline void __syncwarp(unsigned mask = 0xffffffff, DDN_SHIM_SITE("__syncwarp")) {
+  cuda_shim::ballot(site, mask, false);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = warpSize,
+              DDN_SHIM_SITE("__shfl_sync")) {
+  return cuda_shim::shuffle(site, cuda_shim::Shuffle::index, mask, value, source, width);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = warpSize,
+                 DDN_SHIM_SITE("__shfl_up_sync")) {
+  return cuda_shim::shuffle(site, cuda_shim::Shuffle::up, mask, value, by, width);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = warpSize,
+                   DDN_SHIM_SITE("__shfl_down_sync")) {
+  return cuda_shim::shuffle(site, cuda_shim::Shuffle::down, mask, value, by, width);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int by, int width = warpSize,
+                  DDN_SHIM_SITE("__shfl_xor_sync")) {
+  return cuda_shim::shuffle(site, cuda_shim::Shuffle::exclusive_or, mask, value, by, width);
+}
+inline unsigned __ballot_sync(unsigned mask, int value, DDN_SHIM_SITE("__ballot_sync")) {
+  return cuda_shim::ballot(site, mask, value != 0);
+}
+inline int __any_sync(unsigned mask, int value, DDN_SHIM_SITE("__any_sync")) {
+  return cuda_shim::ballot(site, mask, value != 0) != 0;
+}
+inline int __all_sync(unsigned mask, int value, DDN_SHIM_SITE("__all_sync")) {
+  return cuda_shim::ballot(site, mask, value == 0) == 0;
+}
+
+// A thread is interrupted at collectives only.
+template <class T>
+T atomicAdd(T* address, std::common_type_t<T> value) {
+  const T old = *address;
+  *address = old + value;
+  return old;
+}
+
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
