@@ -43,16 +43,16 @@ help:
 	@echo 'TORCH_CUDA_ARCH_LIST=$(TORCH_CUDA_ARCH_LIST)  such as "8.0;9.0+PTX"; native: the GPUs present'
 
 demo: build
-	$(PY) -m examples.digits $(DEMO_ARGS)
+	@$(PY) -m examples.digits $(DEMO_ARGS)
 
 test: build
-	$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) -m pytest $(PYTEST_ARGS)
 
 lint: $(DEPS) $(LINT_DEPS)
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
-	$(PY) -m mypy
-	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 		| xargs "$(VENV)/bin/clang-format" --dry-run -Werror
 
 build: $(BUILT)
@@ -66,7 +66,8 @@ clean:
 
 $(VENV)/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 10) or sys.exit("ddn_cuda: Python 3.10 or later is needed; set PYTHON")'
-	$(CLEAN) "$(PYTHON)" -m venv "$(VENV)"
+	@echo 'creating $(VENV)'
+	@$(CLEAN) "$(PYTHON)" -m venv "$(VENV)"
 
 # A file that holds the settings a target was made with, touched only when they change.
 define remember
@@ -81,14 +82,15 @@ build/settings: FORCE
 	$(call remember,$(VENV) $(TORCH) DDN_CUDA=$(DDN_CUDA) $(TORCH_CUDA_ARCH_LIST))
 
 $(DEPS): $(VENV)/.torch requirements/build.txt requirements/test.txt requirements/examples.txt
-	$(PIP) install "$(TORCH)" -r requirements/build.txt -r requirements/test.txt -r requirements/examples.txt
+	@echo 'installing $(TORCH) and the pinned packages of requirements/ in $(VENV)'
+	@$(PIP) install "$(TORCH)" -r requirements/build.txt -r requirements/test.txt -r requirements/examples.txt
 	@touch "$@"
 
 $(LINT_DEPS): $(DEPS) requirements/lint.txt
-	$(PIP) install -r requirements/lint.txt
+	@$(PIP) install -r requirements/lint.txt
 	@touch "$@"
 
 $(BUILT): $(DEPS) build/settings $(INPUTS) $(if $(EXTENSION),$(EXTENSION),FORCE)
-	$(BUILD_ENV) $(PY) setup.py -q build_ext --inplace
-	$(BUILD_ENV) $(PIP) install -q --no-build-isolation --no-deps -e .
+	@$(BUILD_ENV) $(PY) setup.py -q build_ext --inplace
+	@$(BUILD_ENV) $(PIP) install -q --no-build-isolation --no-deps -e .
 	@touch "$@"

@@ -1,6 +1,7 @@
 """Registers, shared memory and spills of every CUDA kernel, as ptxas reports them; needs no GPU.
 
     python -m bench.kernel_resources --arch 9.0 --arch 8.0
+    python -m bench.kernel_resources --report LOG   # of a build with DDN_PTXAS_VERBOSE=1
 
 A register spill moves values to memory in the middle of the arithmetic, so none is accepted in a
 float32 kernel on sm_90. Any other spill is listed with its reason from `ACCEPTED_SPILLS`; one
@@ -124,6 +125,23 @@ def compile_kernels(source: Path, arch: str, nvcc: str) -> str:
     return done.stdout
 
 
+def compile_all(sources: Sequence[Path], archs: Sequence[str]) -> list[Kernel]:
+    toolkit, why = find_toolkit(os.environ)
+    if toolkit is None:
+        raise SystemExit(f"kernel_resources: {why}; install a CUDA toolkit or set CUDA_HOME")
+    found: list[Kernel] = []
+    for arch in archs:
+        for source in sources or sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
+            found += parse_ptxas(compile_kernels(source, arch, f"{toolkit.home}/bin/nvcc"))
+    return found
+
+
+def short_name(name: str) -> str:
+    """A demangled name without return type, arguments and this project's namespaces."""
+    name = re.sub(r"\(anonymous namespace\)::|\bddn::(cuda::)?|^void ", "", name)
+    return re.sub(r"\([^()]*\)$", "", name)
+
+
 def print_table(kernels: Sequence[Kernel], accepted: Mapping[str, str]) -> bool:
     """Prints a row per kernel and returns whether all of them pass."""
     print(f"{'arch':8}{'regs':>5}{'shared':>8}{'stack':>7}{'spill':>7}  kernel")
@@ -131,9 +149,8 @@ def print_table(kernels: Sequence[Kernel], accepted: Mapping[str, str]) -> bool:
     for k in kernels:
         good, remark = verdict(k, accepted)
         passed &= good
-        name = re.sub(r"\bddn::(cuda::)?|^void |\(.*\)$", "", k.name)
         spill = k.spill_stores + k.spill_loads
-        print(f"{k.arch:8}{k.registers:5}{k.shared:8}{k.stack:7}{spill:7}  {name}")
+        print(f"{k.arch:8}{k.registers:5}{k.shared:8}{k.stack:7}{spill:7}  {short_name(k.name)}")
         if remark:
             print(f"{'':35}  ^ {remark}")
     return passed
@@ -142,19 +159,15 @@ def print_table(kernels: Sequence[Kernel], accepted: Mapping[str, str]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--arch", action="append", help="such as 9.0; may be given several times")
+    parser.add_argument("--report", type=Path, help="output of a build, instead of compiling")
     parser.add_argument("sources", nargs="*", type=Path, help="default: csrc/cuda/*.cu")
     options = parser.parse_args(arguments)
-    toolkit, why = find_toolkit(os.environ)
-    if toolkit is None:
-        raise SystemExit(f"kernel_resources: {why}; install a CUDA toolkit or set CUDA_HOME")
-    sources = options.sources or sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-    found: list[Kernel] = []
-    for arch in options.arch or ["9.0"]:
-        for source in sources:
-            report = compile_kernels(source, arch, f"{toolkit.home}/bin/nvcc")
-            found += parse_ptxas(report)
+    if options.report:
+        found = parse_ptxas(options.report.read_text())
+    else:
+        found = compile_all(options.sources, options.arch or ["9.0"])
     if not found:
-        raise SystemExit("kernel_resources: no kernel found in the sources")
+        raise SystemExit("kernel_resources: no kernel found")
     passed = print_table(demangle(found), ACCEPTED_SPILLS)
     spilling = sum(kernel.spills for kernel in found)
     print(f"{len(found)} kernels, {spilling} with spills: {'passed' if passed else 'FAILED'}")

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_cuda_is_built_when_torch_and_toolkit_have_the_same_major_version():
     assert "for 9.0" in plan.describe()
 
 
-CANNOT = {
+CANNOT: dict[str, tuple[dict[str, Any], str]] = {
     "torch without CUDA": (dict(torch_cuda=None), "torch is a build without CUDA"),
     "no toolkit": (dict(toolkit=(None, "no CUDA toolkit found")), "no CUDA toolkit found"),
     "other major": (dict(torch_cuda="12.8"), "does not match torch's CUDA 12.8"),

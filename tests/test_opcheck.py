@@ -9,11 +9,22 @@ import ddn_cuda
 OPS = torch.ops.ddn
 
 
+def check_both_overloads(x, penalty, **options):
+    torch.library.opcheck(OPS.robust_pool.default, (x, penalty), {"alpha": 0.5, **options})
+    alpha = torch.tensor(0.5, dtype=x.dtype, device=x.device)
+    torch.library.opcheck(OPS.robust_pool.tensor, (x, penalty), {"alpha": alpha, **options})
+
+
+def test_public_operator(penalty, device, dtype):
+    check_both_overloads(
+        torch.randn(5, 33, dtype=dtype, device=device, requires_grad=True), penalty
+    )
+
+
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ((5, 33), {}),
         ((33,), {"keepdim": True}),
         ((4, 5, 6), {"dim": [0, 2]}),
         ((4, 5, 6), {"dim": [-2], "keepdim": True}),
@@ -22,18 +33,23 @@ OPS = torch.ops.ddn
         ((), {}),
     ],
 )
-def test_public_operator(shape, options, requires_grad, penalty, device, dtype):
-    x = torch.randn(shape, dtype=dtype, device=device, requires_grad=requires_grad)
-    torch.library.opcheck(OPS.robust_pool.default, (x, penalty), {"alpha": 0.5, **options})
-    alpha = torch.tensor(0.5, dtype=dtype, device=device)
-    torch.library.opcheck(OPS.robust_pool.tensor, (x, penalty), {"alpha": alpha, **options})
+def test_public_operator_on_other_shapes(shape, options, requires_grad, device):
+    check_both_overloads(
+        torch.randn(shape, device=device, requires_grad=requires_grad), "welsch", **options
+    )
 
 
-def test_public_operator_on_other_layouts(penalty, device, dtype):
+@pytest.mark.parametrize("name", ["transposed", "sliced", "expanded", "permuted"])
+def test_public_operator_on_other_layouts(name, device, dtype):
     x = torch.randn(4, 6, 5, dtype=dtype, device=device)
-    for view in (x.transpose(0, 1), x[:, ::2], x[:, :1].expand(4, 9, 5), x.permute(2, 0, 1)):
-        leaf = view.detach().requires_grad_()
-        torch.library.opcheck(OPS.robust_pool.default, (leaf, penalty), {"dim": [1]})
+    views = {
+        "transposed": x.transpose(0, 1),
+        "sliced": x[:, ::2],
+        "expanded": x[:, :1].expand(4, 9, 5),
+        "permuted": x.permute(2, 0, 1),
+    }
+    leaf = views[name].detach().requires_grad_()
+    torch.library.opcheck(OPS.robust_pool.default, (leaf, "huber"), {"dim": [1]})
 
 
 @pytest.mark.parametrize("alpha_shape", [None, (), (5, 1, 1), (1, 4, 1)])
@@ -55,6 +71,7 @@ def test_inner_operators(alpha_shape, penalty, device, dtype):
     )
 
 
+@pytest.mark.parametrize("penalty", ["pseudo_huber", "huber", "welsch", "truncated_quadratic"])
 def test_inner_outputs_give_the_unrounded_answer(penalty, device):
     """y + remainder in float32 is nearer to the float64 answer than y can be."""
     x = 1000 + torch.randn(50, 99, device=device)
@@ -72,7 +89,7 @@ def test_inner_outputs_give_the_unrounded_answer(penalty, device):
 def test_fake_tensors_have_the_shape_of_real_ones(dim, keepdim, penalty, device, dtype):
     x = torch.randn(4, 3, 5, dtype=dtype, device=device)
     real = ddn_cuda.robust_pool(x, penalty, dim=dim, keepdim=keepdim)
-    assert real.shape == torch.mean(x, dim or (0, 1, 2), keepdim=keepdim).shape
+    assert real.shape == torch.mean(x, dim, keepdim=keepdim).shape
     with FakeTensorMode() as mode:
         fake = ddn_cuda.robust_pool(mode.from_tensor(x), penalty, dim=dim, keepdim=keepdim)
     assert fake.shape == real.shape
@@ -188,8 +205,8 @@ def test_a_float_alpha_copies_nothing_to_the_host(device, penalty):
     with Calls() as calls:
         y = ddn_cuda.robust_pool(x, penalty, 0.5)
         y.backward(torch.ones_like(y))
-    allowed = ("ddn.", "aten.view", "aten.squeeze", "aten.ones_like", "aten.unsqueeze", "aten.detach")
-    allowed += ("aten.reshape", "aten._unsafe_view", "aten.expand")
+    allowed = ("ddn.", "aten.squeeze", "aten.unsqueeze", "aten.view", "aten.detach")
+    allowed += ("aten.ones_like", "aten.zeros")  # incoming gradients
     assert all(name.startswith(allowed) for name in calls.names), calls.names
     assert sum(name.startswith("ddn.") for name in calls.names) == 2
 

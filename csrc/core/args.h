@@ -41,33 +41,40 @@ struct SetLayout {
 };
 
 struct ForwardArgs {
-  DType dtype;                 // of x and y
-  int penalty;                 // its place in `Penalties`
-  SetLayout layout;            // of x
-  const void* x;               //
-  void* y;                     // [num_sets], the answer rounded to dtype
-  void* remainder;             // [num_sets], the unrounded answer minus y, in the opmath type
-  void* curvature;             // [num_sets], f''(y) / phi''(0), in the opmath type; see core/solve.h
-  const void* alpha;           // [num_sets] in the opmath type, or null:
-  double alpha_value;          // then this one is meant
-  int64_t max_iter;            // passes over a set; negative: until done
-  double tolerance;            // accepted |step| in units of alpha; negative: the contract's
+  DType dtype;         // of x and y
+  int penalty;         // its place in `Penalties`
+  SetLayout layout;    // of x
+  const void* x;       //
+  void* y;             // [num_sets], the answer rounded to dtype
+  void* remainder;     // [num_sets], the unrounded answer minus y, in the opmath type
+  void* curvature;     // [num_sets], f''(y) / phi''(0), in the opmath type; see core/solve.h
+  const void* alpha;   // [num_sets] in the opmath type, or null:
+  double alpha_value;  // then this one is meant
+  int64_t max_iter;    // passes over a set; negative: until done
+  double tolerance;    // accepted |step| in units of alpha; negative: the contract's
 };
 
 struct BackwardArgs {
-  DType dtype;                 // of grad, x, y and grad_x
-  int penalty;                 //
-  SetLayout layout;            // of x
-  SetLayout grad_layout;       // of grad_x
-  const void* grad;            // [num_sets]
-  const void* x;               //
-  const void* y;               // the forward's outputs, as there
-  const void* remainder;       //
-  const void* curvature;       //
-  const void* alpha;           // as in the forward
-  double alpha_value;          //
-  void* grad_x;                //
+  DType dtype;            // of grad, x, y and grad_x
+  int penalty;            //
+  SetLayout layout;       // of x
+  SetLayout grad_layout;  // of grad_x
+  const void* grad;       // [num_sets]
+  const void* x;          //
+  const void* y;          // the forward's outputs, as there
+  const void* remainder;  //
+  const void* curvature;  //
+  const void* alpha;      // as in the forward
+  double alpha_value;     //
+  void* grad_x;           //
 };
+
+// The alpha of a set as the kernels' arithmetic knows it.
+template <class Real, class Args>
+DDN_HD Real set_alpha(const Args& args, int64_t set) {
+  return args.alpha != nullptr ? static_cast<const Real*>(args.alpha)[set]
+                               : static_cast<Real>(args.alpha_value);
+}
 
 // The range of alpha in which nothing over- or underflows.
 constexpr double alpha_limit(DType dtype) { return dtype == DType::float64 ? 1e30 : 1e15; }

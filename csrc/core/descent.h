@@ -82,9 +82,7 @@ class Descent {
 
  private:
   // Points that pull at u: what the rounding error of the slope is proportional to.
-  DDN_HD double mass(const Sums& at) const {
-    return P::convex ? options_.total_weight : at.depth;
-  }
+  DDN_HD double mass(const Sums& at) const { return P::convex ? options_.total_weight : at.depth; }
 
   DDN_HD bool stationary(const Sums& at) const {
     const double range = hi_ - lo_;

@@ -9,20 +9,38 @@
 // 44(8), 2022, proposition 4.4). Both sides of the quotient are kept divided by phi''(0).
 #pragma once
 
+#include "core/args.h"
 #include "core/solve.h"
 
 namespace ddn {
 
-// What the incoming gradient of a set is multiplied with: 1 / curvature, and zero where the
-// forward pass left zero for a curvature that vanishes.
-DDN_HD double gradient_scale(double curvature) { return curvature == 0 ? 0 : 1 / curvature; }
+// What the gradients of all points of one set share.
+template <class V>
+struct SetGradient {
+  V base, offset;  // y and what rounding took from it
+  V inverse;       // 1 / curvature; zero where the forward pass left zero for one that vanishes
+  V grad;          // of y
+  Alpha<V> alpha;
+};
 
-// dy/dx of a point x times 1 / scale; zero for a point at infinity.
+template <class Scalar, class Real>
+DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
+  const Real alpha = set_alpha<Real>(args, set);
+  const Real curvature = static_cast<const Real*>(args.curvature)[set];
+  return {static_cast<Real>(static_cast<const Scalar*>(args.y)[set]),
+          static_cast<const Real*>(args.remainder)[set],
+          curvature == 0 ? 0 : 1 / curvature,
+          static_cast<Real>(static_cast<const Scalar*>(args.grad)[set]),
+          {alpha, 1 / alpha}};
+}
+
+// grad * dy/dx for a point x; zero for a point at infinity. The quotient comes first: it is at most
+// about one, whatever the sizes of its parts.
 template <class P, class V>
-DDN_HD V point_gradient(V x, V base, V offset, const Alpha<V>& alpha) {
-  const V zero = Math<V>::splat(0);
-  const V curvature = P::terms(residual(x, base, offset), alpha).curvature;
-  return absolute(x) <= Math<V>::largest() ? curvature : zero;
+DDN_HD V point_gradient(V x, const SetGradient<V>& set) {
+  const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;
+  const V finite = absolute(x) <= Math<V>::largest() ? curvature : Math<V>::splat(0);
+  return (finite * set.inverse) * set.grad;
 }
 
 }  // namespace ddn

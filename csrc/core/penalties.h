@@ -15,8 +15,8 @@
 // places (its row in the docs, its entry in tests/reference.py).
 //
 // Sources: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
-// section 5.2 (the five penalties); P. J. Huber, Ann. Math. Statist. 35, 1964 (huber); J. E. Dennis,
-// R. E. Welsch, Comm. Statist. B7, 1978 (welsch).
+// section 5.2 (the five penalties); P. J. Huber, Ann. Math. Statist. 35, 1964 (huber); J. E.
+// Dennis, R. E. Welsch, Comm. Statist. B7, 1978 (welsch).
 #pragma once
 
 #include "core/math.h"

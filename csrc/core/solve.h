@@ -11,6 +11,7 @@
 //   Around  around(u, radius)              see there
 #pragma once
 
+#include "core/args.h"
 #include "core/descent.h"
 #include "core/penalties.h"
 
@@ -99,10 +100,9 @@ struct Iterate {
 template <class P, class V, class Set>
 DDN_HD Iterate descend(const Set& set, double start, double lo, double hi, const Problem& problem,
                        int64_t& passes_left) {
-  Descent<P> descent(
-      start, lo, hi,
-      {problem.alpha, accepted_step<typename Set::Real>(problem, lo, hi), rounding<V>(),
-       set.count()});
+  Descent<P> descent(start, lo, hi,
+                     {problem.alpha, accepted_step<typename Set::Real>(problem, lo, hi),
+                      rounding<V>(), set.count()});
   bool done = false;
   while (!done && passes_left != 0) {
     --passes_left;
@@ -193,7 +193,8 @@ DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solutio
       const double side = pull > 0 ? 1 : -1;
       // In balance, Huber's minimisers begin where the last finite point ceases to pull.
       const bool balanced = P::has_flats && ::fabs(pull) == finite;
-      const double y = balanced ? (side > 0 ? survey.hi : survey.lo) + side * alpha : side * infinity;
+      const double y =
+          balanced ? (side > 0 ? survey.hi : survey.lo) + side * alpha : side * infinity;
       return solution = fixed(y, 0, balanced ? Status::flat : Status::not_finite), true;
     }
     if (P::convex && pull != 0) {
@@ -230,10 +231,11 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     if constexpr (!P::convex) {
       start = detail::robust_start(set, start, survey.lo, survey.hi, problem, passes_left);
     }
-    detail::Iterate it = detail::descend_to_accuracy<P>(set, start, survey.lo, survey.hi, problem,
-                                                        passes_left);
+    detail::Iterate it =
+        detail::descend_to_accuracy<P>(set, start, survey.lo, survey.hi, problem, passes_left);
     if constexpr (P::has_flats) {
-      if (detail::find_flat(set, survey.lo, survey.hi, problem, it)) return fixed(it.u, 0, Status::flat);
+      if (detail::find_flat(set, survey.lo, survey.hi, problem, it))
+        return fixed(it.u, 0, Status::flat);
     }
     // The curvature belongs to the very point that is returned, so that the gradient's weights sum
     // to one: a Huber point may enter or leave within the last step.
@@ -248,6 +250,14 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
                      it.stopped ? Status::stopped_early : Status::converged);
   }
   return solution;
+}
+
+template <class Scalar, class Real>
+DDN_HD void write_solution(const ForwardArgs& args, int64_t set, const Solution& solution) {
+  const Split<Scalar, Real> y(solution.y);
+  static_cast<Scalar*>(args.y)[set] = y.base;
+  static_cast<Real*>(args.remainder)[set] = y.offset;
+  static_cast<Real*>(args.curvature)[set] = static_cast<Real>(solution.curvature);
 }
 
 }  // namespace ddn

@@ -39,13 +39,6 @@ void scatter(const T* buffer, T* x, const Dims& points) {
   });
 }
 
-// alpha as the kernels' arithmetic knows it.
-template <class Real>
-double set_alpha(const void* alpha, double value, int64_t set) {
-  if (alpha != nullptr) return static_cast<double>(static_cast<const Real*>(alpha)[set]);
-  return static_cast<double>(static_cast<Real>(value));
-}
-
 // Sets per task, so that a task is long against the cost of handing it to a thread.
 inline int64_t grain(int64_t num_points) {
   return std::max<int64_t>(1, chunk_points / std::max<int64_t>(1, num_points));
@@ -64,36 +57,29 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
       x = buffer.data();
     }
     const PointSet<T> set(x, layout.num_points, parallel_for);
-    const Solution solution =
-        solve<P>(set, {set_alpha<T>(args.alpha, args.alpha_value, i), args.tolerance,
-                       args.max_iter});
-    const Split<T, T> y(solution.y);
-    static_cast<T*>(args.y)[i] = y.base;
-    static_cast<T*>(args.remainder)[i] = y.offset;
-    static_cast<T*>(args.curvature)[i] = static_cast<T>(solution.curvature);
+    const double alpha = set_alpha<T>(args, i);
+    write_solution<T, T>(args, i, solve<P>(set, {alpha, args.tolerance, args.max_iter}));
   }
 }
 
 template <class P, class T>
 void backward_set(const BackwardArgs& args, int64_t i, const T* x, T* grad_x) {
-  using Lanes = Vector<T>;
-  const T inverse =
-      static_cast<T>(gradient_scale(static_cast<const T*>(args.curvature)[i]));
-  const T grad = static_cast<const T*>(args.grad)[i];
-  const Lanes base = splat(static_cast<const T*>(args.y)[i]);
-  const Lanes offset = splat(static_cast<const T*>(args.remainder)[i]);
-  const T alpha = static_cast<T>(set_alpha<T>(args.alpha, args.alpha_value, i));
-  const Alpha<Lanes> a{splat(alpha), splat(static_cast<T>(1 / static_cast<double>(alpha)))};
-  // The quotient first: it is at most about one, whatever the sizes of its parts.
-  const auto at = [&](Lanes points) __attribute__((always_inline)) {
-    return (point_gradient<P>(points, base, offset, a) * inverse) * grad;
-  };
+  const SetGradient<T> one = set_gradient<T, T>(args, i);
+  const SetGradient<Vector<T>> set{splat(one.base),
+                                   splat(one.offset),
+                                   splat(one.inverse),
+                                   splat(one.grad),
+                                   {splat(one.alpha.alpha), splat(one.alpha.inverse)}};
   constexpr int lanes = VectorOf<T>::lanes;
   const int64_t n = args.layout.num_points;
   int64_t j = 0;
-  for (; j + lanes <= n; j += lanes) store<T>(grad_x + j, at(load<T>(x + j)));
+  for (; j + lanes <= n; j += lanes) {
+    store<T>(grad_x + j, point_gradient<P>(load<T>(x + j), set));
+  }
   const int rest = static_cast<int>(n - j);
-  if (rest > 0) store_first<T>(grad_x + j, at(load_first<T>(x + j, rest)), rest);
+  if (rest > 0) {
+    store_first<T>(grad_x + j, point_gradient<P>(load_first<T>(x + j, rest), set), rest);
+  }
 }
 
 template <class P, class T>
@@ -134,10 +120,9 @@ void forward(const ForwardArgs& args, const cpu::ParallelFor& parallel_for) {
         forward_sets<P, T>(args, 0, layout.num_sets, &parallel_for);
         return;
       }
-      parallel_for(0, layout.num_sets, grain(layout.num_points),
-                   [&](int64_t begin, int64_t end) {
-                     forward_sets<P, T>(args, begin, end, nullptr);
-                   });
+      parallel_for(0, layout.num_sets, grain(layout.num_points), [&](int64_t begin, int64_t end) {
+        forward_sets<P, T>(args, begin, end, nullptr);
+      });
     });
   });
 }

@@ -157,13 +157,13 @@ class PointSet {
   }
 
   Survey survey() const {
-    const ChunkSurvey all = over_chunks<ChunkSurvey>(
-        [](const T* x, int64_t n) { return chunk_survey(x, n); },
-        [](ChunkSurvey& all, const ChunkSurvey& one) {
-          all.sum += one.sum;
-          all.lo = smaller(one.lo, all.lo);
-          all.hi = larger(one.hi, all.hi);
-        });
+    const ChunkSurvey all =
+        over_chunks<ChunkSurvey>([](const T* x, int64_t n) { return chunk_survey(x, n); },
+                                 [](ChunkSurvey& all, const ChunkSurvey& one) {
+                                   all.sum += one.sum;
+                                   all.lo = smaller(one.lo, all.lo);
+                                   all.hi = larger(one.hi, all.hi);
+                                 });
     return {all.sum / count(), all.lo, all.hi, 0, 0, 0};
   }
 
@@ -188,14 +188,13 @@ class PointSet {
   }
 
   Around around(double u, double radius) const {
-    return over_chunks<Around>(
-        [=](const T* x, int64_t n) { return chunk_around(x, n, u, radius); },
-        [](Around& all, const Around& one) {
-          all.nearer += one.nearer;
-          all.left += one.left;
-          all.below = larger(one.below, all.below);
-          all.above = smaller(one.above, all.above);
-        });
+    return over_chunks<Around>([=](const T* x, int64_t n) { return chunk_around(x, n, u, radius); },
+                               [](Around& all, const Around& one) {
+                                 all.nearer += one.nearer;
+                                 all.left += one.left;
+                                 all.below = larger(one.below, all.below);
+                                 all.above = smaller(one.above, all.above);
+                               });
   }
 
  private:

@@ -6,7 +6,7 @@
 
 namespace ddn::cpu {
 
-#define DDN_DECLARE(isa)                                  \
+#define DDN_DECLARE(isa)                                      \
   void forward_##isa(const ForwardArgs&, const ParallelFor&); \
   void backward_##isa(const BackwardArgs&, const ParallelFor&);
 DDN_DECLARE(base)
@@ -58,7 +58,8 @@ void robust_pool_forward(const ForwardArgs& args, const ParallelFor& parallel_fo
 }
 
 void robust_pool_backward(const BackwardArgs& args, const ParallelFor& parallel_for) {
-  if (args.layout.num_sets > 0 && args.layout.num_points > 0) kernels().backward(args, parallel_for);
+  if (args.layout.num_sets > 0 && args.layout.num_points > 0)
+    kernels().backward(args, parallel_for);
 }
 
 const char* instruction_set() { return kernels().name; }

@@ -1,6 +1,6 @@
 // SIMD vectors as the compiler's own vector types: arithmetic, comparisons and `mask ? a : b` come
-// with them on every architecture. The includer defines DDN_VECTOR_BYTES (16, 32 or 64) and DDN_ISA,
-// the namespace that keeps what is compiled for one instruction set apart from the others.
+// with them on every architecture. The includer defines DDN_VECTOR_BYTES (16, 32 or 64) and
+// DDN_ISA, the namespace that keeps what is compiled for one instruction set apart from the others.
 #pragma once
 
 #include <cstring>
@@ -154,9 +154,7 @@ struct VectorMath {
 
 template <>
 struct Math<Vector<float>> : VectorMath<float> {
-  static DDN_HD V exp(V x) {
-    return exp_of_negative<float, int32_t, 7>(x, -87.0, 12582912.0, 23);
-  }
+  static DDN_HD V exp(V x) { return exp_of_negative<float, int32_t, 7>(x, -87.0, 12582912.0, 23); }
 };
 template <>
 struct Math<Vector<double>> : VectorMath<double> {

@@ -26,25 +26,17 @@ __global__ void __launch_bounds__(block_threads, 2) backward(const BackwardArgs 
     const int64_t first = (t - set * tiles_per_set) * tile + threadIdx.x % warp_size;
     const T* const x = static_cast<const T*>(args.x) + args.layout.sets.offset(set);
     T* const grad_x = static_cast<T*>(args.grad_x) + args.grad_layout.sets.offset(set);
-    const T base = static_cast<const T*>(args.y)[set];
-    const T offset = static_cast<const T*>(args.remainder)[set];
-    const T inverse =
-        static_cast<T>(gradient_scale(static_cast<const T*>(args.curvature)[set]));
-    const T grad = static_cast<const T*>(args.grad)[set];
-    const double alpha = set_alpha<T>(args, set);
-    const Alpha<T> a{static_cast<T>(alpha), static_cast<T>(1 / alpha)};
+    const SetGradient<T> shared = set_gradient<T, T>(args, set);
     T points[points_per_lane];
 #pragma unroll
     for (int k = 0; k < points_per_lane; ++k) {
       const int64_t i = first + k * warp_size;
-      points[k] = i < n ? x[args.layout.points.offset(i)] : base;
+      points[k] = i < n ? x[args.layout.points.offset(i)] : T(0);
     }
 #pragma unroll
     for (int k = 0; k < points_per_lane; ++k) {
       const int64_t i = first + k * warp_size;
-      // The quotient first: it is at most about one, whatever the sizes of its parts.
-      const T gradient = (point_gradient<P>(points[k], base, offset, a) * inverse) * grad;
-      if (i < n) grad_x[args.grad_layout.points.offset(i)] = gradient;
+      if (i < n) grad_x[args.grad_layout.points.offset(i)] = point_gradient<P>(points[k], shared);
     }
   }
 }

@@ -16,11 +16,4 @@ inline unsigned grid_for(int64_t work, int64_t per_block) {
   return static_cast<unsigned>(std::min((work + per_block - 1) / per_block, most_blocks));
 }
 
-// alpha as the kernels' arithmetic knows it.
-template <class Real, class Args>
-__device__ __forceinline__ double set_alpha(const Args& args, int64_t set) {
-  if (args.alpha != nullptr) return static_cast<double>(static_cast<const Real*>(args.alpha)[set]);
-  return static_cast<double>(static_cast<Real>(args.alpha_value));
-}
-
 }  // namespace ddn::cuda

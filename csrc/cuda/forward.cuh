@@ -16,21 +16,12 @@ constexpr int64_t warp_bytes = 4 << 10;
 constexpr int64_t block_bytes = 64 << 10;
 constexpr int large_threads = 512;
 
-template <class T, class Team>
-__device__ __forceinline__ void write_solution(const ForwardArgs& args, int64_t set,
-                                               const Solution& solution) {
-  if (Team::rank() != 0) return;
-  const Split<T, T> y(solution.y);
-  static_cast<T*>(args.y)[set] = y.base;
-  static_cast<T*>(args.remainder)[set] = y.offset;
-  static_cast<T*>(args.curvature)[set] = static_cast<T>(solution.curvature);
-}
-
 template <class P, class T, class Team, class Points>
 __device__ __forceinline__ void solve_set(const ForwardArgs& args, int64_t set, Points points) {
   const PointSet<T, Team, Points> point_set(points, args.layout.num_points);
-  const Problem problem{set_alpha<T>(args, set), args.tolerance, args.max_iter};
-  write_solution<T, Team>(args, set, solve<P>(point_set, problem));
+  const double alpha = set_alpha<T>(args, set);
+  const Solution solution = solve<P>(point_set, {alpha, args.tolerance, args.max_iter});
+  if (Team::rank() == 0) write_solution<T, T>(args, set, solution);
 }
 
 template <class P, class T, class Team>

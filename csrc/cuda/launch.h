@@ -10,7 +10,7 @@
 #define DDN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
 
-#define DDN_DYNAMIC_SHARED(T, name)                            \
+#define DDN_DYNAMIC_SHARED(T, name)                             \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   T* const name = reinterpret_cast<T*>(name##_bytes)
 #endif

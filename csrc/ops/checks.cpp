@@ -27,9 +27,8 @@ std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim) {
   }
   const int64_t limit = std::max<int64_t>(rank, 1);  // a 0-dim tensor is one point
   for (const int64_t d : dim) {
-    TORCH_CHECK_INDEX(-limit <= d && d < limit, "robust_pool: `dim` is ", dim,
-                      " for x with ", rank, " dims; expected values from ", -limit, " to ",
-                      limit - 1);
+    TORCH_CHECK_INDEX(-limit <= d && d < limit, "robust_pool: `dim` is ", dim, " for x with ", rank,
+                      " dims; expected values from ", -limit, " to ", limit - 1);
     dims.push_back(d < 0 ? d + limit : d);
   }
   std::sort(dims.begin(), dims.end());
@@ -48,8 +47,8 @@ void check_alpha(double alpha, const at::Tensor& x) {
   const double limit =
       alpha_limit(x.scalar_type() == at::kDouble ? DType::float64 : DType::float32);
   TORCH_CHECK_VALUE(alpha >= 1 / limit && alpha <= limit, "robust_pool: `alpha` is ", alpha,
-                    "; expected a finite number from ", 1 / limit, " to ", limit, " for x of dtype ",
-                    x.scalar_type());
+                    "; expected a finite number from ", 1 / limit, " to ", limit,
+                    " for x of dtype ", x.scalar_type());
 }
 
 void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim) {

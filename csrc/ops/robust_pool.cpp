@@ -21,7 +21,8 @@ void append(Dims& dims, int64_t size, int64_t stride) {
     return;
   }
   TORCH_CHECK_NOT_IMPLEMENTED(dims.rank < Dims::max_rank, "robust_pool: `x` has more than ",
-                              Dims::max_rank, " dims that no merging of strides joins; expected "
+                              Dims::max_rank,
+                              " dims that no merging of strides joins; expected "
                               "at most that many, pooled or kept");
   dims.size[dims.rank] = size;
   dims.stride[dims.rank] = stride;
@@ -76,19 +77,29 @@ void check_inner(const at::Tensor& x, at::IntArrayRef dim) {
   }
 }
 
-}  // namespace
-
-int penalty_number(std::string_view name) {
-  int number = -1;
+std::string penalty_names() {
   std::string names;
   for (int i = 0; i < Penalties::size; ++i) {
     with_penalty(i, [&](auto penalty) {
       using P = decltype(penalty);
-      if (name == P::name || name == P::alias) number = i;
       names += std::string(i == 0 ? "" : ", ") + P::name + " (" + P::alias + ")";
     });
   }
-  TORCH_CHECK_VALUE(number >= 0, "robust_pool: `penalty` is '", name, "'; expected one of ", names);
+  return names;
+}
+
+}  // namespace
+
+int penalty_number(std::string_view name) {
+  int number = -1;
+  for (int i = 0; i < Penalties::size; ++i) {
+    with_penalty(i, [&](auto penalty) {
+      using P = decltype(penalty);
+      if (name == P::name || name == P::alias) number = i;
+    });
+  }
+  TORCH_CHECK_VALUE(number >= 0, "robust_pool: `penalty` is '", name, "'; expected one of ",
+                    penalty_names());
   return number;
 }
 
@@ -127,10 +138,10 @@ at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,
   check_inner(x, dim);
   const std::vector<int64_t> shape = keepdim_shape(x, dim);
   const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
-    TORCH_CHECK_VALUE(t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype &&
-                          t.device() == x.device(),
-                      "robust_pool: `", name, "` is ", t.toString(), " of shape ", t.sizes(),
-                      "; expected ", dtype, " of shape ", shape, " on ", x.device());
+    TORCH_CHECK_VALUE(
+        t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype && t.device() == x.device(),
+        "robust_pool: `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
+        dtype, " of shape ", shape, " on ", x.device());
     return t.contiguous();
   };
   const at::Tensor grads = per_set(grad, "grad", x.scalar_type());

@@ -16,9 +16,8 @@ ForwardOutputs forward_cpu(const at::Tensor& x, c10::string_view penalty, double
                            const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
                            c10::string_view /*solver*/, std::optional<int64_t> max_iter,
                            std::optional<double> tol) {
-  return forward_with(
-      [](const ForwardArgs& args) { cpu::robust_pool_forward(args, parallel_for); }, x, penalty,
-      alpha_value, alpha, dim, max_iter, tol);
+  return forward_with([](const ForwardArgs& args) { cpu::robust_pool_forward(args, parallel_for); },
+                      x, penalty, alpha_value, alpha, dim, max_iter, tol);
 }
 
 at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,

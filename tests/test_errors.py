@@ -1,0 +1,232 @@
+"""Bad input raises before any work: the argument, what was given, what is accepted."""
+
+import math
+import re
+
+import pytest
+import torch
+
+import ddn_cuda
+
+X = (3, 4, 5)  # the shape of x where nothing else is said
+
+
+def points(shape=X, **options):
+    return torch.ones(shape, **options)
+
+
+# Each row: arguments, the exception, the argument it names, what of its message matters (given and
+# accepted). Rows that hold a tensor hold a function that makes it on the device under test.
+SCHEMA = [  # through the function and through the operator
+    ({"penalty": "l1"}, ValueError, "penalty", ("'l1'", "truncated_quadratic", "TQ", "huber")),
+    ({"penalty": ""}, ValueError, "penalty", ("''", "quadratic", "Q", "pseudo_huber", "PH")),
+    ({"penalty": "Huber"}, ValueError, "penalty", ("'Huber'", r"huber \(H\)", r"welsch \(W\)")),
+    ({"alpha": 0.0}, ValueError, "alpha", ("0", "1e-15", r"1e\+15")),
+    ({"alpha": -1.0}, ValueError, "alpha", ("-1", "positive|finite")),
+    ({"alpha": math.nan}, ValueError, "alpha", ("nan", "finite")),
+    ({"alpha": math.inf}, ValueError, "alpha", ("inf", "finite")),
+    ({"alpha": -math.inf}, ValueError, "alpha", ("-inf", "finite")),
+    ({"alpha": 0.99e-15}, ValueError, "alpha", ("9.9e-16", "1e-15")),
+    ({"alpha": 1.01e15}, ValueError, "alpha", (r"1.01e\+15", r"1e\+15")),
+    ({"dim": [3]}, IndexError, "dim", (r"\[3\]", "3 dims", "-3 to 2")),
+    ({"dim": [-4]}, IndexError, "dim", (r"\[-4\]", "-3 to 2")),
+    ({"dim": [0, 9]}, IndexError, "dim", (r"\[0, 9\]", "-3 to 2")),
+    ({"dim": [1, 1]}, ValueError, "dim", (r"\[1, 1\]", "distinct")),
+    ({"dim": [0, -3]}, ValueError, "dim", (r"\[0, -3\]", "distinct")),
+    ({"solver": "newton"}, ValueError, "solver", ("'newton'", "'local'", "'global'")),
+    ({"solver": "global", "penalty": "W"}, NotImplementedError, "solver", ("global", "local")),
+    (
+        {"solver": "global", "penalty": "truncated_quadratic"},
+        NotImplementedError,
+        "solver",
+        ("global", "truncated_quadratic", "local"),
+    ),
+    ({"max_iter": 0}, ValueError, "max_iter", ("0", "positive")),
+    ({"max_iter": -3}, ValueError, "max_iter", ("-3", "positive")),
+    ({"tol": 0.0}, ValueError, "tol", ("0", "positive")),
+    ({"tol": -1e-3}, ValueError, "tol", ("-0.001", "positive")),
+    ({"tol": math.nan}, ValueError, "tol", ("nan", "positive")),
+    ({"x": lambda: points(dtype=torch.int64)}, TypeError, "x", ("Long|int64", "floating")),
+    ({"x": lambda: points(dtype=torch.bool)}, TypeError, "x", ("[Bb]ool", "floating")),
+    ({"x": lambda: points(dtype=torch.complex64)}, TypeError, "x", ("[Cc]omplex", "floating")),
+    ({"x": lambda: points(dtype=torch.float16)}, NotImplementedError, "x", ("Half|float16", "Float")),
+    ({"x": lambda: points(dtype=torch.bfloat16)}, NotImplementedError, "x", ("BFloat16|bfloat16", "Float")),
+    ({"x": lambda: points((3, 0))}, ValueError, "x", (r"\[3, 0\]", "dim 1", "at least one")),
+    ({"x": lambda: points((0,))}, ValueError, "x", (r"\[0\]", "at least one")),
+    (
+        {"x": lambda: points((2, 0, 3)), "dim": [0, 1]},
+        ValueError,
+        "x",
+        (r"\[2, 0, 3\]", "dim 1", "at least one"),
+    ),
+    ({"x": lambda: points((0, 0)), "dim": []}, ValueError, "x", (r"\[0, 0\]", "at least one")),
+    ({"weight": lambda: points()}, NotImplementedError, "weight", ("tensor", "None")),
+    ({"alpha": lambda: points((), dtype=torch.int64)}, TypeError, "alpha", ("Long", "floating")),
+    ({"alpha": lambda: points((), dtype=torch.bool)}, TypeError, "alpha", ("Bool", "floating")),
+    (
+        {"alpha": lambda: points((), dtype=torch.complex64)},
+        TypeError,
+        "alpha",
+        ("ComplexFloat", "floating"),
+    ),
+    ({"alpha": lambda: points((5,))}, ValueError, "alpha", (r"\[5\]", r"\[3, 4, 5\]", "keepdim")),
+    ({"alpha": lambda: points((4,))}, ValueError, "alpha", (r"\[4\]", "broadcast", "keepdim")),
+    ({"alpha": lambda: points((3, 4))}, ValueError, "alpha", (r"\[3, 4\]", "broadcast")),
+    ({"alpha": lambda: points((2, 1))}, ValueError, "alpha", (r"\[2, 1\]", "broadcast")),
+    ({"alpha": lambda: points((0, 1))}, ValueError, "alpha", (r"\[0, 1\]", "broadcast")),
+    ({"alpha": lambda: points((1, 3, 4, 1))}, ValueError, "alpha", (r"\[1, 3, 4, 1\]", "broadcast")),
+    (
+        {"alpha": lambda: points((1, 4, 5)), "dim": [0, 1]},
+        ValueError,
+        "alpha",
+        (r"\[1, 4, 5\]", r"\[0, 1\]", "broadcast"),
+    ),
+    (
+        {"alpha": lambda: torch.ones((), device="meta")},
+        ValueError,
+        "alpha",
+        ("meta", "cpu|cuda", "same device"),
+    ),
+    (
+        {"alpha": lambda: points((), requires_grad=True)},
+        NotImplementedError,
+        "alpha",
+        ("requires grad", "without"),
+    ),
+]
+PYTHON = [  # what only the function takes
+    ({"return_info": True}, NotImplementedError, "return_info", ("True", "False")),
+    ({"return_info": 1}, TypeError, "return_info", ("1", "True or False")),
+    ({"validate": None}, TypeError, "validate", ("None", "True or False")),
+    ({"keepdim": 1}, TypeError, "keepdim", ("1", "True or False")),
+    ({"alpha": "1"}, TypeError, "alpha", ("'1'", "float")),
+    ({"alpha": None}, TypeError, "alpha", ("None", "float")),
+    ({"alpha": True}, TypeError, "alpha", ("True", "float")),
+    ({"alpha": 1 + 0j}, TypeError, "alpha", ("1", "float")),
+    ({"alpha": [1.0]}, TypeError, "alpha", (r"\[1.0\]", "float")),
+    ({"dim": 3}, IndexError, "dim", ("3", "-3 to 2")),
+    ({"dim": (2, 2)}, ValueError, "dim", ("2, 2", "distinct")),
+    ({"alpha": lambda: points((3, 4, 1)) - 1, "validate": True}, ValueError, "alpha", ("0", "positive")),
+    (
+        {"alpha": lambda: points((4, 1)).fill_(math.nan), "validate": True},
+        ValueError,
+        "alpha",
+        ("nan", "positive"),
+    ),
+    (
+        {"alpha": lambda: points((4, 1)).fill_(math.inf), "validate": True},
+        ValueError,
+        "alpha",
+        ("inf", "finite"),
+    ),
+]
+ROWS = [("function", *row) for row in SCHEMA + PYTHON] + [("operator", *row) for row in SCHEMA]
+IDS = [f"{face}-{argument}-{parts[0]}" for face, _, _, argument, parts in ROWS]
+
+
+@pytest.mark.parametrize(("face", "arguments", "error", "argument", "parts"), ROWS, ids=IDS)
+def test_bad_input(face, arguments, error, argument, parts, device):
+    with device:
+        options = {k: v() if callable(v) else v for k, v in arguments.items()}
+        x = options.pop("x", None)
+        x = points() if x is None else x
+    pool = ddn_cuda.robust_pool if face == "function" else torch.ops.ddn.robust_pool
+    with pytest.raises(error) as raised:
+        pool(x, **options)
+    assert type(raised.value) is error
+    message = str(raised.value).splitlines()[0]
+    assert message.startswith(f"robust_pool: `{argument}` ")
+    given, _, accepted = message.partition("; expected ")
+    assert accepted, message
+    for part in parts:
+        assert re.search(part, message), f"{part!r} is not in {message!r}"
+    assert re.search(parts[0], given), f"{parts[0]!r}, which was given, is not in {given!r}"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "good", "bad"),
+    [(torch.float32, (1e-15, 1e15), (0.9e-15, 1.1e15)), (torch.float64, (1e-30, 1e30), (0.9e-30, 1.1e30))],
+    ids=["float32", "float64"],
+)
+def test_the_range_of_alpha(dtype, good, bad, penalty, device):
+    x = torch.randn(7, dtype=dtype, device=device)
+    for alpha in good:
+        assert torch.isfinite(ddn_cuda.robust_pool(x, penalty, alpha))
+    for alpha in bad:
+        with pytest.raises(ValueError, match="`alpha` is"):
+            ddn_cuda.robust_pool(x, penalty, alpha)
+
+
+def test_validate_accepts_good_values(device):
+    x = torch.randn(4, 7, device=device)
+    alpha = torch.rand(4, 1, device=device) + 0.1
+    checked = ddn_cuda.robust_pool(x, alpha=alpha, validate=True)
+    assert torch.equal(checked, ddn_cuda.robust_pool(x, alpha=alpha))
+
+
+def test_alpha_on_another_device(device):
+    if device.type == "cpu":
+        pytest.skip("needs two devices: the CPU and a CUDA device")
+    with pytest.raises(ValueError, match="`alpha` is on cpu"):
+        ddn_cuda.robust_pool(torch.ones(3, device=device), alpha=torch.tensor(1.0))
+
+
+def test_errors_come_before_any_work(device):
+    """A set so large that its memory could not be had is refused for its penalty all the same."""
+    x = torch.zeros(1, device=device).expand(2**40, 2)
+    with pytest.raises(ValueError, match="`penalty`"):
+        ddn_cuda.robust_pool(x, "l1")
+    with pytest.raises(ValueError, match="`max_iter`"):
+        ddn_cuda.robust_pool(x, max_iter=0)
+    with pytest.raises(ValueError, match="`tol`"):
+        ddn_cuda.robust_pool(x, tol=-1.0)
+
+
+@pytest.mark.parametrize("x", [[1.0, 2.0], 3.0, "x", None], ids=str)
+def test_no_tensor(x):
+    """torch's own type errors, from matching the schema, keep their message."""
+    with pytest.raises((TypeError, RuntimeError), match="x"):
+        ddn_cuda.robust_pool(x)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"dim": [1, 0]},
+        {"dim": [0, 0]},
+        {"dim": [-1]},
+        {"dim": [2]},
+        {"x": torch.ones(3, 0)},
+        {"x": torch.ones(3, 4, dtype=torch.int32)},
+        {"x": torch.ones(3, 4, dtype=torch.half)},
+        {"penalty": "l1"},
+    ],
+    ids=str,
+)
+def test_the_inner_operators_check_what_their_kernels_rely_on(bad):
+    x, penalty, dim = bad.get("x", torch.ones(3, 4)), bad.get("penalty", "huber"), bad.get("dim", [1])
+    errors = (ValueError, TypeError, IndexError, NotImplementedError)
+    with pytest.raises(errors, match="robust_pool"):
+        torch.ops.ddn._robust_pool_forward(x, penalty, 1.0, None, dim, "local", None, None)
+    y = torch.ones(3, 1)
+    with pytest.raises(errors, match="robust_pool"):
+        torch.ops.ddn._robust_pool_backward(y, x, y, y, y, penalty, 1.0, None, dim)
+
+
+@pytest.mark.parametrize("place", [0, 2, 3, 4])
+def test_the_inner_backward_checks_its_per_set_tensors(place):
+    x, y = torch.ones(3, 4), torch.ones(3, 1)
+    for wrong in (torch.ones(4, 1), torch.ones(3, 1, dtype=torch.float64), torch.ones(3)):
+        tensors = [y, x, y, y, y]
+        tensors[place] = wrong
+        with pytest.raises(ValueError, match="robust_pool"):
+            torch.ops.ddn._robust_pool_backward(*tensors, "huber", 1.0, None, [1])
+
+
+@pytest.mark.parametrize("alpha_value", [0.0, -1.0, math.nan, math.inf])
+def test_the_inner_operators_give_nan_for_a_bad_float_alpha(alpha_value, penalty):
+    """Values that reach a kernel raise nothing there."""
+    y, _, _ = torch.ops.ddn._robust_pool_forward(
+        torch.randn(3, 4), penalty, alpha_value, None, [1], "local", None, None
+    )
+    assert y.isnan().all()
