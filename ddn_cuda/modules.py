@@ -52,7 +52,8 @@ class RobustPool(nn.Module):
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
-        self.register_buffer("alpha", torch.tensor(float(alpha)))
+        # In double precision, so that a float64 input meets the number that was given.
+        self.register_buffer("alpha", torch.tensor(float(alpha), dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         return robust_pool(
@@ -67,7 +68,7 @@ class RobustPool(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        parts = [f"'{self.penalty}'", f"dim={self.dim}"]
+        parts = [f"'{self.penalty}'", f"alpha={self.alpha.item():g}", f"dim={self.dim}"]
         if self.keepdim:
             parts.append("keepdim=True")
         parts.append(f"solver='{self.solver}'")

@@ -153,10 +153,12 @@ def exact_minimum(y, x, penalty, alpha, dtype):
     if penalty in ref.CONVEX:
         return ref.solve(x, penalty, alpha).y
     d = 1.01 * accuracy(y, alpha, dtype)
-    offset = optimize.brentq(
-        lambda u: ref.slope(u, x - y, penalty, alpha) * alpha, -d, d, xtol=1e-16 * alpha
-    )
-    return y + offset
+
+    def derivative(u):
+        return ref.slope(u, x - y, penalty, alpha) * alpha
+
+    assert derivative(-d) < 0 < derivative(d), f"{penalty}, y={y!r}: no minimum within {d}"
+    return y + optimize.brentq(derivative, -d, d, xtol=1e-16 * alpha)
 
 
 def assert_gradient(g, y, x, penalty, alpha, dtype):

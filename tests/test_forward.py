@@ -40,6 +40,52 @@ def test_accuracy_at_the_extremes_of_double(case, penalty, device):
         contract.assert_answer(float(y), x, penalty, case.alpha, torch.float64)
 
 
+@pytest.mark.parametrize(
+    ("points", "alpha"),
+    [
+        # Newton's step leads from one kink exactly to another, at the far end of the bracket.
+        (
+            [
+                0.74786776,
+                0.71092247,
+                0.70544274,
+                0.73540002,
+                0.73391624,
+                0.72602678,
+                0.70813199,
+                0.71779944,
+            ],
+            0.005,
+        ),
+        (
+            [
+                -3.3843667,
+                -0.41060282,
+                -1.39647127,
+                -1.28135096,
+                -1.04429883,
+                -2.84868779,
+                -1.06063404,
+                -1.69391474,
+            ],
+            0.1,
+        ),
+        # The step from the start leads exactly to the largest point.
+        ([50.0, 50.0, 50.0, -100.0, 0.0], 0.01),
+        ([1.24, -82.64, -82.64, -67.96, -67.92, 31.48, -82.64, 1.24], 0.04),
+        # Points at a distance of alpha exactly, on both sides.
+        ([0.0, 1.0, 0.5], 0.5),
+        ([0.25, 0.35], 0.05),
+        ([-1.0, 0.0, 0.0, 1.0], 1.0),
+        ([-1.0, -1.0, 1.0, 1.0], 1.0),
+    ],
+    ids=lambda v: f"{len(v)}_points" if isinstance(v, list) else str(v),
+)
+def test_steps_that_end_on_a_kink_or_a_point(points, alpha, penalty, device, dtype):
+    seen, answers = pool([points], penalty, alpha, device, dtype)
+    contract.assert_answer(float(answers[0]), seen[0], penalty, alpha, dtype)
+
+
 @pytest.mark.parametrize("n", [5, 64, 1000, 9000])
 def test_unimodal_sets_give_the_global_answer(n, penalty, device, dtype):
     """A narrow cluster and far outliers: the robust start lies in the basin of the global minimum."""

@@ -60,6 +60,7 @@ class Descent {
     const bool first = passes_ == 1;
     if (!P::convex && !first && at.depth < near_.depth - 8 * options_.rounding * near_.depth) {
       far_ = trial_;
+      far_seen_ = true;
       growth_ = 0;
     } else {
       if (stationary(at)) {
@@ -72,6 +73,7 @@ class Descent {
         far_ = descend_right ? hi_ : lo_;
       } else if ((far_ > trial_) != descend_right) {
         far_ = near_point_;
+        far_seen_ = true;
         growth_ = 0;
       }
       near_point_ = trial_;
@@ -106,8 +108,8 @@ class Descent {
 
   DDN_HD bool next_trial() {
     const double width = far_ - near_point_;  // may overflow to an infinity: compared only
-    const double scale = ::fabs(near_point_) + ::fabs(far_);
-    if (::fabs(width) <= options_.step + 2.3e-16 * scale) {
+    const double scale = larger(::fabs(near_point_), ::fabs(far_));
+    if (::fabs(width) <= options_.step + 4.5e-16 * scale) {
       trial_ = near_point_;
       return true;
     }
@@ -128,13 +130,13 @@ class Descent {
       growth_ += 1;
       s *= 1 + growth_;
     }
-    // Also catches a step that is NaN, zero, or points out of the bracket.
-    if (!(s / half > 0 && s / half < 2)) s = half;
+    // Also catches a step that is NaN, zero, or points out of the bracket. An end of the set that
+    // was never looked at may itself be the minimiser.
+    const double landing = near_point_ + s;
+    const bool inside = s / half > 0 && (half > 0 ? landing < far_ : landing > far_);
+    if (!inside && !(landing == far_ && !far_seen_)) s = half;
     trial_ = near_point_ + s;
-    if (trial_ == near_point_ || trial_ == far_) {
-      trial_ = near_point_;
-      return true;
-    }
+    if (trial_ == near_point_) return true;  // the step is below the rounding of u
     previous_step_ = s;
     return false;
   }
@@ -146,6 +148,7 @@ class Descent {
   Sums near_;
   double previous_step_;
   double growth_ = 0;
+  bool far_seen_ = false;  // the sums at far_ were found
   int passes_ = 0;
 };
 

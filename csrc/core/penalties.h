@@ -62,9 +62,10 @@ struct PseudoHuber {
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
-    // Beyond 1e12 alpha the slope is alpha to the last bit in float32 and float64 alike; clipped
-    // there, an infinite point pulls with exactly alpha and nothing overflows.
-    z = clip(z, a.alpha * Math<V>::splat(1e12));
+    // Clipped where the slope is alpha to the last bit and the curvature underflows to zero, an
+    // infinite point pulls with exactly alpha, and the square of t does not overflow.
+    constexpr double limit = sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18;
+    z = clip(z, a.alpha * Math<V>::splat(limit));
     const V t = z * a.inverse;
     const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1));
     return {z * r, r * r * r, Math<V>::splat(0)};

@@ -71,6 +71,12 @@ void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef d
                     "; expected a shape that broadcasts against the output with keepdim=True");
 }
 
+void check_no_tangent(const at::Tensor& t, const char* name) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), "robust_pool: `", name,
+                              "` carries a forward-mode tangent; expected none: forward-mode "
+                              "differentiation is not supported");
+}
+
 void check_solver(std::string_view solver, int penalty) {
   TORCH_CHECK_VALUE(solver == "local" || solver == "global", "robust_pool: `solver` is '", solver,
                     "'; expected 'local' or 'global'");

@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -12,34 +13,60 @@
 namespace ddn {
 namespace {
 
-// Appends a dim to those before it, merged with the last one where it continues it in memory.
-void append(Dims& dims, int64_t size, int64_t stride) {
-  if (size == 1) return;
+// Appends a dim to those before it, merged with the last one where it continues it in memory; false
+// when there is no room.
+bool append(Dims& dims, int64_t size, int64_t stride) {
+  if (size == 1) return true;
   if (dims.rank > 0 && dims.stride[dims.rank - 1] == size * stride) {
     dims.size[dims.rank - 1] *= size;
     dims.stride[dims.rank - 1] = stride;
-    return;
+    return true;
   }
-  TORCH_CHECK_NOT_IMPLEMENTED(dims.rank < Dims::max_rank, "robust_pool: `x` has more than ",
-                              Dims::max_rank,
-                              " dims that no merging of strides joins; expected "
-                              "at most that many, pooled or kept");
+  if (dims.rank == Dims::max_rank) return false;
   dims.size[dims.rank] = size;
   dims.stride[dims.rank] = stride;
   ++dims.rank;
+  return true;
 }
 
-SetLayout make_layout(const at::Tensor& x, at::IntArrayRef dim) {
+bool is_pooled(int64_t d, at::IntArrayRef dim) {
+  return std::find(dim.begin(), dim.end(), d) != dim.end();
+}
+
+// None for a tensor of so many scattered dims that the kernels cannot describe it.
+std::optional<SetLayout> make_layout(const at::Tensor& x, at::IntArrayRef dim) {
   SetLayout layout;
   layout.num_sets = layout.num_points = 1;
-  size_t next = 0;  // dim is sorted
   for (int64_t d = 0; d < x.dim(); ++d) {
-    const bool pooled = next < dim.size() && dim[next] == d;
-    next += pooled;
+    const bool pooled = is_pooled(d, dim);
     (pooled ? layout.num_points : layout.num_sets) *= x.size(d);
-    append(pooled ? layout.points : layout.sets, x.size(d), x.stride(d));
+    if (!append(pooled ? layout.points : layout.sets, x.size(d), x.stride(d))) return std::nullopt;
   }
   return layout;
+}
+
+// The kept dims in their order, then the pooled ones.
+std::vector<int64_t> sets_first(const at::Tensor& x, at::IntArrayRef dim) {
+  std::vector<int64_t> order;
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    if (!is_pooled(d, dim)) order.push_back(d);
+  }
+  order.insert(order.end(), dim.begin(), dim.end());
+  return order;
+}
+
+// A copy of x with one row per set, for tensors that have no layout.
+at::Tensor as_rows(const at::Tensor& x, at::IntArrayRef dim) {
+  int64_t points = 1;
+  for (const int64_t d : dim) points *= x.size(d);
+  return x.permute(sets_first(x, dim)).reshape({-1, points});
+}
+
+at::Tensor as_column(const at::Tensor& per_set) { return per_set.reshape({-1, 1}); }
+
+std::optional<at::Tensor> as_column_if_defined(const at::Tensor& per_set) {
+  if (!per_set.defined()) return std::nullopt;
+  return as_column(per_set);
 }
 
 std::vector<int64_t> keepdim_shape(const at::Tensor& x, at::IntArrayRef dim) {
@@ -67,6 +94,7 @@ const void* data_or_null(const at::Tensor& t) { return t.defined() ? t.const_dat
 // The inner operators can be called by name: what the kernels rely on is checked here once more.
 void check_inner(const at::Tensor& x, at::IntArrayRef dim) {
   check_points(x);
+  check_no_tangent(x, "x");
   int64_t previous = -1;
   for (const int64_t d : dim) {
     TORCH_CHECK_VALUE(previous < d && d < x.dim(), "robust_pool: `dim` of an inner operator is ",
@@ -109,15 +137,22 @@ ForwardOutputs forward_with(const std::function<void(const ForwardArgs&)>& launc
                             std::optional<int64_t> max_iter, std::optional<double> tol) {
   check_inner(x, dim);
   const std::vector<int64_t> shape = keepdim_shape(x, dim);
+  const at::Tensor alphas = alpha_per_set(alpha, x, shape);
+  const std::optional<SetLayout> layout = make_layout(x, dim);
+  if (!layout.has_value()) {
+    const auto [y, remainder, curvature] =
+        forward_with(launch, as_rows(x, dim), penalty, alpha_value, as_column_if_defined(alphas),
+                     /*dim=*/{1}, max_iter, tol);
+    return {y.view(shape), remainder.view(shape), curvature.view(shape)};
+  }
   at::Tensor y = at::empty(shape, x.options());
   at::Tensor remainder = at::empty(shape, x.options().dtype(opmath(x)));
   at::Tensor curvature = at::empty_like(remainder);
-  const at::Tensor alphas = alpha_per_set(alpha, x, shape);
 
   ForwardArgs args{};
   args.dtype = dtype_of(x);
   args.penalty = penalty_number(penalty);
-  args.layout = make_layout(x, dim);
+  args.layout = *layout;
   args.x = x.const_data_ptr();
   args.y = y.mutable_data_ptr();
   args.remainder = remainder.mutable_data_ptr();
@@ -150,12 +185,22 @@ at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,
   const at::Tensor curvatures = per_set(curvature, "curvature", opmath(x));
   const at::Tensor alphas = alpha_per_set(alpha, x, shape);
   at::Tensor grad_x = at::empty_like(x);
+  const std::optional<SetLayout> layout = make_layout(x, dim);
+  const std::optional<SetLayout> grad_layout = make_layout(grad_x, dim);
+  if (!layout.has_value() || !grad_layout.has_value()) {
+    const at::Tensor rows = backward_with(launch, as_column(grads), as_rows(x, dim), as_column(ys),
+                                          as_column(remainders), as_column(curvatures), penalty,
+                                          alpha_value, as_column_if_defined(alphas), /*dim=*/{1});
+    at::Tensor permuted = grad_x.permute(sets_first(x, dim));
+    permuted.copy_(rows.view(permuted.sizes()));
+    return grad_x;
+  }
 
   BackwardArgs args{};
   args.dtype = dtype_of(x);
   args.penalty = penalty_number(penalty);
-  args.layout = make_layout(x, dim);
-  args.grad_layout = make_layout(grad_x, dim);
+  args.layout = *layout;
+  args.grad_layout = *grad_layout;
   args.grad = grads.const_data_ptr();
   args.x = x.const_data_ptr();
   args.y = ys.const_data_ptr();

@@ -12,12 +12,6 @@
 namespace ddn {
 namespace {
 
-void check_no_tangent(const at::Tensor& t, const char* name) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), "robust_pool: `", name,
-                              "` carries a forward-mode tangent; expected none: forward-mode "
-                              "differentiation is not supported");
-}
-
 at::Tensor robust_pool(const at::Tensor& x, c10::string_view penalty, double alpha_value,
                        const std::optional<at::Tensor>& alpha, at::IntArrayRef dim, bool keepdim,
                        const std::optional<at::Tensor>& weight, c10::string_view solver,

@@ -165,30 +165,32 @@ cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute attribute, int val
 // As default arguments these are the file and line of the caller.
 #define DDN_SHIM_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-inline void __syncthreads(DDN_SHIM_CALLER) { cuda_shim::sync_threads({"__syncthreads", file, line}); }
+inline void __syncthreads(DDN_SHIM_CALLER) {
+  cuda_shim::sync_threads({"__syncthreads", file, line});
+}
 
 inline void __syncwarp(unsigned mask = 0xffffffff, DDN_SHIM_CALLER) {
   cuda_shim::ballot({"__syncwarp", file, line}, mask, false);
 }
 template <class T>
-T __shfl_sync(unsigned mask, T value, int source, int width = warpSize,
-              DDN_SHIM_CALLER) {
-  return cuda_shim::shuffle({"__shfl_sync", file, line}, cuda_shim::Shuffle::index, mask, value, source, width);
+T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_sync", file, line}, cuda_shim::Shuffle::index, mask, value,
+                            source, width);
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = warpSize,
-                 DDN_SHIM_CALLER) {
-  return cuda_shim::shuffle({"__shfl_up_sync", file, line}, cuda_shim::Shuffle::up, mask, value, by, width);
+T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_up_sync", file, line}, cuda_shim::Shuffle::up, mask, value, by,
+                            width);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = warpSize,
-                   DDN_SHIM_CALLER) {
-  return cuda_shim::shuffle({"__shfl_down_sync", file, line}, cuda_shim::Shuffle::down, mask, value, by, width);
+T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_down_sync", file, line}, cuda_shim::Shuffle::down, mask, value,
+                            by, width);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int by, int width = warpSize,
-                  DDN_SHIM_CALLER) {
-  return cuda_shim::shuffle({"__shfl_xor_sync", file, line}, cuda_shim::Shuffle::exclusive_or, mask, value, by, width);
+T __shfl_xor_sync(unsigned mask, T value, int by, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_xor_sync", file, line}, cuda_shim::Shuffle::exclusive_or, mask,
+                            value, by, width);
 }
 inline unsigned __ballot_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
   return cuda_shim::ballot({"__ballot_sync", file, line}, mask, value != 0);

@@ -1,0 +1,167 @@
+"""The module `RobustPool`, `build_info`, and the check of torch's version on import."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import reference as ref
+import torch
+
+import ddn_cuda
+from ddn_cuda import _build
+
+
+def test_it_is_the_function(penalty, device, dtype):
+    x = torch.randn(4, 6, 20, dtype=dtype, device=device)
+    for options in ({}, {"dim": 1}, {"dim": (0, 2), "keepdim": True}, {"dim": ()}):
+        pool = ddn_cuda.RobustPool(penalty, 0.5, **options).to(device)
+        assert torch.equal(pool(x), ddn_cuda.robust_pool(x, penalty, 0.5, **options))
+
+
+def test_max_iter_and_tol_are_handed_on(device):
+    x = torch.randn(40, 99, dtype=torch.float64, device=device)
+    for options in ({"max_iter": 2}, {"tol": 0.5}):
+        pool = ddn_cuda.RobustPool("pseudo_huber", 0.25, **options).to(device)
+        expected = ddn_cuda.robust_pool(x, "pseudo_huber", 0.25, **options)
+        assert torch.equal(pool(x), expected)
+        assert not torch.equal(expected, ddn_cuda.robust_pool(x, "pseudo_huber", 0.25))
+
+
+def test_a_module_and_a_float_agree_on_alpha(penalty, device):
+    """A float64 set is solved with the alpha that was given, not with its float32 neighbour."""
+    x = torch.randn(4, 99, dtype=torch.float64, device=device)
+    pool = ddn_cuda.RobustPool(penalty, 0.1).to(device)
+    assert torch.equal(pool(x), ddn_cuda.robust_pool(x, penalty, 0.1))
+
+
+def test_alpha_is_a_buffer():
+    pool = ddn_cuda.RobustPool("welsch", 0.5)
+    assert list(pool.parameters()) == []
+    (name, alpha), *others = pool.named_buffers()
+    assert (name, others) == ("alpha", [])
+    assert alpha.shape == ()
+    assert float(alpha) == 0.5
+    assert not alpha.requires_grad
+
+
+def test_the_default_is_huber_over_the_last_dim(device):
+    x = torch.randn(3, 20, device=device)
+    assert torch.equal(ddn_cuda.RobustPool().to(device)(x), ddn_cuda.robust_pool(x, "huber", 1.0))
+
+
+def test_repr():
+    assert repr(ddn_cuda.RobustPool("H", 0.5, dim=1)).startswith("RobustPool('H'")
+    shown = repr(
+        ddn_cuda.RobustPool("welsch", 0.25, dim=(1, 2), keepdim=True, max_iter=7, tol=0.125)
+    )
+    for part in ("'welsch'", "0.25", "dim=(1, 2)", "keepdim=True", "max_iter=7", "tol=0.125"):
+        assert part in shown
+    assert "max_iter" not in repr(ddn_cuda.RobustPool())
+
+
+def test_state_dict_carries_alpha(device):
+    source = ddn_cuda.RobustPool("huber", 0.25).to(device)
+    target = ddn_cuda.RobustPool("huber", 3.0).to(device)
+    x = torch.randn(3, 20, device=device)
+    assert not torch.equal(source(x), target(x))
+    file = io.BytesIO()
+    torch.save(source.state_dict(), file)
+    file.seek(0)
+    target.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(source(x), target(x))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies(copied, device):
+    pool = ddn_cuda.RobustPool("welsch", 0.3, dim=(0, 1), keepdim=True, max_iter=50).to(device)
+    twin = copied(pool)
+    x = torch.randn(3, 20, 2, device=device)
+    assert torch.equal(pool(x), twin(x))
+    assert repr(pool) == repr(twin)
+    twin.alpha.fill_(2.0)
+    assert float(pool.alpha) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("to", [torch.float32, torch.float64])
+def test_it_moves_with_its_model(to, device):
+    model = torch.nn.Sequential(torch.nn.Linear(6, 4), ddn_cuda.RobustPool("huber", 0.5, dim=1))
+    model = model.to(device, to)
+    x = torch.randn(3, 20, 6, dtype=to, device=device)
+    y = model(x)
+    assert y.shape == (3, 4)
+    assert y.dtype == to
+    y.sum().backward()
+    assert model[0].weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_bad_alpha_raises(alpha):
+    with pytest.raises(ValueError, match="`alpha` is"):
+        ddn_cuda.RobustPool("huber", alpha)
+
+
+def test_it_trains(device):
+    """A few steps of gradient descent through the pool lower the loss."""
+    layer = torch.nn.Linear(2, 8).to(device)
+    pool = ddn_cuda.RobustPool("welsch", 1.0, dim=1).to(device)
+    x, target = torch.randn(16, 30, 2, device=device), torch.randn(16, 8, device=device)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        loss = (pool(layer(x)) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.9 * losses[0]
+
+
+# ---- The build -------------------------------------------------------------------------------
+
+
+def test_build_info():
+    info = ddn_cuda.build_info()
+    assert set(info) == {"version", "torch", "cuda", "cuda_archs", "cpu_isa"}
+    assert info["version"] == ddn_cuda.__version__
+    assert info["version"].count(".") == 2
+    assert info["torch"].split(".")[:2] == torch.__version__.split(".")[:2]
+    assert info["cpu_isa"] in ("avx512", "avx2", "base")
+    assert (info["cuda"] is None) == (info["cuda_archs"] is None)
+    if info["cuda"] is not None:
+        assert info["cuda"].split(".")[0] == torch.version.cuda.split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("built", "running"),
+    [("2.13.0", "2.13.0"), ("2.13.0", "2.13.1+cpu"), ("2.13.0+cu130", "2.13.0a0+git1")],
+)
+def test_the_same_minor_version_of_torch_is_accepted(built, running):
+    _build.check_torch_version(built, running)
+
+
+@pytest.mark.parametrize(
+    ("built", "running"),
+    [("2.13.0", "2.14.1+cu130"), ("2.1.0", "2.13.0"), ("2.13.0", "2.1.30"), ("2.13.0", "3.13.0")],
+)
+def test_another_minor_version_of_torch_is_refused_in_one_line(built, running):
+    with pytest.raises(ImportError) as raised:
+        _build.check_torch_version(built, running)
+    message = str(raised.value)
+    assert built in message
+    assert running in message
+    assert "\n" not in message
+
+
+def test_the_check_runs_before_the_binary_is_loaded(monkeypatch):
+    """It reads the version out of the file: loading a wrong one would be an undefined symbol."""
+    monkeypatch.setattr(torch, "__version__", "1.99.0")
+    with pytest.raises(ImportError, match=r"1\.99\.0"):
+        _build.load()
+
+
+def test_public_names():
+    assert set(ddn_cuda.__all__) >= {"PENALTIES", "RobustPool", "build_info", "robust_pool"}
+    for name in ddn_cuda.__all__:
+        assert hasattr(ddn_cuda, name)
+    assert tuple(ddn_cuda.PENALTIES) == ref.PENALTIES
