@@ -9,6 +9,7 @@ status is 1 unless every step passed.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -142,6 +143,8 @@ def plan(python: str, archs: str, figures: Path, cpu_tree: Path) -> list[Step]:
     there = {"PYTHONPATH": _path_with(cpu_tree), "PYTHONUNBUFFERED": "1"}
     build = [python, "setup.py", "-q", "build_ext", "--inplace"]
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tests = [*pytest, *parallel()]
+    few_threads = {"OMP_NUM_THREADS": "2"}  # the workers share the cores
     case = [python, "-m", "bench.sanitizer_case"]
     # Without torch's caching allocator every tensor is an allocation of its own, so that memcheck
     # sees a read past its end.
@@ -156,8 +159,15 @@ def plan(python: str, archs: str, figures: Path, cpu_tree: Path) -> list[Step]:
         Step("timings", timings, 75, here, needs="build"),
         Step("cpu-only build", build, 120, {"DDN_CUDA": "0"}, cpu_tree),
         Step("cpu-only tests", hop, 60, there, cpu_tree, needs="cpu-only build"),
-        Step("tests", pytest, 300, {**here, "DDN_REQUIRE_CUDA": "1"}, needs="build"),
+        Step("tests", tests, 300, {**here, **few_threads, "DDN_REQUIRE_CUDA": "1"}, needs="build"),
     ]
+
+
+def parallel() -> list[str]:
+    """Options that spread the tests over processes, where pytest-xdist is there to do so."""
+    if importlib.util.find_spec("xdist") is None:
+        return []
+    return ["-n", str(max(1, min(8, (os.cpu_count() or 1) // 2)))]
 
 
 def _path_with(folder: Path) -> str:

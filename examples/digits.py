@@ -2,8 +2,8 @@
 
 Trains one classifier of point sets per pooling, alike in all else, on clean handwritten digits, and
 tests each on held-out digits of which a share of the points is replaced by outliers that no
-network saw in training: the experiment of Gould et al., "Deep Declarative Networks" (2019), in
-small. Prints the table and writes it to OUTPUT/digits.json, its plot to OUTPUT/digits.png.
+network saw in training: in small, the experiment of Gould, Hartley and Campbell, "Deep Declarative
+Networks" (2022). Prints the table and writes it to digits.json, its plot to digits.png.
 
     python -m examples.digits
     python -m examples.digits --penalty mean huber welsch --epochs 10
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ from examples.digits_model import accuracy, build, make_pool, train
 
 OUTLIER_PERCENT = (0, 10, 20, 40, 60)
 POOLS = ("max", "mean", *ddn_cuda.PENALTIES)
-TEST_SEED_OFFSET = 1  # test sets are drawn with another seed than training sets
+# Added to the seed, so that test points and outliers are independent of training and each other.
+TEST_POINTS, TEST_OUTLIERS = 1_000_000, 2_000_000
 
 # Per pool: colour, line style, marker. Mean and quadratic are one function, so their lines overlap:
 # the dotted one leaves the other visible.
@@ -65,11 +67,23 @@ def pool_name(text: str) -> str:
     return name
 
 
-def at_least_one(text: str) -> int:
-    """A positive integer argument."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} given; expected at least 1")
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an integer argument with a lower bound."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} given; expected at least {least}")
+        return value
+
+    return integer
+
+
+def positive(text: str) -> float:
+    """The type of a positive finite argument."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{value} given; expected a positive finite number")
     return value
 
 
@@ -78,20 +92,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.digits",
         description="Train one point-set classifier per pooling on clean handwritten digits, "
-        "test each with 0 to 60%% of the points replaced by outliers.",
+        "test each with 0 to 60% of the points replaced by outliers.",
     )
     add = parser.add_argument
     add("--penalty", nargs="+", type=pool_name, default=list(POOLS), metavar="NAME",
         help="the poolings to compare, by name or alias: max, mean, "
         + ", ".join(f"{name} ({alias})" for name, alias in ddn_cuda.PENALTIES.items())
         + " (default: all)")  # fmt: skip
-    add("--alpha", type=float, default=1.0, help="of the penalties (default: %(default)s)")
-    add("--epochs", type=at_least_one, help="passes over the digits (default: 25; quick: 3)")
-    add("--points", type=at_least_one, help="points per digit (default: 100; quick: 50)")
+    add("--alpha", type=positive, default=1.0, help="of the penalties (default: %(default)s)")
+    add("--epochs", type=at_least(1), help="passes over the digits (default: 25; quick: 3)")
+    add("--points", type=at_least(2), help="points per digit (default: 100; quick: 50)")
     add("--seed", type=int, default=0,
         help="of weights, points and outliers (default: %(default)s)")  # fmt: skip
     add("--device", default="cpu", help="a torch device, such as cuda (default: %(default)s)")
-    add("--threads", type=at_least_one, default=2,
+    add("--threads", type=at_least(1), default=2,
         help="CPU threads; the table is repeatable for a given number (default: %(default)s)"
         )  # fmt: skip
     add("--quick", action="store_true", help="a shortened run, to see that everything works")
@@ -109,24 +123,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @contextmanager
-def repeatable(threads: int) -> Iterator[None]:
-    """Deterministic algorithms and a fixed number of threads within, torch's settings after."""
+def repeatable(threads: int, device: torch.device) -> Iterator[None]:
+    """The same numbers in every run: torch's settings for it within, as they were after.
+
+    On the CPU a fixed number of threads suffices; elsewhere torch has to choose its deterministic
+    algorithms too.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by torch on CUDA
-    fill = torch.utils.deterministic
-    before = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        fill.fill_uninitialized_memory,
-    )
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    fill.fill_uninitialized_memory = False  # a debugging aid that costs a quarter of the time
+    torch.use_deterministic_algorithms(before[1] or device.type != "cpu")
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
-        fill.fill_uninitialized_memory = before[2]
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -138,12 +149,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """
     train_digits, test_digits = split_digits()
 
-    def test_generator() -> torch.Generator:
-        return torch.Generator().manual_seed(args.seed + TEST_SEED_OFFSET)
+    def generator(purpose: int) -> torch.Generator:
+        return torch.Generator().manual_seed(args.seed + purpose)
 
-    clean = draw_points(test_digits.ink, args.points, test_generator())
+    clean = draw_points(test_digits.ink, args.points, generator(TEST_POINTS))
     tests = [
-        replace_by_outliers(clean, percent / 100, test_generator()) for percent in OUTLIER_PERCENT
+        replace_by_outliers(clean, percent / 100, generator(TEST_OUTLIERS))
+        for percent in OUTLIER_PERCENT
     ]
     table, seconds = {}, {}
     for pool in args.penalty:
@@ -228,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     start = time.perf_counter()
     args.output.mkdir(parents=True, exist_ok=True)
-    with repeatable(args.threads):
+    with repeatable(args.threads, torch.device(args.device)):
         result = settings(args) | compare(args)
     print(as_text(result))
     plot(result, args.output / "digits.png")

@@ -51,7 +51,7 @@ class PointClassifier(nn.Module):
         channels: widths of the encoder's layers; the last is the C of the pool.
     """
 
-    def __init__(self, pool: nn.Module, channels: tuple[int, ...] = (64, 128, 256)) -> None:
+    def __init__(self, pool: nn.Module, channels: tuple[int, ...] = (64, 64, 256)) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width_in, width_out in zip((2, *channels), channels, strict=False):

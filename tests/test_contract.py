@@ -7,7 +7,9 @@ import reference as ref
 import sets
 import torch
 
-POINTS = sets.contaminated(np.random.default_rng(1), 1, 200)[0].astype(np.float32).astype(np.float64)
+POINTS = (
+    sets.contaminated(np.random.default_rng(1), 1, 200)[0].astype(np.float32).astype(np.float64)
+)
 
 
 def right(penalty, dtype):

@@ -88,7 +88,7 @@ def test_steps_that_end_on_a_kink_or_a_point(points, alpha, penalty, device, dty
 
 @pytest.mark.parametrize("n", [5, 64, 1000, 9000])
 def test_unimodal_sets_give_the_global_answer(n, penalty, device, dtype):
-    """A narrow cluster and far outliers: the robust start lies in the basin of the global minimum."""
+    """A narrow cluster and far outliers: the robust start lies in the basin of the best minimum."""
     alpha = 2.0
     points = sets.unimodal(np.random.default_rng(n), 4, n) + 3.0
     seen, answers = pool(points, penalty, alpha, device, dtype)

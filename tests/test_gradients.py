@@ -136,9 +136,7 @@ def test_an_expanded_input_gathers_its_gradient(penalty, device, dtype):
     base = torch.randn(5, 1, dtype=dtype, device=device, requires_grad=True)
     ddn_cuda.robust_pool(base.expand(5, 64), penalty, 1.0).sum().backward()
     # 64 equal points: one each to the shared number, up to the rounding of their sum.
-    assert torch.allclose(
-        base.grad, torch.ones_like(base), rtol=0, atol=64 * contract.EPS[dtype]
-    )
+    assert torch.allclose(base.grad, torch.ones_like(base), rtol=0, atol=64 * contract.EPS[dtype])
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0, 5), (0, 0, 2)])
@@ -198,11 +196,11 @@ def test_forward_mode_raises(penalty, device):
         with pytest.raises(NotImplementedError, match="forward-mode"):
             torch.ops.ddn.robust_pool(dual, penalty, alpha=1.0)
         with pytest.raises(NotImplementedError, match="forward-mode"):
-            torch.ops.ddn.robust_pool(x, penalty, alpha=forward_ad.make_dual(x[:, :1].exp(), x[:, :1]))
-        with pytest.raises((NotImplementedError, RuntimeError)):
-            torch.ops.ddn._robust_pool_forward(
-                dual, penalty, 1.0, None, [1], "local", None, None
+            torch.ops.ddn.robust_pool(
+                x, penalty, alpha=forward_ad.make_dual(x[:, :1].exp(), x[:, :1])
             )
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            torch.ops.ddn._robust_pool_forward(dual, penalty, 1.0, None, [1], "local", None, None)
 
 
 def test_jvp_raises(penalty, device):

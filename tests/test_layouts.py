@@ -15,7 +15,9 @@ def assert_same(view, penalty, alpha=0.7, **options):
     assert torch.equal(y, ddn_cuda.robust_pool(copy, penalty, alpha, **options))
 
 
-@pytest.mark.parametrize("lead", [(), (1,), (7,), (2, 3), (2, 1, 3), (2, 1, 2, 1, 2, 1, 2, 2, 1, 2)])
+@pytest.mark.parametrize(
+    "lead", [(), (1,), (7,), (2, 3), (2, 1, 3), (2, 1, 2, 1, 2, 1, 2, 2, 1, 2)]
+)
 def test_any_number_of_leading_dims(lead, penalty, device, dtype):
     x = torch.randn(*lead, 40, dtype=dtype, device=device)
     y = ddn_cuda.robust_pool(x, penalty)

@@ -55,7 +55,9 @@ def test_public_operator_on_other_layouts(name, device, dtype):
 @pytest.mark.parametrize("alpha_shape", [None, (), (5, 1, 1), (1, 4, 1)])
 def test_inner_operators(alpha_shape, penalty, device, dtype):
     x = torch.randn(5, 4, 33, dtype=dtype, device=device)
-    alpha = None if alpha_shape is None else torch.full(alpha_shape, 0.5, dtype=dtype, device=device)
+    alpha = (
+        None if alpha_shape is None else torch.full(alpha_shape, 0.5, dtype=dtype, device=device)
+    )
     arguments = (penalty, 0.5, alpha, [2])
     torch.library.opcheck(
         OPS._robust_pool_forward.default,
@@ -212,7 +214,7 @@ def test_a_float_alpha_copies_nothing_to_the_host(device, penalty):
 
 
 def test_the_schemas_put_the_tensor_overload_first():
-    schemas = [s for s in torch._C._jit_get_schemas_for_operator("ddn::robust_pool")]
+    schemas = list(torch._C._jit_get_schemas_for_operator("ddn::robust_pool"))
     assert [s.overload_name for s in schemas] == ["tensor", ""]
     for schema in schemas:
         (alpha,) = [a for a in schema.arguments if a.name == "alpha"]

@@ -156,9 +156,7 @@ def test_gradient_by_central_differences(penalty, rng):
             up, down = x.copy(), x.copy()
             up[i] += h
             down[i] -= h
-            difference = (
-                ref.solve(up, penalty, 1.0).y - ref.solve(down, penalty, 1.0).y
-            ) / (2 * h)
+            difference = (ref.solve(up, penalty, 1.0).y - ref.solve(down, penalty, 1.0).y) / (2 * h)
             assert difference == pytest.approx(exact[i], abs=1e-7)
 
 

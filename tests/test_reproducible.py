@@ -139,7 +139,7 @@ def test_with_a_gradient_or_without(penalty, device, dtype):
 
 
 def test_the_neighbours_of_hard_sets(penalty, device, dtype):
-    """The predecessor's failure: one set of two clusters at +-500 moved all others."""
+    """One set of two clusters at +-500, hard to solve, moves no other."""
     easy = torch.randn(64, 64, dtype=dtype, device=device)
     expected_y, expected_g = pool_and_gradient(easy, penalty)
     mixed = easy.clone()

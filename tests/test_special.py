@@ -1,4 +1,4 @@
-"""Sets whose values are special: NaN, infinite points, flat objectives, the ends of the number range."""
+"""Sets whose values are special: NaN, infinity, flat objectives, the ends of the number range."""
 
 import math
 

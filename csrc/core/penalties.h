@@ -4,12 +4,15 @@
 //
 //   slope(z)     = phi'(z)  / phi''(0)     in the units of z
 //   curvature(z) = phi''(z) / phi''(0)     a number; 1 at z = 0
-//   depth(z)     = (phi(inf) - phi(z)) / (phi(inf) - phi(0))   for the penalties that saturate:
-//                  1 at z = 0, 0 far away. A larger sum of depths is a smaller objective, and
-//                  unlike the objective it loses nothing to the points far away.
+//   depth(z)     = (phi(inf) - phi(z)) / (phi(inf) - phi(0))   for the non-convex ones, which
+//                  saturate: 1 at z = 0, 0 far away. A larger sum of depths is a smaller objective,
+//                  and unlike the objective it loses nothing to the points far away.
 //
-// A newton step is then -sum(slope) / sum(curvature) and the implicit gradient
+// A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
+//
+// Besides, a penalty says whether it is `convex`, whether its answer `is_mean`, and whether its
+// minimisers can fill an interval (`has_flats`).
 //
 // To add a penalty: write its struct, append it to `Penalties`; README.md has the remaining two
 // places (its row in the docs, its entry in tests/reference.py).
@@ -34,7 +37,7 @@ template <class V>
 struct Terms {
   V slope;
   V curvature;
-  V depth;  // only where P::saturates
+  V depth;  // of the non-convex penalties only
 };
 
 struct Quadratic {
@@ -43,13 +46,11 @@ struct Quadratic {
   static constexpr bool convex = true;
   static constexpr bool is_mean = true;
   static constexpr bool has_flats = false;
-  static constexpr bool saturates = false;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
     return {z, Math<V>::splat(1), Math<V>::splat(0)};
   }
-  static double second_derivative_at_zero(double) { return 1; }
 };
 
 struct PseudoHuber {
@@ -58,7 +59,6 @@ struct PseudoHuber {
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
-  static constexpr bool saturates = false;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
@@ -70,7 +70,6 @@ struct PseudoHuber {
     const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1));
     return {z * r, r * r * r, Math<V>::splat(0)};
   }
-  static double second_derivative_at_zero(double) { return 1; }
 };
 
 struct Huber {
@@ -79,7 +78,6 @@ struct Huber {
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = true;
-  static constexpr bool saturates = false;
 
   // A point at distance alpha exactly counts as inside.
   template <class V>
@@ -87,7 +85,6 @@ struct Huber {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     return {clip(z, a.alpha), absolute(z) <= a.alpha ? one : zero, zero};
   }
-  static double second_derivative_at_zero(double) { return 1; }
 };
 
 struct Welsch {
@@ -96,7 +93,6 @@ struct Welsch {
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
-  static constexpr bool saturates = true;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
@@ -107,7 +103,6 @@ struct Welsch {
     const V e = Math<V>::exp(square * Math<V>::splat(-0.5));
     return {z * e, e - square * e, e};
   }
-  static double second_derivative_at_zero(double alpha) { return 1 / alpha / alpha; }
 };
 
 struct TruncatedQuadratic {
@@ -116,7 +111,6 @@ struct TruncatedQuadratic {
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
-  static constexpr bool saturates = true;
 
   // A point at distance alpha exactly counts as inside.
   template <class V>
@@ -126,7 +120,6 @@ struct TruncatedQuadratic {
     const V t = z * a.inverse;
     return {inside ? z : zero, inside ? one : zero, inside ? one - t * t : zero};
   }
-  static double second_derivative_at_zero(double) { return 1; }
 };
 
 template <class... P>

@@ -2,7 +2,6 @@
 // built and what the Python side would otherwise have to repeat.
 #include <pybind11/pybind11.h>
 
-#include "core/args.h"
 #include "core/penalties.h"
 #include "cpu/robust_pool_cpu.h"
 
@@ -17,18 +16,13 @@ namespace {
 PYBIND11_MODULE(_C, m) {
   namespace py = pybind11;
   py::dict penalties;
-  py::list convex;
   for (int i = 0; i < ddn::Penalties::size; ++i) {
     ddn::with_penalty(i, [&](auto penalty) {
       using P = decltype(penalty);
       penalties[P::name] = P::alias;
-      if (P::convex) convex.append(P::name);
     });
   }
   m.attr("PENALTIES") = penalties;
-  m.attr("CONVEX_PENALTIES") = py::tuple(convex);
-  m.attr("ALPHA_LIMIT_FLOAT32") = ddn::alpha_limit(ddn::DType::float32);
-  m.attr("ALPHA_LIMIT_FLOAT64") = ddn::alpha_limit(ddn::DType::float64);
   m.attr("VERSION") = DDN_VERSION;
   m.attr("TORCH_VERSION") = DDN_TORCH_VERSION;
 #ifdef DDN_WITH_CUDA

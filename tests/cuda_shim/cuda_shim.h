@@ -74,6 +74,11 @@ constexpr unsigned threads_limit = 1024;
 enum class Order { forward, reversed, random };
 // Forward: of the threads that can go on the first one does. `seed` is for random.
 void set_order(Order order, uint64_t seed);
+// For kernels that walk over their work in strides of the grid: from now on a grid has at most so
+// many blocks in x.
+void set_most_blocks(unsigned most);
+// Whether the kernel has been launched since the program began.
+bool was_launched(const void* kernel);
 // The first error since clear_error(), or "".
 const char* error();
 void clear_error();

@@ -14,6 +14,9 @@
 #endif
 
 namespace cuda_shim::fibers {
+
+unsigned running = 0;
+
 namespace {
 
 constexpr unsigned limit = 1024;
@@ -31,7 +34,6 @@ struct Fiber {
 
 Fiber fibers[limit];
 unsigned created = 0;
-unsigned running = 0;
 char* stacks = nullptr;
 void (*thread_body)() = nullptr;
 jmp_buf host;
@@ -102,8 +104,6 @@ void create(unsigned count, void (*body)()) {
     arrived();
   }
 }
-
-unsigned current() { return running; }
 
 bool enter(unsigned fiber) {
   switch (_setjmp(host)) {

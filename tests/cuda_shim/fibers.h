@@ -7,7 +7,7 @@ namespace cuda_shim::fibers {
 void create(unsigned count, void (*body)());
 
 // The fiber that is running.
-unsigned current();
+extern unsigned running;
 
 // Called by the host: runs the fiber, and what it switches to, until one goes back. Returns whether
 // that was with leave().

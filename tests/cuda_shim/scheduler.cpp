@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <map>
 #include <numeric>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,8 @@ struct Block {
 
 Order thread_order = Order::forward;
 uint64_t random_seed = 0, random_state = 0;
+unsigned most_blocks = INT32_MAX;
+std::set<const void*> launched_kernels;
 std::map<const void*, size_t> shared_limits;
 const char* kernel_name = "";
 std::string first_error;
@@ -68,7 +71,8 @@ std::string describe_lane(unsigned warp, unsigned lane) {
 }
 
 bool same(const Site& a, const Site& b) {
-  return a.line == b.line && strcmp(a.name, b.name) == 0 && strcmp(a.file, b.file) == 0;
+  const auto equal = [](const char* x, const char* y) { return x == y || strcmp(x, y) == 0; };
+  return a.line == b.line && equal(a.name, b.name) && equal(a.file, b.file);
 }
 
 // ---- Taking turns ----
@@ -94,7 +98,7 @@ unsigned choose(unsigned mask) {
   return static_cast<unsigned>(__builtin_ctz(mask));
 }
 
-unsigned own_warp() { return fibers::current() / warpSize; }
+unsigned own_warp() { return fibers::running / warpSize; }
 
 void make_ready(unsigned warp, unsigned lanes) {
   block.warps[warp].ready |= lanes;
@@ -133,7 +137,7 @@ unsigned choose_thread() {
 }
 
 void set_thread_index() {
-  const unsigned i = fibers::current();
+  const unsigned i = fibers::running;
   threadIdx = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
 }
 
@@ -265,6 +269,8 @@ void run_grid(const void* kernel, const char* name, dim3 grid, dim3 threads, siz
               const std::function<void()>& thread) {
   kernel_name = name;
   if (!check_launch(kernel, grid, threads, shared_bytes)) return;
+  launched_kernels.insert(kernel);
+  grid.x = std::min(grid.x, most_blocks);
   gridDim = grid;
   blockDim = threads;
   block.thread = &thread;
@@ -279,12 +285,12 @@ void run_grid(const void* kernel, const char* name, dim3 grid, dim3 threads, siz
   }
 }
 
-unsigned lane() { return fibers::current() % warpSize; }
+unsigned lane() { return fibers::running % warpSize; }
 
 void sync_threads(const Site& site) {
   if (block.at_barrier == 0) block.barrier = site;
   if (!same(site, block.barrier)) {
-    fail("divergent barriers: thread " + std::to_string(fibers::current()) + " is in " +
+    fail("divergent barriers: thread " + std::to_string(fibers::running) + " is in " +
          describe(site) + ", others in " + describe(block.barrier));
   }
   stop_self();
@@ -319,6 +325,8 @@ void set_order(Order order, uint64_t seed) {
   thread_order = order;
   random_seed = seed;
 }
+void set_most_blocks(unsigned most) { most_blocks = most; }
+bool was_launched(const void* kernel) { return launched_kernels.count(kernel) != 0; }
 const char* error() { return first_error.c_str(); }
 void clear_error() {
   first_error.clear();

@@ -1,0 +1,199 @@
+// Small kernels, right ones and wrong ones, that the shim itself is tested with. A comment "at
+// NAME" marks the line that the error of kernel NAME is to name.
+#include <cstring>
+
+#include "cuda/launch.h"
+
+namespace {
+
+constexpr unsigned full = 0xffffffffu;
+
+// ---- Right ----
+
+struct Sixteen {
+  double a;
+  int b, c;
+};
+
+__global__ void shuffles(double* out) {
+  const int i = static_cast<int>(threadIdx.x);
+  out[i] = __shfl_sync(full, i, 35);
+  out[32 + i] = __shfl_sync(full, static_cast<long long>(i), i + 3, 8);
+  out[64 + i] = __shfl_up_sync(full, static_cast<float>(i), 3);
+  out[96 + i] = __shfl_up_sync(full, i, 2, 4);
+  out[128 + i] = __shfl_down_sync(full, i, 5);
+  out[160 + i] = __shfl_down_sync(full, i, 1, 16);
+  out[192 + i] = __shfl_xor_sync(full, static_cast<double>(i), 16);
+  out[224 + i] = __shfl_xor_sync(full, i, 4, 4);
+  const Sixteen s = __shfl_xor_sync(full, Sixteen{0.5 * i, i, -i}, 1);
+  out[256 + i] = s.a + s.b - s.c;
+}
+
+__global__ void votes(double* out) {
+  const int i = static_cast<int>(threadIdx.x);
+  out[i] = __ballot_sync(full, i % 3 == 0);
+  out[32 + i] = __any_sync(full, i == 7) + 10 * __any_sync(full, 0);
+  out[64 + i] = __all_sync(full, i != 7) + 10 * __all_sync(full, 2);
+  // Lanes apart from each other.
+  const unsigned half = i < 16 ? 0xffffu : 0xffff0000u;
+  out[96 + i] = i < 16 ? __ballot_sync(half, 1) : __ballot_sync(half, i == 20);
+}
+
+// Lanes that have returned are not waited for.
+__global__ void early_return(double* out) {
+  const int i = static_cast<int>(threadIdx.x);
+  if (i >= 20) return;
+  out[i] = __ballot_sync(full, 1);
+}
+
+__global__ void block_sum(double* out) {
+  DDN_DYNAMIC_SHARED(double, values);
+  __shared__ double total;
+  values[threadIdx.x] = threadIdx.x;
+  if (threadIdx.x == 0) total = 0;
+  __syncthreads();
+  atomicAdd(&total, values[blockDim.x - 1 - threadIdx.x]);
+  __syncthreads();
+  if (threadIdx.x == 0) out[blockIdx.x] = total;
+}
+
+__global__ void indices(double* out) {
+  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  out[block * blockDim.x * blockDim.y * blockDim.z + thread] = block * 1000 + thread;
+}
+
+// The order in which the threads are run.
+__global__ void order(double* out) {
+  __shared__ int turn;
+  if (threadIdx.x == 0) turn = 0;
+  __syncthreads();
+  out[atomicAdd(&turn, 1)] = threadIdx.x;
+}
+
+__global__ void large_shared(double* out) {
+  DDN_DYNAMIC_SHARED(double, values);
+  values[threadIdx.x] = 1;
+  out[threadIdx.x] = values[threadIdx.x];
+}
+
+// ---- Wrong ----
+
+__global__ void divergent_barriers(double* out) {
+  if (threadIdx.x < 40) {
+    __syncthreads();
+    out[0] = 1;
+  } else {
+    __syncthreads();  // at divergent_barriers
+  }
+}
+
+__global__ void missed_barrier(double*) {
+  if (threadIdx.x < 40) return;
+  __syncthreads();  // at missed_barrier
+}
+
+__global__ void mask_without_caller(double* out) {
+  const unsigned mask = threadIdx.x < 32 ? full : 0x7fffffffu;
+  out[threadIdx.x] = __ballot_sync(mask, 1);  // at mask_without_caller
+}
+
+__global__ void missing_member(double* out) {
+  if (threadIdx.x % 32 < 16) {
+    out[threadIdx.x] = __shfl_xor_sync(full, 1, 1);  // at missing_member
+  }
+  __syncthreads();
+}
+
+__global__ void different_collectives(double* out) {
+  if (threadIdx.x % 2 == 0) {
+    out[threadIdx.x] = __any_sync(full, 1);
+  } else {
+    out[threadIdx.x] = __all_sync(full, 1);  // at different_collectives
+  }
+}
+
+__global__ void different_masks(double*) {
+  if (threadIdx.x % 32 < 16) {
+    __syncwarp(0xffffu);
+  } else {
+    __syncwarp(full);  // at different_masks
+  }
+  __syncthreads();
+}
+
+__global__ void inactive_lane(double* out) {
+  if (threadIdx.x % 32 >= 16) return;
+  out[threadIdx.x] = __shfl_down_sync(0xffffu, 1, 1);  // at inactive_lane
+}
+
+__global__ void odd_width(double* out) {
+  out[threadIdx.x] = __shfl_xor_sync(full, 1, 1, 24);  // at odd_width
+}
+
+__global__ void unset_shared(double* out) {
+  DDN_DYNAMIC_SHARED(double, dynamic);
+  __shared__ double fixed[64];
+  out[blockIdx.x * 64 + threadIdx.x] =
+      threadIdx.x % 2 == 0 ? dynamic[threadIdx.x] : fixed[threadIdx.x];
+  dynamic[threadIdx.x] = fixed[threadIdx.x] = 1;  // what another block left is no better
+}
+
+__global__ void shared_overrun(double*) {
+  DDN_DYNAMIC_SHARED(double, values);
+  values[threadIdx.x + 1] = 1;
+}
+
+__global__ void nothing(double*) {}
+
+struct Toy {
+  const char* name;
+  void (*kernel)(double*);
+  dim3 grid, block;
+  size_t shared_bytes;
+  int shared_limit = -1;  // for cudaFuncSetAttribute, unless negative
+};
+
+const Toy toys[] = {
+    {"shuffles", shuffles, 1, 32, 0},
+    {"votes", votes, 1, 32, 0},
+    {"early_return", early_return, 1, 64, 0},
+    {"block_sum", block_sum, 3, 70, 70 * sizeof(double)},
+    {"indices", indices, dim3(2, 3, 2), dim3(5, 3, 4), 0},
+    {"order", order, 1, 96, 0},
+    {"large_shared", large_shared, 1, 64, 227 << 10, 227 << 10},
+    {"divergent_barriers", divergent_barriers, 1, 64, 0},
+    {"missed_barrier", missed_barrier, 1, 64, 0},
+    {"mask_without_caller", mask_without_caller, 1, 64, 0},
+    {"missing_member", missing_member, 1, 64, 0},
+    {"different_collectives", different_collectives, 1, 64, 0},
+    {"different_masks", different_masks, 1, 64, 0},
+    {"inactive_lane", inactive_lane, 1, 64, 0},
+    {"odd_width", odd_width, 1, 64, 0},
+    {"unset_shared", unset_shared, 2, 64, 64 * sizeof(double)},
+    {"shared_overrun", shared_overrun, 1, 64, 64 * sizeof(double)},
+    {"threads_1024", nothing, 1, 1024, 0},
+    {"threads_1025", nothing, 1, 1025, 0},
+    {"threads_0", nothing, 1, 0, 0},
+    {"blocks_0", nothing, 0, 32, 0},
+    {"shared_48k", nothing, 1, 32, 48 << 10},
+    {"shared_above_48k", nothing, 1, 32, (48 << 10) + 1},
+    {"shared_above_227k", large_shared, 1, 32, 0, (227 << 10) + 1},
+};
+
+}  // namespace
+
+// The error code of the launch; -1 for no toy of that name.
+extern "C" int shim_toy(const char* name, double* out) {
+  for (const Toy& toy : toys) {
+    if (strcmp(toy.name, name) != 0) continue;
+    if (toy.shared_limit >= 0) {
+      const cudaError_t error = cudaFuncSetAttribute(
+          toy.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, toy.shared_limit);
+      if (error != cudaSuccess) return cudaGetLastError();
+    }
+    DDN_LAUNCH(toy.kernel, toy.grid, toy.block, toy.shared_bytes, nullptr, out);
+    return cudaGetLastError();
+  }
+  return -1;
+}

@@ -1,0 +1,405 @@
+"""The CUDA kernels, compiled for the host: against the reference, in several orders of threads.
+
+Also the shim itself: what it is to report, and that broken kernels do not pass.
+"""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import contract
+import numpy as np
+import pytest
+import reference as ref
+import sets
+import torch
+from cuda_shim import probe
+from cuda_shim.shim import (
+    ALL_BLOCKS,
+    CSRC,
+    HERE,
+    ORDERS,
+    Shim,
+    ShimError,
+    compile_units,
+    kernel_units,
+    link,
+    mutate,
+    shim_units,
+)
+
+# The compiler takes longer than the kernels.
+OPTIMIZE = ("-O0",)
+# Orders and numbers of blocks: with one or two blocks each has to take several sets.
+SCHEDULES = (("forward", 0, ALL_BLOCKS), ("reversed", 0, 1), ("random", 1, 2))
+# On each side of the sizes at which another kernel takes over, and what fits on no chip.
+SIZES = {
+    torch.float32: (1, 31, 33, 1024, 1025, 5000, 16_384, 16_385, 20_000),
+    torch.float64: (1, 31, 33, 512, 513, 1024, 5000, 8192, 8193, 20_000),
+}
+NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+class Library(NamedTuple):
+    shim: Shim
+    objects: dict[str, Path]  # by the name of the source file
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cuda_shim")
+    kernels, scheduler = kernel_units(), shim_units()
+    jobs: list[tuple[Any, ...]] = [(unit, folder, CSRC, OPTIMIZE) for unit in kernels]
+    jobs += [(unit, folder, CSRC, ("-O2",)) for unit in scheduler]
+    objects = compile_units(jobs)
+    names = [unit.name for unit in kernels + scheduler]
+    return Library(
+        Shim(link(objects, folder / "libkernels.so")), dict(zip(names, objects, strict=True))
+    )
+
+
+@pytest.fixture
+def shim(library):
+    library.shim.configure()
+    return library.shim
+
+
+def in_every_schedule(shim, run):
+    """What run() returns: arrays, which are to be the same to the last bit each time."""
+    expected = None
+    for schedule in SCHEDULES:
+        shim.configure(*schedule)
+        found = [np.array(part) for part in run()]
+        expected = expected or found
+        for part, same in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(part, same, err_msg=str(schedule))
+    return expected
+
+
+def num_sets(n):
+    """Enough for several blocks where sets are small."""
+    return 19 if n <= 33 else 5 if n <= 1024 else 2
+
+
+def points(n, dtype, count=None):
+    return sets.contaminated(np.random.default_rng(n), count or num_sets(n), n).astype(NUMPY[dtype])
+
+
+def incoming(count, dtype):
+    """A gradient per set, of powers of two: they can be divided out again without rounding."""
+    return np.ldexp(np.where(np.arange(count) % 2, -1.0, 1.0), np.arange(count) % 7).astype(dtype)
+
+
+def solve_and_differentiate(shim, x, penalty, alpha=1.0):
+    """The forward kernel's three outputs and the gradient of x."""
+    answer = shim.forward(x, penalty, alpha)
+    return *answer, shim.backward(incoming(len(x), x.dtype), x, answer, penalty, alpha)
+
+
+def assert_right(x, y, grad_x, penalty, alpha, dtype):
+    """Answers and gradients are the reference's; alpha is a number or one for each set."""
+    seen, y = x.astype(np.float64), y.astype(np.float64)
+    gradients = grad_x.astype(np.float64) / incoming(len(x), np.float64)[:, None]
+    for i, a in enumerate(np.broadcast_to(alpha, len(x)).tolist()):
+        contract.assert_answer(y[i], seen[i], penalty, a, dtype)
+        d = contract.accuracy(y[i], a, dtype)
+        if contract.well_conditioned(y[i], d, seen[i], penalty, a):
+            contract.assert_gradient(gradients[i], y[i], seen[i], penalty, a, dtype)
+
+
+# ---- The kernels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "n"), [(dtype, n) for dtype in SIZES for n in SIZES[dtype]])
+def test_answers_and_gradients(dtype, n, penalty, shim):
+    x = points(n, dtype)
+    y, _, _, grad_x = in_every_schedule(shim, lambda: solve_and_differentiate(shim, x, penalty))
+    assert_right(x, y, grad_x, penalty, 1.0, dtype)
+
+
+def test_these_sizes_reach_every_kernel(shim):
+    for dtype, sizes in SIZES.items():
+        for n in sizes:
+            for penalty in ref.PENALTIES:
+                solve_and_differentiate(shim, points(n, dtype, 1), penalty)
+    kernels = shim.kernels()
+    missed = [name for name, launched in kernels.items() if not launched]
+    assert not missed
+    assert len(kernels) >= 2 * len(SIZES) * len(ref.PENALTIES)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
+def test_nothing_to_do(shape, penalty, dtype, shim):
+    x = np.empty(shape, NUMPY[dtype])
+    y, remainder, curvature, grad_x = solve_and_differentiate(shim, x, penalty)
+    assert y.shape == remainder.shape == curvature.shape == shape[:1]
+    assert np.isnan([y, remainder, curvature]).all()  # as they were before
+    assert grad_x.shape == shape
+
+
+@pytest.mark.parametrize("n", [32, 600, 5000, 16_500])
+def test_layout_does_not_matter(n, penalty, dtype, shim):
+    """Strided sets, merged and unmerged dims, any alignment: what contiguous ones give."""
+    count = 6 if n == 32 else 2
+    x = points(n, dtype, count)
+    grad = incoming(count, x.dtype)
+    answer = shim.forward(x, penalty)
+    gradient = shim.backward(grad, x, answer, penalty)
+    poisoned = np.full(16 * x.size, np.nan, x.dtype)
+    layouts = {
+        "transposed": (np.empty((n, count), x.dtype).T, 1),
+        "with gaps": (poisoned.reshape(2 * count, 2 * n, -1)[1::2, 1::2, 3], 1),
+        "misaligned": (poisoned[1 : 1 + x.size].reshape(count, n), 1),
+        "pooled dims apart": (poisoned.reshape(count, 4, -1)[:, :, 5 : 5 + n // 4], 1),
+        "pooled dims swapped": (np.empty((n // 4, count, 4), x.dtype).transpose(1, 2, 0), 1),
+        "sets in two dims": (np.empty((count // 2, n, 2), x.dtype).transpose(0, 2, 1), 2),
+    }
+    for seed, (name, (view, set_rank)) in enumerate(layouts.items()):
+        shim.configure(ORDERS[seed % 3], seed)
+        view[...] = x.reshape(view.shape)
+        found = shim.forward(view, penalty, set_rank=set_rank)
+        np.testing.assert_array_equal(found, answer, err_msg=name)
+        reversed_dims = np.empty(view.shape[::-1], x.dtype).T
+        for into in (np.empty_like(view), reversed_dims, np.empty(view.shape, x.dtype)):
+            into[...] = np.nan
+            shim.backward(grad, view, found, penalty, set_rank=set_rank, into=into)
+            np.testing.assert_array_equal(into.reshape(x.shape), gradient, err_msg=name)
+
+
+@pytest.mark.parametrize("n", [33, 1024, 5000])
+def test_alpha_per_set(n, penalty, dtype, shim):
+    x = points(n, dtype)
+    alpha = np.geomspace(0.5, 20, len(x)).astype(x.dtype)
+
+    def run():
+        return solve_and_differentiate(shim, x, penalty, alpha)
+
+    y, _, _, grad_x = in_every_schedule(shim, run)
+    assert_right(x, y, grad_x, penalty, alpha, dtype)
+
+
+@pytest.mark.parametrize("n", [12, 1024, 5000, 16_500])
+def test_special_sets(n, penalty, dtype, shim):
+    """NaN, infinite points and flat objectives take ways of their own through the reductions."""
+    x = points(n, dtype, 7)
+    x[0, n // 2] = math.nan
+    x[1, [0, n - 1]] = math.inf
+    x[2, [0, n // 3, n - 1]] = math.inf, math.inf, -math.inf
+    x[3] = -math.inf
+    x[4] = 0.25
+    x[5] = np.where(np.arange(n) % 2, -1, 1) * (20 + np.abs(x[5]))  # flat for Huber
+    x[6, 0] = 1e30
+    y, _, _, grad_x = in_every_schedule(shim, lambda: solve_and_differentiate(shim, x, penalty))
+    assert np.isnan(y[0])
+    assert np.isnan(grad_x[0]).all()
+    for i in range(1, len(x)):
+        seen, answer = x[i].astype(np.float64), float(y[i])
+        expected = ref.solve(seen, penalty, 1.0)
+        if not math.isfinite(expected.y):
+            np.testing.assert_equal(answer, expected.y)
+            np.testing.assert_array_equal(grad_x[i], 0 if math.isinf(answer) else math.nan)
+            continue
+        if penalty in ref.CONVEX and not np.isfinite(seen).all():
+            assert abs(answer - expected.y) <= contract.accuracy(expected.y, 1.0, dtype)
+        else:
+            contract.assert_answer(answer, seen, penalty, 1.0, dtype)
+        assert not grad_x[i, np.isinf(x[i])].any()
+    if penalty == "huber":
+        assert not grad_x[5].any()
+
+
+# ---- The shim ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=ORDERS)
+def ordered(request, shim):
+    shim.configure(request.param, seed=5)
+    return shim
+
+
+def marked_line(name):
+    lines = (HERE / "toys.cu").read_text().splitlines()
+    (line,) = [i for i, text in enumerate(lines, 1) if text.endswith(f"// at {name}")]
+    return f"toys.cu:{line}"
+
+
+def test_shuffles(ordered):
+    lane = np.arange(32)
+    expected = [
+        np.full(32, 3),
+        lane // 8 * 8 + (lane + 3) % 8,
+        np.where(lane >= 3, lane - 3, lane),
+        np.where(lane % 4 >= 2, lane - 2, lane),
+        np.where(lane + 5 < 32, lane + 5, lane),
+        np.where(lane % 16 < 15, lane + 1, lane),
+        lane ^ 16,
+        np.where(lane & 4, lane ^ 4, lane),  # a lower segment may be read, a higher one not
+        2.5 * (lane ^ 1),
+    ]
+    np.testing.assert_array_equal(ordered.toy("shuffles")[: 9 * 32], np.concatenate(expected))
+
+
+def test_votes(ordered):
+    thirds = sum(1 << i for i in range(0, 32, 3))
+    halves = np.repeat([0xFFFF, 1 << 20], 16)
+    expected = np.concatenate([np.repeat([thirds, 1, 10], 32), halves])
+    np.testing.assert_array_equal(ordered.toy("votes")[:128], expected)
+    np.testing.assert_array_equal(ordered.toy("early_return")[:21], [(1 << 20) - 1] * 20 + [np.nan])
+
+
+def test_blocks(ordered):
+    np.testing.assert_array_equal(ordered.toy("block_sum")[:3], [70 * 69 / 2] * 3)
+    expected = np.add.outer(1000 * np.arange(12), np.arange(60)).ravel()
+    np.testing.assert_array_equal(ordered.toy("indices")[:720], expected)
+    for name in ("large_shared", "threads_1024", "shared_48k"):
+        ordered.toy(name)
+
+
+def test_orders(shim):
+    seen = []
+    for order, seed in [("forward", 0), ("reversed", 0), ("random", 0), ("random", 1)]:
+        shim.configure(order, seed)
+        seen.append(shim.toy("order")[:96])
+        np.testing.assert_array_equal(shim.toy("order")[:96], seen[-1])
+    np.testing.assert_array_equal(seen[0], np.arange(96))
+    np.testing.assert_array_equal(seen[1], np.arange(96)[::-1])
+    for found in seen:
+        np.testing.assert_array_equal(np.sort(found), seen[0])
+    assert len({tuple(found) for found in seen}) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("divergent_barriers", "divergent barriers"),
+        ("missed_barrier", "deadlock: of 64 threads 40 have returned, 24 wait in __syncthreads"),
+        ("mask_without_caller", "lacks its caller, lane 31 of warp 1"),
+        ("missing_member", "deadlock: .*waits in __shfl_xor_sync .* for lane 16"),
+        ("different_collectives", "lanes of warp . meet in different collectives"),
+        ("different_masks", "mask 0xffffffff|deadlock"),
+        ("inactive_lane", "reads from inactive lane 16"),
+        ("odd_width", "width 24"),
+    ],
+)
+def test_misuse_is_reported_with_its_line(name, message, ordered):
+    with pytest.raises(ShimError, match=message) as caught:
+        ordered.toy(name)
+    assert marked_line(name) in str(caught.value)
+    ordered.toy("block_sum")  # the next launch is none the worse
+
+
+def test_unset_shared_memory_is_nan(ordered):
+    assert np.isnan(ordered.toy("unset_shared")).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("shared_overrun", "wrote outside its dynamic shared memory"),
+        ("threads_1025", "block of 1025 x 1 x 1"),
+        ("threads_0", "block of 0 x 1 x 1"),
+        ("blocks_0", "grid of 0 x 1 x 1"),
+        ("shared_above_48k", "49153 bytes of dynamic shared memory where 49152 are allowed"),
+        ("shared_above_227k", "cannot allow 232449 bytes"),
+    ],
+)
+def test_impossible_launches_are_reported(name, message, ordered):
+    with pytest.raises(ShimError, match=message):
+        ordered.toy(name)
+
+
+# ---- Broken kernels do not pass ------------------------------------------------------------------
+
+
+class Mutation(NamedTuple):
+    """The nth match of the pattern in a file is replaced; `unit` is the source that includes it."""
+
+    name: str
+    file: str
+    pattern: str
+    replacement: str
+    nth: int = 0
+    unit: str = "forward_float32.cu"
+
+
+BARRIER = r"__syncthreads\(\);"
+REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
+MUTATIONS = (
+    Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
+    Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 2),
+    Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
+    Mutation("tail of a sum", "cuda/point_set.cuh", r"i < n_;", "i + 1 < n_;"),
+    Mutation("tail of staging", "cuda/forward.cuh", r"i < n;", "i + 1 < n;"),
+    Mutation(
+        "tail of the gradient", "cuda/backward.cu", r"if \(i < n\)", "if (i <= n)", 0, "backward.cu"
+    ),
+)
+
+
+def run_probe(path, folder):
+    """What is wrong with each order's results: {} where a library is sound."""
+    out = folder / f"{path.stem}.npz"
+    command = [sys.executable, "-m", "cuda_shim.probe", path, out]
+    try:
+        done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return {"all": "no end"}
+    if done.returncode < 0:
+        return {"all": f"signal {-done.returncode}"}
+    assert done.returncode == 0, done.stderr
+    found = np.load(out)
+    wrong = {}
+    for order in ORDERS:
+        if f"{order}/error" in found:
+            wrong[order] = str(found[f"{order}/error"])
+            continue
+        try:
+            for i, x in enumerate(probe.probe_sets()):
+                for penalty in probe.PENALTIES:
+                    y, g = (found[f"{order}/{penalty}/{i}/{part}"] for part in ("y", "gradient"))
+                    g *= incoming(len(x), x.dtype)[:, None]
+                    assert_right(x, y, g, penalty, probe.ALPHA, torch.float32)
+        except AssertionError as error:
+            wrong[order] = str(error)
+    return wrong
+
+
+@pytest.fixture(scope="session")
+def mutants(library, tmp_path_factory):
+    """The libraries of all mutations, by name."""
+    folder = tmp_path_factory.mktemp("mutants")
+    jobs = []
+    for i, mutation in enumerate(MUTATIONS):
+        into = folder / str(i)
+        into.mkdir()
+        csrc = mutate(into, mutation.file, mutation.pattern, mutation.replacement, mutation.nth)
+        jobs.append((csrc / "cuda" / mutation.unit, into, csrc, OPTIMIZE))
+    libraries = {}
+    for mutation, compiled in zip(MUTATIONS, compile_units(jobs), strict=True):
+        rest = [o for name, o in library.objects.items() if name != mutation.unit]
+        libraries[mutation.name] = link([compiled, *rest], compiled.parent / "libmutant.so")
+    return libraries
+
+
+def test_a_sound_library_passes_the_probe(library, tmp_path):
+    assert run_probe(library.shim.path, tmp_path) == {}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+def test_mutation_is_caught(mutation, mutants, tmp_path):
+    wrong = run_probe(mutants[mutation.name], tmp_path)
+    assert wrong, "no order of threads shows it"
+    print("\n".join(f"{order}: {what[:200]}" for order, what in wrong.items()))
+
+
+def test_a_mutation_that_finds_nothing_fails(tmp_path):
+    with pytest.raises(AssertionError, match="0 matches"):
+        mutate(tmp_path, "cuda/team.cuh", "no such text", "")
+
+
+def test_the_kernels_need_no_header_of_torch():
+    for file in sorted((CSRC / "cuda").iterdir()):
+        assert not re.search(r"#include <(torch|ATen|c10)/", file.read_text()), file.name
