@@ -32,11 +32,14 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
     x, penalty, alpha_value, alpha, dim = inputs[:5]
     y, remainder, curvature = output
     ctx.mark_non_differentiable(remainder, curvature)
+    ctx.set_materialize_grads(False)  # no zeros are made for those two
     ctx.save_for_backward(x, y, remainder, curvature, alpha)
     ctx.penalty, ctx.alpha_value, ctx.dim = penalty, alpha_value, dim
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
     x, y, remainder, curvature, alpha = ctx.saved_tensors
     grad_x = torch.ops.ddn._robust_pool_backward(
         grad, x, y, remainder, curvature, ctx.penalty, ctx.alpha_value, alpha, ctx.dim

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import contract
 import numpy as np
@@ -17,6 +17,7 @@ import reference as ref
 import sets
 import torch
 from cuda_shim import probe
+from cuda_shim.mutations import MUTATIONS, mutate
 from cuda_shim.shim import (
     ALL_BLOCKS,
     CSRC,
@@ -27,7 +28,6 @@ from cuda_shim.shim import (
     compile_units,
     kernel_units,
     link,
-    mutate,
     shim_units,
 )
 
@@ -52,7 +52,7 @@ class Library(NamedTuple):
 def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cuda_shim")
     kernels, scheduler = kernel_units(), shim_units()
-    jobs: list[tuple[Any, ...]] = [(unit, folder, CSRC, OPTIMIZE) for unit in kernels]
+    jobs = [(unit, folder, CSRC, OPTIMIZE) for unit in kernels]
     jobs += [(unit, folder, CSRC, ("-O2",)) for unit in scheduler]
     objects = compile_units(jobs)
     names = [unit.name for unit in kernels + scheduler]
@@ -314,31 +314,6 @@ def test_impossible_launches_are_reported(name, message, ordered):
 # ---- Broken kernels do not pass ------------------------------------------------------------------
 
 
-class Mutation(NamedTuple):
-    """The nth match of the pattern in a file is replaced; `unit` is the source that includes it."""
-
-    name: str
-    file: str
-    pattern: str
-    replacement: str
-    nth: int = 0
-    unit: str = "forward_float32.cu"
-
-
-BARRIER = r"__syncthreads\(\);"
-REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
-MUTATIONS = (
-    Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
-    Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 2),
-    Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
-    Mutation("tail of a sum", "cuda/point_set.cuh", r"i < n_;", "i + 1 < n_;"),
-    Mutation("tail of staging", "cuda/forward.cuh", r"i < n;", "i + 1 < n;"),
-    Mutation(
-        "tail of the gradient", "cuda/backward.cu", r"if \(i < n\)", "if (i <= n)", 0, "backward.cu"
-    ),
-)
-
-
 def run_probe(path, folder):
     """What is wrong with each order's results: {} where a library is sound."""
     out = folder / f"{path.stem}.npz"
@@ -375,7 +350,7 @@ def mutants(library, tmp_path_factory):
     for i, mutation in enumerate(MUTATIONS):
         into = folder / str(i)
         into.mkdir()
-        csrc = mutate(into, mutation.file, mutation.pattern, mutation.replacement, mutation.nth)
+        csrc = mutate(into, mutation)
         jobs.append((csrc / "cuda" / mutation.unit, into, csrc, OPTIMIZE))
     libraries = {}
     for mutation, compiled in zip(MUTATIONS, compile_units(jobs), strict=True):
@@ -397,7 +372,7 @@ def test_mutation_is_caught(mutation, mutants, tmp_path):
 
 def test_a_mutation_that_finds_nothing_fails(tmp_path):
     with pytest.raises(AssertionError, match="0 matches"):
-        mutate(tmp_path, "cuda/team.cuh", "no such text", "")
+        mutate(tmp_path, MUTATIONS[0]._replace(pattern="no such text"))
 
 
 def test_the_kernels_need_no_header_of_torch():

@@ -8,7 +8,6 @@ import ctypes
 import math
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,20 +60,6 @@ def kernel_units(csrc: Path = CSRC) -> list[Path]:
 
 def shim_units() -> list[Path]:
     return sorted([*HERE.glob("*.cpp"), *HERE.glob("*.cu")])
-
-
-def mutate(folder: Path, file: str, pattern: str, replacement: str, nth: int = 0) -> Path:
-    """A copy of csrc/ in which the nth match of the pattern in the file is replaced."""
-    csrc = folder / "csrc"
-    shutil.copytree(CSRC, csrc)
-    text = (csrc / file).read_text()
-    matches = list(re.finditer(pattern, text))
-    assert len(matches) > nth, f"{file} has {len(matches)} matches of {pattern!r}"
-    match = matches[nth]
-    mutated = text[: match.start()] + match.expand(replacement) + text[match.end() :]
-    assert mutated != text
-    (csrc / file).write_text(mutated)
-    return csrc
 
 
 class Answer(NamedTuple):
@@ -207,7 +192,7 @@ class Shim:
         return {
             name: bool(self._c.shim_was_launched(ctypes.c_void_p(base + address)))
             for name, address in addresses.items()
-            if re.search(r"\(ddn::(For|Back)wardArgs\)$", name)
+            if re.search(r"^void ddn::cuda::.*\(ddn::(For|Back)wardArgs\)$", name)
         }
 
     def _penalty(self, name: str) -> int:

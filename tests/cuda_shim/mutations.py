@@ -1,0 +1,48 @@
+"""Ways to break the kernels that the tests have to notice, as replacements in their text."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from cuda_shim.shim import CSRC
+
+
+class Mutation(NamedTuple):
+    """The nth match of the pattern in a file is replaced; `unit` is the source that includes it."""
+
+    name: str
+    file: str
+    pattern: str
+    replacement: str
+    nth: int = 0
+    unit: str = "forward_float32.cu"
+
+
+BARRIER = r"__syncthreads\(\);"
+REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
+MUTATIONS = (
+    Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
+    Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 2),
+    Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
+    Mutation("tail of a sum", "cuda/point_set.cuh", r"i < n_;", "i + 1 < n_;"),
+    Mutation("tail of staging", "cuda/forward.cuh", r"i < n;", "i + 1 < n;"),
+    Mutation(
+        "tail of the gradient", "cuda/backward.cu", r"if \(i < n\)", "if (i <= n)", 0, "backward.cu"
+    ),
+)
+
+
+def mutate(folder: Path, mutation: Mutation) -> Path:
+    """A copy of csrc/ in the folder, with the mutation."""
+    csrc = folder / "csrc"
+    shutil.copytree(CSRC, csrc)
+    file = csrc / mutation.file
+    text = file.read_text()
+    matches = list(re.finditer(mutation.pattern, text))
+    assert len(matches) > mutation.nth, f"{len(matches)} matches of {mutation}"
+    match = matches[mutation.nth]
+    mutated = text[: match.start()] + match.expand(mutation.replacement) + text[match.end() :]
+    assert mutated != text
+    file.write_text(mutated)
+    return csrc
