@@ -35,11 +35,11 @@ __global__ void __launch_bounds__(block_threads, 2) forward_on_chip(const Forwar
   for (int64_t set = static_cast<int64_t>(blockIdx.x) * teams + team; set < args.layout.num_sets;
        set += step) {
     const T* const x = static_cast<const T*>(args.x) + args.layout.sets.offset(set);
-    Team::sync();  // the set before is done with the buffer
+    // Each thread reads back only the points that it put there itself (see PointSet), so there is
+    // no barrier around this loop.
     for (int64_t i = Team::rank(); i < n; i += Team::threads) {
       points[i] = x[args.layout.points.offset(i)];
     }
-    Team::sync();
     solve_set<P, T, Team>(args, set, Consecutive<T>{points});
   }
 }

@@ -34,7 +34,6 @@ struct Warp {
   static constexpr int threads = warp_size;
 
   static __device__ __forceinline__ int rank() { return threadIdx.x % warp_size; }
-  static __device__ __forceinline__ void sync() { __syncwarp(full_mask); }
 
   template <class Op, int count>
   static __device__ __forceinline__ void reduce(double (&values)[count]) {
@@ -48,7 +47,6 @@ struct Block {
   static constexpr int warps = block_threads / warp_size;
 
   static __device__ __forceinline__ int rank() { return threadIdx.x; }
-  static __device__ __forceinline__ void sync() { __syncthreads(); }
 
   template <class Op, int count>
   static __device__ __forceinline__ void reduce(double (&values)[count]) {

@@ -23,7 +23,7 @@ BARRIER = r"__syncthreads\(\);"
 REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
 MUTATIONS = (
     Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
-    Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 2),
+    Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
     Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
     Mutation("tail of a sum", "cuda/point_set.cuh", r"i < n_;", "i + 1 < n_;"),
     Mutation("tail of staging", "cuda/forward.cuh", r"i < n;", "i + 1 < n;"),

@@ -18,8 +18,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
-# Kernels in which _longjmp moves between stacks, which fortified it takes for an attack, and whose
-# functions keep an address of their own, by which the launched ones are told apart.
+# A fortified longjmp refuses to move between stacks. Functions with the same code stay apart, since
+# kernels are told from each other by their addresses.
 FLAGS = ("-std=c++17", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-ipa-icf", "-DDDN_CUDA_SHIM")
 MARGIN = 64  # numbers on either side of an output that a kernel must not touch
 
