@@ -70,9 +70,9 @@ def build_info() -> BuildInfo:
 
     Returns:
         A dict with `version` (of ddn_cuda), `torch` (the version it was built with), `cuda` (the
-        toolkit's version, None for a CPU build), `cuda_archs` (the architectures it holds code for, as
-        in TORCH_CUDA_ARCH_LIST, or None) and `cpu_isa` (the instruction set of the CPU kernels on this
-        machine: "avx512", "avx2" or "base").
+        toolkit's version, None for a CPU build), `cuda_archs` (the architectures it holds code for,
+        as in TORCH_CUDA_ARCH_LIST, or None) and `cpu_isa` (the instruction set of the CPU kernels
+        on this machine: "avx512", "avx2" or "base").
     """
     module = load()
     return BuildInfo(

@@ -36,9 +36,9 @@ def robust_pool(
 ) -> Tensor:
     r"""Pools dims of a tensor to y = argmin_u sum_i phi(u - x_i; alpha).
 
-    Each set of points along `dim` is solved by itself: its answer, to the last bit, does not depend on
-    what else is in the batch. The gradient comes from the implicit function theorem,
-    dy/dx_i = phi''(y - x_i) / sum_j phi''(y - x_j); where that sum vanishes (Huber, two equal clusters
+    Each set of points along `dim` is solved by itself: its answer, to the last bit, does not depend
+    on what else is in the batch. The gradient comes from the implicit function theorem, dy/dx_i =
+    phi''(y - x_i) / sum_j phi''(y - x_j); where that sum vanishes (Huber, two equal clusters
     further apart than 2 alpha) it is zero.
 
     ===================== ===== ============================================ ======
@@ -54,38 +54,40 @@ def robust_pool(
     Args:
         x: points, any shape, float32 or float64, any strides.
         penalty: a name or short name of the table.
-        alpha: the scale of the penalty, in the units of x: residuals beyond it count as outliers. A float
-            from 1e-15 to 1e15 (float32) or 1e-30 to 1e30 (float64), or a floating-point tensor on x's
-            device that broadcasts against the output with `keepdim=True`, such as one value per channel.
-            The values of a tensor are not looked at: one that is not positive and finite gives its set NaN.
+        alpha: the scale of the penalty, in the units of x: residuals beyond it count as outliers. A
+            float from 1e-15 to 1e15 (float32) or 1e-30 to 1e30 (float64), or a floating-point
+            tensor on x's device that broadcasts against the output with `keepdim=True`, such as one
+            value per channel. The values of a tensor are not looked at: one that is not positive
+            and finite gives its set NaN.
         dim: the dim or dims to pool, together; `()` pools all.
         keepdim: whether pooled dims stay, with size 1.
         weight: reserved; None.
-        solver: "local" or "global". The convex penalties have no local minima but the global one. For
-            "welsch" and "truncated_quadratic" only "local" is there: the minimum that a safeguarded
-            descent reaches from the Huber answer at the same alpha (where no point lies within alpha of
-            that, from the point nearest to it, the smaller of two).
-        max_iter: bound on the passes over a set; a solve stopped by it returns its last iterate, and the
-            gradient is the formula above at that point. None: until done.
-        tol: accepted size of the last Newton step, in units of alpha. None: 1e-6 in float32 and 1e-12 in
-            float64.
+        solver: "local" or "global". The convex penalties have no local minima but the global one.
+            For "welsch" and "truncated_quadratic" only "local" is there: the minimum that a
+            safeguarded descent reaches from the Huber answer at the same alpha (where no point lies
+            within alpha of that, from the point nearest to it, the smaller of two).
+        max_iter: bound on the passes over a set; a solve stopped by it returns its last iterate,
+            and the gradient is the formula above at that point. None: until done.
+        tol: accepted size of the last Newton step, in units of alpha. None: 1e-6 in float32 and
+            1e-12 in float64.
         return_info: reserved; False.
         validate: also check the values in an alpha tensor, which waits for the device.
 
     Returns:
         A tensor of x's dtype and device, with x's shape less the pooled dims.
 
-    A set with a NaN gives NaN, and NaN gradients, to itself alone. A point at infinity attracts nobody in
-    "welsch" and "truncated_quadratic" while a finite one is there, pulls like any other far point in
-    "pseudo_huber" and "huber", and its gradient is zero.
+    A set with a NaN gives NaN, and NaN gradients, to itself alone. A point at infinity attracts
+    nobody in "welsch" and "truncated_quadratic" while a finite one is there, pulls like any other
+    far point in "pseudo_huber" and "huber", and its gradient is zero.
 
     Raises:
         TypeError: x or alpha is of a dtype that is no real floating point.
-        ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above, alpha
-            does not broadcast or is on another device, or a pooled dim is empty.
+        ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above,
+            alpha does not broadcast or is on another device, or a pooled dim is empty.
         IndexError: dim is out of range.
-        NotImplementedError: x is float16 or bfloat16, alpha is a tensor that requires grad, weight is not
-            None, return_info is True, or solver is "global" for a penalty that is not convex.
+        NotImplementedError: x is float16 or bfloat16, alpha is a tensor that requires grad, weight
+            is not None, return_info is True, or solver is "global" for a penalty that is not
+            convex.
 
     Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
     proposition 4.4 (the gradient) and section 5.2 (the penalties).

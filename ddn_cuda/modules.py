@@ -22,7 +22,8 @@ class RobustPool(nn.Module):
         - output: the input's shape less the pooled dims.
 
     Raises:
-        ValueError: alpha is not positive and finite. All other arguments are checked by the first call.
+        ValueError: alpha is not positive and finite. All other arguments are checked by the first
+            call.
 
     Example:
         >>> pool = RobustPool("huber", alpha=0.5, dim=-1)
