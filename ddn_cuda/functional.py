@@ -69,7 +69,7 @@ def robust_pool(
         max_iter: bound on the passes over a set; a solve stopped by it returns its last iterate,
             and the gradient is the formula above at that point. None: until done.
         tol: accepted size of the last Newton step, in units of alpha. None: 1e-6 in float32 and
-            1e-12 in float64.
+            1e-12 in float64, of alpha or of the range of the set where that is smaller.
         return_info: reserved; False.
         validate: also check the values in an alpha tensor, which waits for the device.
 

@@ -15,15 +15,16 @@ class RobustPool(nn.Module):
 
     Args:
         penalty, dim, keepdim, solver, max_iter, tol: as in `robust_pool`.
-        alpha: the scale of the penalty, a positive finite float in the units of the input.
+        alpha: the scale of the penalty, in the units of the input: a float from 1e-30 to 1e30 (for
+            float32 input, from 1e-15 to 1e15).
 
     Shape:
         - input: any shape, float32 or float64.
         - output: the input's shape less the pooled dims.
 
     Raises:
-        ValueError: alpha is not positive and finite. All other arguments are checked by the first
-            call.
+        TypeError: alpha is no number.
+        ValueError: alpha is out of range. All other arguments are checked by the first call.
 
     Example:
         >>> pool = RobustPool("huber", alpha=0.5, dim=-1)
@@ -45,8 +46,10 @@ class RobustPool(nn.Module):
         tol: float | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < alpha < float("inf"):
-            raise ValueError(f"RobustPool: `alpha` is {alpha!r}; expected a positive finite float")
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+            raise TypeError(f"RobustPool: `alpha` is {alpha!r}; expected a float")
+        if not 1e-30 <= alpha <= 1e30:
+            raise ValueError(f"RobustPool: `alpha` is {alpha!r}; expected a float in 1e-30 to 1e30")
         self.penalty = penalty
         self.dim = dim
         self.keepdim = keepdim

@@ -11,7 +11,7 @@
 //   else, slope there points at far      ->  near = trial
 //   else                                 ->  far = near, near = trial
 //
-// So the result's objective is never above that of the start, and for a convex objective this is
+// So the objective at `near` is never above that at the start, and for a convex objective this is
 // the usual bracket of a root of f'.
 //
 // Note: [The bound on the passes]
@@ -27,9 +27,15 @@ namespace ddn {
 struct Sums {
   double slope = 0;
   double curvature = 0;
-  double depth = 0;
+  double depth = 0;               // where P::has_depth
   double absolute_curvature = 0;  // sum |curvature|; non-convex penalties only
 };
+
+// The curvature that a small step does not take away.
+template <class P>
+DDN_HD double lasting_curvature(const Sums& at) {
+  return P::has_flats ? at.depth : at.curvature;
+}
 
 struct DescentOptions {
   double alpha;
@@ -89,7 +95,7 @@ class Descent {
   DDN_HD bool stationary(const Sums& at) const {
     const double range = hi_ - lo_;
     const double noise = options_.rounding * mass(at);
-    const double accepted = options_.step * at.curvature;
+    const double accepted = options_.step * lasting_curvature<P>(at);
     const double floor = noise * (range < options_.alpha ? range : options_.alpha);
     return ::fabs(at.slope) <= (accepted > floor ? accepted : floor) &&
            (P::convex || at.curvature >= -4 * noise);
@@ -98,11 +104,12 @@ class Descent {
   DDN_HD double step() const {
     const double newton = -near_.slope / near_.curvature;
     if (P::convex) return newton;  // NaN or infinite without curvature
-    // Where curvature is scarce, the minimiser of the quadratic that touches the objective here and
-    // lies above it everywhere (mean shift): it descends, however far away it leads. Its curvature
-    // sums phi'(z)/z, which is `depth` for Welsch and, with the count of the points inside, at
-    // least that for the truncated quadratic, where it is Newton's step.
-    if (near_.curvature > 0.1 * near_.depth && ::fabs(newton) <= options_.alpha) return newton;
+    // Where there is none, or Newton's step leads out of its neighbourhood, the minimiser of the
+    // quadratic that touches the objective here and lies above it everywhere (mean shift): it
+    // descends, however far away it leads. Its curvature sums phi'(z)/z, which is `depth` for
+    // Welsch and, with the count of the points inside, at least that for the truncated quadratic,
+    // where it is Newton's step.
+    if (near_.curvature > 0 && ::fabs(newton) <= options_.alpha) return newton;
     return -near_.slope / (near_.curvature > near_.depth ? near_.curvature : near_.depth);
   }
 

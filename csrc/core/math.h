@@ -61,6 +61,21 @@ DDN_HD V clip(V x, V bound) {
 
 DDN_HD bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }
 
+// A sum whose rounding errors are kept and added at the end (Knuth's TwoSum): right to the last few
+// bits however many terms there are. V: double, or a SIMD vector of doubles.
+template <class V>
+struct CompensatedSum {
+  V sum{}, error{};
+
+  DDN_HD void add(V x) {
+    const V next = sum + x;
+    const V part = next - sum;
+    error += (sum - (next - part)) + (x - part);
+    sum = next;
+  }
+  DDN_HD V total() const { return sum + error; }
+};
+
 // The doubles in their order as integers: neighbours differ by one, -0 and +0 are neighbours.
 DDN_HD int64_t ordinal(double x) {
   int64_t bits;

@@ -12,7 +12,7 @@
 // curvature(z_i) / sum(curvature), for every penalty.
 //
 // Besides, a penalty says whether it is `convex`, whether its answer `is_mean`, and whether its
-// minimisers can fill an interval (`has_flats`).
+// minimisers can fill an interval (`has_flats`), and whether its depth is summed (`has_depth`).
 //
 // To add a penalty: write its struct, append it to `Penalties`; README.md has the remaining two
 // places (its row in the docs, its entry in tests/reference.py).
@@ -37,7 +37,7 @@ template <class V>
 struct Terms {
   V slope;
   V curvature;
-  V depth;  // of the non-convex penalties only
+  V depth;  // of the non-convex penalties; for Huber, see there
 };
 
 struct Quadratic {
@@ -46,6 +46,7 @@ struct Quadratic {
   static constexpr bool convex = true;
   static constexpr bool is_mean = true;
   static constexpr bool has_flats = false;
+  static constexpr bool has_depth = false;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
@@ -59,6 +60,7 @@ struct PseudoHuber {
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
+  static constexpr bool has_depth = false;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
@@ -78,12 +80,16 @@ struct Huber {
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = true;
+  static constexpr bool has_depth = true;
 
-  // A point at distance alpha exactly counts as inside.
+  // A point at distance alpha exactly counts as inside. It ceases to at the next small step:
+  // `depth` counts the points whose curvature lasts.
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
-    return {clip(z, a.alpha), absolute(z) <= a.alpha ? one : zero, zero};
+    const V distance = absolute(z);
+    return {clip(z, a.alpha), distance <= a.alpha ? one : zero,
+            distance < a.alpha * Math<V>::splat(1 - 1e-5) ? one : zero};
   }
 };
 
@@ -93,6 +99,7 @@ struct Welsch {
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
+  static constexpr bool has_depth = true;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
@@ -111,6 +118,7 @@ struct TruncatedQuadratic {
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
+  static constexpr bool has_depth = true;
 
   // A point at distance alpha exactly counts as inside.
   template <class V>

@@ -121,7 +121,7 @@ DDN_HD Iterate descend_to_accuracy(const Set& set, double start, double lo, doub
   Iterate it = descend<P, Real>(set, start, lo, hi, problem, passes_left);
   if (sizeof(Real) < sizeof(double) && !it.stopped) {
     const double mass = P::convex ? set.count() : it.at.depth;
-    if (!(it.at.curvature >= mass / 16)) {
+    if (!(lasting_curvature<P>(it.at) >= mass / 16)) {
       it = descend<P, double>(set, it.u, lo, hi, problem, passes_left);
     }
   }
@@ -134,9 +134,8 @@ DDN_HD Iterate descend_to_accuracy(const Set& set, double start, double lo, doub
 // first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
 template <class Set>
 DDN_HD bool find_flat(const Set& set, double lo, double hi, const Problem& problem, Iterate& it) {
-  // At the end of a flat stretch only points of one side lie within alpha: at most half.
   const double n = set.count();
-  if (it.stopped || it.at.curvature > 0.5 * n) return false;
+  if (it.stopped || lasting_curvature<Huber>(it.at) > 0) return false;
   const double step = accepted_step<typename Set::Real>(problem, lo, hi);
   const double slack = 4 * step + 4e-16 * ::fabs(it.u);
   const double radius = problem.alpha - slack;
@@ -163,14 +162,15 @@ DDN_HD double robust_start(const Set& set, double start, double lo, double hi,
                            const Problem& problem, int64_t& passes_left) {
   Iterate it = descend_to_accuracy<Huber>(set, start, lo, hi, problem, passes_left);
   if (it.stopped) return it.u;
-  const bool alone = find_flat(set, lo, hi, problem, it) || it.at.curvature == 0;
-  return alone ? nearest_point(set, it.u) : it.u;
+  // The middle of a flat stretch is as far from the one side as from the other.
+  if (find_flat(set, lo, hi, problem, it)) return set.around(it.u, 0).below;
+  return it.at.curvature == 0 ? nearest_point(set, it.u) : it.u;
 }
 
 }  // namespace detail
 
 // What needs no descent: sets with points that are not finite, means, sets of equal points. Returns
-// true with the solution, else narrows [lo, hi] to a bracket of the minimisers.
+// true with the solution, else makes [lo, hi] a bracket of the minimisers.
 template <class P, class Set>
 DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solution& solution) {
   using detail::infinity;

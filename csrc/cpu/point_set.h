@@ -4,8 +4,9 @@
 // It depends on the number of points alone. Points are cut into chunks of `chunk_points`; a chunk
 // into blocks of `block_vectors` SIMD vectors, whose terms are added lane by lane in the precision
 // of the terms and then, once a block, to sums in double precision; the lanes are added by halves,
-// and the chunks from first to last. Seven additions in single precision keep the error of any sum
-// below 3.5 eps of the sum of magnitudes, however large the set.
+// and the chunks from first to last. Long sums of doubles keep their rounding errors. So the seven
+// additions within a block decide the error of a mean: below 3.5 eps of the mean magnitude, however
+// large the set.
 #pragma once
 
 #include <algorithm>
@@ -54,8 +55,8 @@ Sums chunk_sums(const T* x, int64_t n, double u, double alpha) {
         const Terms<Lanes> t = P::terms(residual(points, base, offset), a);
         slope += mask ? t.slope : zero;
         curvature += mask ? t.curvature : zero;
+        if constexpr (P::has_depth) depth += mask ? t.depth : zero;
         if constexpr (!P::convex) {
-          depth += mask ? t.depth : zero;
           absolute_curvature += mask ? absolute(t.curvature) : zero;
         }
       },
@@ -63,17 +64,21 @@ Sums chunk_sums(const T* x, int64_t n, double u, double alpha) {
         slopes.add(slope);
         curvatures.add(curvature);
         slope = curvature = zero;
-        if constexpr (!P::convex) {
+        if constexpr (P::has_depth) {
           depths.add(depth);
+          depth = zero;
+        }
+        if constexpr (!P::convex) {
           absolute_curvatures.add(absolute_curvature);
-          depth = absolute_curvature = zero;
+          absolute_curvature = zero;
         }
       });
   return {slopes.total(), curvatures.total(), depths.total(), absolute_curvatures.total()};
 }
 
 struct ChunkSurvey {
-  double sum, lo, hi;
+  CompensatedSum<double> sum;
+  double lo, hi;
 };
 
 template <class T>
@@ -94,7 +99,7 @@ ChunkSurvey chunk_survey(const T* x, int64_t n) {
         total.add(sum);
         sum = zero;
       });
-  ChunkSurvey survey{total.total(), detail::infinity, -detail::infinity};
+  ChunkSurvey survey{{total.total(), 0}, detail::infinity, -detail::infinity};
   for (int lane = 0; lane < VectorOf<T>::lanes; ++lane) {
     survey.lo = smaller(static_cast<double>(lo[lane]), survey.lo);
     survey.hi = larger(static_cast<double>(hi[lane]), survey.hi);
@@ -160,11 +165,11 @@ class PointSet {
     const ChunkSurvey all =
         over_chunks<ChunkSurvey>([](const T* x, int64_t n) { return chunk_survey(x, n); },
                                  [](ChunkSurvey& all, const ChunkSurvey& one) {
-                                   all.sum += one.sum;
+                                   all.sum.add(one.sum.sum);
                                    all.lo = smaller(one.lo, all.lo);
                                    all.hi = larger(one.hi, all.hi);
                                  });
-    return {all.sum / count(), all.lo, all.hi, 0, 0, 0};
+    return {all.sum.total() / count(), all.lo, all.hi, 0, 0, 0};
   }
 
   Survey careful_survey() const {
@@ -180,10 +185,12 @@ class PointSet {
     }
     // Divided first: the sum may overflow where the mean does not.
     const double finite = count() - survey.positive_infinities - survey.negative_infinities;
+    CompensatedSum<double> mean;
     for (int64_t i = 0; i < n_; ++i) {
       const double x = static_cast<double>(x_[i]);
-      if (is_finite(x)) survey.mean += x / finite;
+      if (is_finite(x)) mean.add(x / finite);
     }
+    survey.mean = mean.total();
     return survey;
   }
 

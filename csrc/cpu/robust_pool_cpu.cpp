@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace ddn::cpu {
 
@@ -42,6 +44,10 @@ Kernels choose() {
     if (!kernels.available) continue;
     if (best == nullptr) best = &kernels;
     if (asked != nullptr && std::strcmp(asked, kernels.name) == 0) return kernels;
+  }
+  if (asked != nullptr) {
+    throw std::runtime_error(std::string("ddn_cuda: DDN_CPU_ISA is '") + asked +
+                             "'; expected avx512, avx2 or base, and one that this machine has");
   }
   return *best;
 }

@@ -66,7 +66,8 @@ DDN_HD auto first_lanes(int count) {
   return index < static_cast<V>(count);
 }
 
-// Adds each half of a float vector to a double vector.
+// Sums in double precision: of float vectors, whose halves go to one vector each, or of double
+// vectors, with the rounding errors in the second one.
 struct DoublePair {
   Vector<double> low{}, high{};
 
@@ -76,7 +77,12 @@ struct DoublePair {
     low += __builtin_convertvector(half[0], Vector<double>);
     high += __builtin_convertvector(half[1], Vector<double>);
   }
-  DDN_HD void add(Vector<double> x) { low += x; }
+  DDN_HD void add(Vector<double> x) {
+    CompensatedSum<Vector<double>> compensated{low, high};
+    compensated.add(x);
+    low = compensated.sum;
+    high = compensated.error;
+  }
 
   // In a fixed order.
   DDN_HD double total() const {

@@ -45,14 +45,14 @@ class PointSet {
     const V base = static_cast<V>(at.base);
     const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha)};
     V slope = 0, curvature = 0, depth = 0, absolute_curvature = 0;
-    double totals[P::convex ? 2 : 4] = {};
+    double totals[P::convex ? (P::has_depth ? 3 : 2) : 4] = {};
     for_each(
         [&](T x) {
           const Terms<V> t = P::terms(residual(static_cast<V>(x), base, at.offset), a);
           slope += t.slope;
           curvature += t.curvature;
+          if constexpr (P::has_depth) depth += t.depth;
           if constexpr (!P::convex) {
-            depth += t.depth;
             absolute_curvature += absolute(t.curvature);
           }
         },
@@ -60,26 +60,27 @@ class PointSet {
           totals[0] += static_cast<double>(slope);
           totals[1] += static_cast<double>(curvature);
           slope = curvature = 0;
-          if constexpr (!P::convex) {
+          if constexpr (P::has_depth) {
             totals[2] += static_cast<double>(depth);
+            depth = 0;
+          }
+          if constexpr (!P::convex) {
             totals[3] += static_cast<double>(absolute_curvature);
-            depth = absolute_curvature = 0;
+            absolute_curvature = 0;
           }
         });
     Team::template reduce<Add>(totals);
     Sums sums;
     sums.slope = totals[0];
     sums.curvature = totals[1];
-    if constexpr (!P::convex) {
-      sums.depth = totals[2];
-      sums.absolute_curvature = totals[3];
-    }
+    if constexpr (P::has_depth) sums.depth = totals[2];
+    if constexpr (!P::convex) sums.absolute_curvature = totals[3];
     return sums;
   }
 
   __device__ __forceinline__ Survey survey() const {
     T sum = 0;
-    double total[1] = {};
+    CompensatedSum<double> sums;
     double ends[2] = {-detail::infinity, -detail::infinity};  // of -lo and hi
     for_each(
         [&](T x) {
@@ -88,9 +89,10 @@ class PointSet {
           ends[1] = larger(static_cast<double>(x), ends[1]);
         },
         [&] {
-          total[0] += static_cast<double>(sum);
+          sums.add(static_cast<double>(sum));
           sum = 0;
         });
+    double total[1] = {sums.total()};
     Team::template reduce<Add>(total);
     Team::template reduce<Larger>(ends);
     return {total[0] / count(), -ends[0], ends[1], 0, 0, 0};
@@ -114,13 +116,14 @@ class PointSet {
     Team::template reduce<Larger>(ends);
     // Divided first: the sum may overflow where the mean does not.
     const double finite = count() - counts[0] - counts[1];
-    double mean[1] = {};
+    CompensatedSum<double> sums;
     for_each(
         [&](T point) {
           const double x = static_cast<double>(point);
-          if (is_finite(x)) mean[0] += x / finite;
+          if (is_finite(x)) sums.add(x / finite);
         },
         [] {});
+    double mean[1] = {sums.total()};
     Team::template reduce<Add>(mean);
     return {mean[0], -ends[0], ends[1], counts[0], counts[1], counts[2]};
   }

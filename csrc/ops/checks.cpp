@@ -13,6 +13,8 @@ namespace ddn {
 
 void check_points(const at::Tensor& x) {
   TORCH_CHECK_TYPE(x.defined(), "robust_pool: `x` is None; expected a tensor");
+  TORCH_CHECK_TYPE(x.layout() == at::kStrided, "robust_pool: `x` has layout ", x.layout(),
+                   "; expected a dense (strided) tensor");
   const at::ScalarType dtype = x.scalar_type();
   TORCH_CHECK_TYPE(at::isFloatingType(dtype), "robust_pool: `x` has dtype ", dtype,
                    "; expected a real floating-point tensor (Float, Double)");

@@ -1,0 +1,59 @@
+"""The CPU kernels of every instruction set that this machine has give the promised answers."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import ddn_cuda
+
+# In a process of its own, since the instruction set is chosen once: names the one in use, and prints
+# the largest error against float64 answers of the reference, in units of what is allowed.
+PROGRAM = """
+import contract, numpy as np, reference as ref, sets, torch, ddn_cuda
+worst = 0.0
+for penalty in ("quadratic", "pseudo_huber", "huber"):
+    for n in (1, 7, 49, 1000, 20_000):
+        points = sets.contaminated(np.random.default_rng(n), 3, n)
+        for dtype in (torch.float32, torch.float64):
+            x = torch.tensor(points, dtype=dtype, requires_grad=True)
+            y = ddn_cuda.robust_pool(x, penalty)
+            y.sum().backward()
+            assert torch.allclose(x.grad.sum(-1), torch.ones(3, dtype=dtype), atol=1e-4)
+            for row, answer in zip(x.detach().double().numpy(), y.tolist()):
+                contract.assert_answer(answer, row, penalty, 1.0, dtype)
+for penalty in ("welsch", "truncated_quadratic"):
+    for dtype in (torch.float32, torch.float64):
+        x = torch.tensor(sets.contaminated(np.random.default_rng(0), 3, 1000), dtype=dtype)
+        for row, answer in zip(x.double().numpy(), ddn_cuda.robust_pool(x, penalty).tolist()):
+            contract.assert_answer(answer, row, penalty, 1.0, dtype)
+print(ddn_cuda.build_info()["cpu_isa"])
+"""
+
+WIDEST_FIRST = ["avx512", "avx2", "base"]
+
+
+def run(isa):
+    tests = os.path.dirname(os.path.abspath(__file__))
+    path = os.pathsep.join([os.path.dirname(tests), tests])
+    environment = {**os.environ, "DDN_CPU_ISA": isa, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("isa", WIDEST_FIRST)
+def test_answers(isa):
+    widest = ddn_cuda.build_info()["cpu_isa"]
+    if WIDEST_FIRST.index(isa) < WIDEST_FIRST.index(widest):
+        pytest.skip(f"this machine has {widest} at best")
+    done = run(isa)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [isa]
+
+
+def test_an_unknown_instruction_set_raises():
+    done = run("sse9")
+    assert done.returncode != 0
+    assert "DDN_CPU_ISA is 'sse9'; expected avx512, avx2 or base" in done.stderr
