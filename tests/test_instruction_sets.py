@@ -8,8 +8,8 @@ import pytest
 
 import ddn_cuda
 
-# In a process of its own, since the instruction set is chosen once: names the one in use, and prints
-# the largest error against float64 answers of the reference, in units of what is allowed.
+# In a process of its own, since the instruction set is chosen once. Asserts the answers, then prints
+# the name of the instruction set in use.
 PROGRAM = """
 import contract, numpy as np, reference as ref, sets, torch, ddn_cuda
 worst = 0.0
