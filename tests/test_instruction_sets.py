@@ -8,8 +8,8 @@ import pytest
 
 import ddn_cuda
 
-# In a process of its own, since the instruction set is chosen once. Asserts the answers, then prints
-# the name of the instruction set in use.
+# In a process of its own, since the instruction set is chosen once. Asserts the answers, then
+# prints the name of the instruction set in use.
 PROGRAM = """
 import contract, numpy as np, reference as ref, sets, torch, ddn_cuda
 worst = 0.0
