@@ -11,8 +11,7 @@ import ddn_cuda
 # In a process of its own, since the instruction set is chosen once. Asserts the answers, then
 # prints the name of the instruction set in use.
 PROGRAM = """
-import contract, numpy as np, reference as ref, sets, torch, ddn_cuda
-worst = 0.0
+import contract, numpy as np, sets, torch, ddn_cuda
 for penalty in ("quadratic", "pseudo_huber", "huber"):
     for n in (1, 7, 49, 1000, 20_000):
         points = sets.contaminated(np.random.default_rng(n), 3, n)
