@@ -1,5 +1,14 @@
 """The compiled module; importing it registers torch.ops.ddn.*"""
 
+from enum import IntEnum
+
+class Status(IntEnum):
+    converged = 0
+    stopped_early = 1
+    flat = 2
+    empty = 3
+    not_finite = 4
+
 PENALTIES: dict[str, str]
 VERSION: str
 TORCH_VERSION: str

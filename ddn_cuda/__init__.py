@@ -4,6 +4,7 @@ The operators are `torch.ops.ddn.*`; this package is their Python face:
 
 - `robust_pool`: pools dims of a tensor.
 - `RobustPool`: the same as an `nn.Module`.
+- `RobustPoolInfo`, `Status`: what is told of an answer, and how a solve ended.
 - `PENALTIES`: the penalties, each full name with its short one.
 - `build_info`: what the binary was built with.
 """
@@ -14,7 +15,7 @@ from ddn_cuda._build import load as _load
 _C = _load()
 
 from ddn_cuda import _autograd, _fallback  # noqa: E402
-from ddn_cuda.functional import robust_pool  # noqa: E402
+from ddn_cuda.functional import RobustPoolInfo, robust_pool  # noqa: E402
 from ddn_cuda.modules import RobustPool  # noqa: E402
 
 _autograd.register()
@@ -22,6 +23,15 @@ if _C.CUDA_VERSION is None:
     _fallback.register()
 
 PENALTIES: dict[str, str] = dict(_C.PENALTIES)
+Status = _C.Status
 __version__: str = _C.VERSION
 
-__all__ = ["PENALTIES", "RobustPool", "__version__", "build_info", "robust_pool"]
+__all__ = [
+    "PENALTIES",
+    "RobustPool",
+    "RobustPoolInfo",
+    "Status",
+    "__version__",
+    "build_info",
+    "robust_pool",
+]

@@ -24,15 +24,23 @@ def _forward_fake(
     return y, remainder, curvature
 
 
+def _forward_info_fake(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    answer = _forward_fake(x, *args)
+    shape = answer[0].shape
+    reals = [x.new_empty(shape, dtype=torch.float64) for _ in range(4)]
+    counts = [x.new_empty(shape, dtype=torch.int64) for _ in range(2)]
+    return (*answer, counts[0], *reals, counts[1])
+
+
 def _backward_fake(grad: Tensor, x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, penalty, alpha_value, alpha, dim = inputs[:5]
-    y, remainder, curvature = output
-    ctx.mark_non_differentiable(remainder, curvature)
-    ctx.set_materialize_grads(False)  # no zeros are made for those two
+    y, remainder, curvature = output[:3]
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)  # no zeros are made for those
     ctx.save_for_backward(x, y, remainder, curvature, alpha)
     ctx.penalty, ctx.alpha_value, ctx.dim = penalty, alpha_value, dim
 
@@ -61,10 +69,10 @@ def _double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def register() -> None:
     """Registers fakes and derivatives; called once, when the package is imported."""
     torch.library.register_fake("ddn::_robust_pool_forward", _forward_fake)
+    torch.library.register_fake("ddn::_robust_pool_forward_info", _forward_info_fake)
     torch.library.register_fake("ddn::_robust_pool_backward", _backward_fake)
-    torch.library.register_autograd(
-        "ddn::_robust_pool_forward", _backward, setup_context=_save_for_backward
-    )
+    for name in ("_robust_pool_forward", "_robust_pool_forward_info"):
+        torch.library.register_autograd(f"ddn::{name}", _backward, setup_context=_save_for_backward)
     torch.library.register_autograd(
         "ddn::_robust_pool_backward", _double_backward, setup_context=_save_nothing
     )

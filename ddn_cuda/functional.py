@@ -3,9 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
+
+
+class RobustPoolInfo(NamedTuple):
+    """What `robust_pool(..., return_info=True)` tells of each answer y.
+
+    Tensors of y's shape and device, without gradient; those of reals are float64 whatever x is.
+    NaN where y is not finite. f is the objective, f(u) = sum_i phi(u - x_i; alpha); all of it is
+    found at the y that is returned, after rounding.
+
+    Attributes:
+        iterations: passes over the set that the solver took (int64), besides the first look at it.
+        residual: abs(f'(y)) over the number of points.
+        curvature: f''(y), also where the gradient is zero by convention.
+        objective: f(y).
+        gap: a proven bound on f(y) - min f. Zero up to rounding for a convex penalty that has
+            converged and for a global minimum; f(y) itself where nothing better is known (the
+            local solver of the penalties that are not convex).
+        status: how the solve ended, a value of `ddn_cuda.Status` (int64): `converged`,
+            `stopped_early` by `max_iter`, `flat` (the minimisers form an interval, y is its
+            midpoint), `empty` (nothing to pool), `not_finite` (alpha, the points or y are not).
+    """
+
+    iterations: Tensor
+    residual: Tensor
+    curvature: Tensor
+    objective: Tensor
+    gap: Tensor
+    status: Tensor
 
 
 def _check_flag(name: str, value: bool) -> None:
@@ -20,6 +49,7 @@ def _check_alpha_values(alpha: Tensor) -> None:
         raise ValueError(f"robust_pool: `alpha` holds {bad}; expected positive finite values")
 
 
+@overload
 def robust_pool(
     x: Tensor,
     penalty: str = "huber",
@@ -28,12 +58,45 @@ def robust_pool(
     dim: int | Sequence[int] = -1,
     keepdim: bool = False,
     weight: Tensor | None = None,
-    solver: str = "local",
+    solver: str = "global",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: Literal[False] = False,
+    validate: bool = False,
+) -> Tensor: ...
+
+
+@overload
+def robust_pool(
+    x: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    dim: int | Sequence[int] = -1,
+    keepdim: bool = False,
+    weight: Tensor | None = None,
+    solver: str = "global",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: Literal[True],
+    validate: bool = False,
+) -> tuple[Tensor, RobustPoolInfo]: ...
+
+
+def robust_pool(
+    x: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    dim: int | Sequence[int] = -1,
+    keepdim: bool = False,
+    weight: Tensor | None = None,
+    solver: str = "global",
     max_iter: int | None = None,
     tol: float | None = None,
     return_info: bool = False,
     validate: bool = False,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, RobustPoolInfo]:
     r"""Pools dims of a tensor to y = argmin_u sum_i phi(u - x_i; alpha).
 
     Each set of points along `dim` is solved by itself: its answer, to the last bit, does not depend
@@ -62,19 +125,23 @@ def robust_pool(
         dim: the dim or dims to pool, together; `()` pools all.
         keepdim: whether pooled dims stay, with size 1.
         weight: reserved; None.
-        solver: "local" or "global". The convex penalties have no local minima but the global one.
-            For "welsch" and "truncated_quadratic" only "local" is there: the minimum that a
-            safeguarded descent reaches from the Huber answer at the same alpha (where no point lies
-            within alpha of that, from the point nearest to it, the smaller of two).
-        max_iter: bound on the passes over a set; a solve stopped by it returns its last iterate,
-            and the gradient is the formula above at that point. None: until done.
+        solver: "global" or "local"; the convex penalties have no local minima but the global one.
+            For "welsch" and "truncated_quadratic", "global" returns a certified global minimum, of
+            equally good ones the smallest; "local" the minimum that a safeguarded descent reaches
+            from the Huber answer at the same alpha (where no point lies within alpha of that, from
+            the point nearest to it, the smaller of two).
+        max_iter: bound on the solver's passes over a set, besides a first look at it and a last one
+            for the curvature; those of the Huber descent of "local" count. A solve stopped by it
+            returns the best point it has evaluated, and the gradient is the formula above at that
+            point. None: until done.
         tol: accepted size of the last Newton step, in units of alpha. None: 1e-6 in float32 and
             1e-12 in float64, of alpha or of the range of the set where that is smaller.
-        return_info: reserved; False.
+        return_info: also return a `RobustPoolInfo`, which takes a few more passes.
         validate: also check the values in an alpha tensor, which waits for the device.
 
     Returns:
-        A tensor of x's dtype and device, with x's shape less the pooled dims.
+        A tensor of x's dtype and device, with x's shape less the pooled dims; with
+        `return_info=True` a tuple of it and a `RobustPoolInfo`.
 
     A set with a NaN gives NaN, and NaN gradients, to itself alone. A point at infinity attracts
     nobody in "welsch" and "truncated_quadratic" while a finite one is there, pulls like any other
@@ -85,9 +152,8 @@ def robust_pool(
         ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above,
             alpha does not broadcast or is on another device, or a pooled dim is empty.
         IndexError: dim is out of range.
-        NotImplementedError: x is float16 or bfloat16, alpha is a tensor that requires grad, weight
-            is not None, return_info is True, or solver is "global" for a penalty that is not
-            convex.
+        NotImplementedError: x is float16 or bfloat16, alpha is a tensor that requires grad, or
+            weight is not None.
 
     Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
     proposition 4.4 (the gradient) and section 5.2 (the penalties).
@@ -95,16 +161,21 @@ def robust_pool(
     _check_flag("keepdim", keepdim)
     _check_flag("return_info", return_info)
     _check_flag("validate", validate)
-    if return_info:
-        raise NotImplementedError(
-            "robust_pool: `return_info` is True; expected False: there is no info yet"
-        )
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, Tensor)):
         raise TypeError(
             f"robust_pool: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
         )
+    dims = [dim] if isinstance(dim, int) else dim
+    if isinstance(alpha, Tensor) and validate:
+        _check_alpha_values(alpha)
+    if return_info:
+        alpha_value, alpha_tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
+        y, *info = torch.ops.ddn._robust_pool_info(
+            x, penalty, alpha_value, alpha_tensor, dims, keepdim, weight, solver, max_iter, tol
+        )
+        return y, RobustPoolInfo(*info)
     options = {
-        "dim": [dim] if isinstance(dim, int) else dim,
+        "dim": dims,
         "keepdim": keepdim,
         "weight": weight,
         "solver": solver,
@@ -112,7 +183,5 @@ def robust_pool(
         "tol": tol,
     }
     if isinstance(alpha, Tensor):
-        if validate:
-            _check_alpha_values(alpha)
         return torch.ops.ddn.robust_pool.tensor(x, penalty, alpha=alpha, **options)
     return torch.ops.ddn.robust_pool.default(x, penalty, alpha=alpha, **options)

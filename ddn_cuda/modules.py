@@ -41,7 +41,7 @@ class RobustPool(nn.Module):
         *,
         dim: int | Sequence[int] = -1,
         keepdim: bool = False,
-        solver: str = "local",
+        solver: str = "global",
         max_iter: int | None = None,
         tol: float | None = None,
     ) -> None:

@@ -40,6 +40,12 @@ SIZES = {
     torch.float32: (1, 31, 33, 1024, 1025, 5000, 16_384, 16_385, 20_000),
     torch.float64: (1, 31, 33, 512, 513, 1024, 5000, 8192, 8193, 20_000),
 }
+# The same for the global search; each part of it is to be reached.
+GLOBAL_SIZES = {
+    torch.float32: (1, 2, 3, 63, 64, 65, 127, 129, 1024, 1025, 8192, 8193),
+    torch.float64: (1, 2, 3, 63, 64, 65, 127, 129, 512, 513, 4096, 4097),
+}
+NONCONVEX = [penalty for penalty in ref.PENALTIES if penalty not in ref.CONVEX]
 NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
@@ -125,6 +131,9 @@ def test_these_sizes_reach_every_kernel(shim):
         for n in sizes:
             for penalty in ref.PENALTIES:
                 solve_and_differentiate(shim, points(n, dtype, 1), penalty)
+        for n in GLOBAL_SIZES[dtype]:
+            for penalty in NONCONVEX:
+                shim.forward(points(n, dtype, 1), penalty, solver="global")
     kernels = shim.kernels()
     missed = [name for name, launched in kernels.items() if not launched]
     assert not missed
@@ -209,6 +218,145 @@ def test_special_sets(n, penalty, dtype, shim):
         assert not grad_x[i, np.isinf(x[i])].any()
     if penalty == "huber":
         assert not grad_x[5].any()
+
+
+# ---- The kernels of the global search ------------------------------------------------------------
+
+
+def search_and_differentiate(shim, x, penalty, alpha=1.0):
+    """As solve_and_differentiate(); of the forward's outputs those that tests judge."""
+    answer = shim.forward(x, penalty, alpha, solver="global")
+    grad = incoming(len(x), x.dtype)
+    return answer.y, answer.curvature, shim.backward(grad, x, answer, penalty, alpha)
+
+
+def landscapes(n, dtype):
+    """Sets [sets, n] with alpha = 1: for each way through the search."""
+    rng = np.random.default_rng(n)
+    few = min(n, 200)  # for the reference's sake
+    spread_out = rng.uniform(-1, 1, n) * np.where(rng.random(n) < few / n, 1e6, 0.5)
+    found = [
+        sets.unimodal(rng, 1, n)[0],
+        sets.modes(rng, 1, n, 2)[0],
+        spread_out,
+        np.sign(spread_out) * 1e4 + rng.uniform(-0.3, 0.3, n),  # far from the robust start
+        rng.integers(-6, 7, n) * 0.5,
+        np.arange(n) % 64 / 8,  # flat almost to the last bit
+    ]
+    return rng.permuted(np.array(found), axis=1).astype(NUMPY[dtype])
+
+
+def assert_global(y, x, penalty, alpha, dtype):
+    """The objective is what section "What the answer is" of the documentation promises."""
+    x, y = x[np.isfinite(x)].astype(np.float64), float(y)
+    assert x.min() <= y <= x.max()
+    least = ref.objective(ref.solve(x, penalty, alpha).y, x, penalty, alpha)
+    d = contract.accuracy(y, alpha, dtype)
+    bound = contract.EXCESS[dtype] * least
+    bound += len(x) * ref.dpsi_at_zero(penalty, alpha) * d * d / 2
+    # A few roundings of the reference's own terms.
+    bound += 4 * contract.EPS[torch.float64] * least
+    excess = ref.objective(y, x, penalty, alpha) - least
+    assert excess <= bound, f"{penalty}, {len(x)} points, y={y!r}: {excess} above {least} > {bound}"
+
+
+def assert_global_gradient(g, y, x, penalty, alpha, dtype):
+    """Of an answer y that assert_global() has found right."""
+    x, y = x.astype(np.float64), float(y)
+    if contract.well_conditioned(y, contract.accuracy(y, alpha, dtype), x, penalty, alpha):
+        contract.assert_gradient(g, y, x, penalty, alpha, dtype)
+
+
+@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize(
+    ("dtype", "n"), [(dtype, n) for dtype in GLOBAL_SIZES for n in GLOBAL_SIZES[dtype]]
+)
+def test_global_answers_and_gradients(dtype, n, penalty, shim):
+    x = landscapes(n, dtype)
+    y, _, grad_x = in_every_schedule(shim, lambda: search_and_differentiate(shim, x, penalty))
+    g = grad_x.astype(np.float64) / incoming(len(x), np.float64)[:, None]
+    for i in range(len(x)):
+        assert_global(y[i], x[i], penalty, 1.0, dtype)
+        assert_global_gradient(g[i], y[i], x[i], penalty, 1.0, dtype)
+
+
+@pytest.mark.parametrize("n", [12, 100, 2000, 8200])
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_special_sets_of_the_global_search(n, penalty, dtype, shim):
+    x = np.repeat(landscapes(n, dtype)[:2], 4, axis=0)
+    x[0, n // 2] = math.nan
+    x[1, [0, n - 1]] = math.inf
+    x[2, ::3] = -math.inf
+    x[3, : n - 1] = math.inf  # one finite point
+    x[4] = -math.inf
+    x[5, [0, 1]] = math.inf, -math.inf
+    x[6] = 0.25
+    x[7, [0, 1]] = 1e30, -1e30
+    y, _, grad_x = in_every_schedule(shim, lambda: search_and_differentiate(shim, x, penalty))
+    assert np.isnan(y[0])
+    assert np.isnan(grad_x[0]).all()
+    assert y[4] == -math.inf
+    assert not grad_x[4].any()
+    for i in (1, 2, 3, 5, 6, 7):
+        assert_global(y[i], x[i], penalty, 1.0, dtype)
+        assert np.isfinite(grad_x[i]).all()
+        assert not grad_x[i, np.isinf(x[i])].any()
+    assert y[3] == x[3, n - 1]
+    assert y[6] == 0.25
+
+
+@pytest.mark.parametrize("n", [300, 1200, 8200])
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_global_search_with_an_alpha_per_set(n, penalty, dtype, shim):
+    x = landscapes(n, dtype)
+    alpha = np.geomspace(0.3, 100, len(x)).astype(x.dtype)
+
+    def run():
+        return search_and_differentiate(shim, x, penalty, alpha)
+
+    y, _, _ = in_every_schedule(shim, run)
+    for i, a in enumerate(alpha.tolist()):
+        assert_global(y[i], x[i], penalty, a, dtype)
+
+
+@pytest.mark.parametrize("n", [64, 1200, 8200])
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_layout_does_not_matter_to_the_global_search(n, penalty, dtype, shim):
+    x = landscapes(n, dtype)
+    answer = shim.forward(x, penalty, solver="global")
+    padded = np.full((3, 4, 4, n // 4, 3), np.nan, x.dtype)
+    transposed, apart = np.empty((n, len(x)), x.dtype).T, padded[:, 1:3, :, :, 2]
+    for view, set_rank in ((transposed, 1), (apart, 2)):
+        view[...] = x.reshape(view.shape)
+        found = shim.forward(view, penalty, set_rank=set_rank, solver="global")
+        np.testing.assert_array_equal(found, answer)
+
+
+@pytest.mark.parametrize("n", [64, 200, 1200, 8200])
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_global_search_stopped_early(n, penalty, dtype, shim):
+    """All threads of a block stop together, at a place among the points."""
+    x = landscapes(n, dtype)
+    for max_iter in (0, 1, 2, 3, 5, 8, 13):
+
+        def run(max_iter=max_iter):
+            return shim.forward(x, penalty, max_iter=max_iter, solver="global")
+
+        y = in_every_schedule(shim, run)[0]
+        assert ((x.min(1) <= y) & (y <= x.max(1))).all()
+
+
+def test_a_global_search_with_nothing_to_do(dtype, shim):
+    for shape in ((0, 5), (0, 9000), (3, 0), (0, 0)):
+        y = shim.forward(np.empty(shape, NUMPY[dtype]), "welsch", solver="global").y
+        assert np.isnan(y).all()  # as they were before
+
+
+@pytest.mark.parametrize("penalty", ref.CONVEX)
+def test_convex_penalties_need_no_search(penalty, dtype, shim):
+    x = points(33, dtype)
+    local = shim.forward(x, penalty)
+    np.testing.assert_array_equal(shim.forward(x, penalty, solver="global"), local)
 
 
 # ---- The shim ------------------------------------------------------------------------------------

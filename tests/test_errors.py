@@ -34,13 +34,6 @@ SCHEMA = [  # through the function and through the operator
     ({"dim": [1, 1]}, ValueError, "dim", (r"\[1, 1\]", "distinct")),
     ({"dim": [0, -3]}, ValueError, "dim", (r"\[0, -3\]", "distinct")),
     ({"solver": "newton"}, ValueError, "solver", ("'newton'", "'local'", "'global'")),
-    ({"solver": "global", "penalty": "W"}, NotImplementedError, "solver", ("global", "local")),
-    (
-        {"solver": "global", "penalty": "truncated_quadratic"},
-        NotImplementedError,
-        "solver",
-        ("global", "truncated_quadratic", "local"),
-    ),
     ({"max_iter": 0}, ValueError, "max_iter", ("0", "positive")),
     ({"max_iter": -3}, ValueError, "max_iter", ("-3", "positive")),
     ({"tol": 0.0}, ValueError, "tol", ("0", "positive")),
@@ -110,7 +103,6 @@ SCHEMA = [  # through the function and through the operator
     ),
 ]
 PYTHON = [  # what only the function takes
-    ({"return_info": True}, NotImplementedError, "return_info", ("True", "False")),
     ({"return_info": 1}, TypeError, "return_info", ("1", "True or False")),
     ({"validate": None}, TypeError, "validate", ("None", "True or False")),
     ({"keepdim": 1}, TypeError, "keepdim", ("1", "True or False")),

@@ -16,10 +16,10 @@ CASES_OF_DOUBLE = sets.extremes_of_double()
 NONCONVEX = ("welsch", "truncated_quadratic")
 
 
-def pool(points, penalty, alpha, device, dtype):
+def pool(points, penalty, alpha, device, dtype, solver="global"):
     """The points as the extension saw them and its answers, both in float64."""
     x = torch.tensor(points, dtype=dtype, device=device)
-    y = ddn_cuda.robust_pool(x, penalty, alpha)
+    y = ddn_cuda.robust_pool(x, penalty, alpha, solver=solver)
     assert y.dtype == dtype
     assert y.device.type == device.type
     assert y.shape == x.shape[:-1]
@@ -27,8 +27,11 @@ def pool(points, penalty, alpha, device, dtype):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_accuracy(case, penalty, device, dtype):
-    seen, answers = pool(case.points, penalty, case.alpha, device, dtype)
+@pytest.mark.parametrize("solver", ["global", "local"])
+def test_accuracy(case, penalty, solver, device, dtype):
+    if solver == "local" and penalty not in NONCONVEX:
+        return  # the same code
+    seen, answers = pool(case.points, penalty, case.alpha, device, dtype, solver)
     for x, y in zip(seen, answers, strict=True):
         contract.assert_answer(float(y), x, penalty, case.alpha, dtype)
 
@@ -70,6 +73,9 @@ def test_accuracy_at_the_extremes_of_double(case, penalty, device):
             ],
             0.1,
         ),
+        # It leads to the far end itself, beyond the minimum.
+        ([0.0, 2.5, 3.5, 3.5], 1.0),
+        ([-2.5, -44.5, -1.5, -1.5], 1.0),
         # The step from the start leads exactly to the largest point.
         ([50.0, 50.0, 50.0, -100.0, 0.0], 0.01),
         ([1.24, -82.64, -82.64, -67.96, -67.92, 31.48, -82.64, 1.24], 0.04),
@@ -130,7 +136,7 @@ def test_robust_start_resists_one_sided_outliers(penalty, device, dtype):
 def test_documented_start(penalty, points, expected, device, dtype):
     """Lone points at least 10 alpha apart: the answer is the point that the start was moved to."""
     alpha = 0.05
-    _, (y,) = pool([points], penalty, alpha, device, dtype)
+    _, (y,) = pool([points], penalty, alpha, device, dtype, "local")
     expected = float(torch.tensor(expected, dtype=dtype))
     # Beyond 10 alpha a neighbour moves a Welsch minimum by less than 10 exp(-50) alpha.
     assert abs(y - expected) <= contract.accuracy(expected, alpha, dtype)

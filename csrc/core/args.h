@@ -40,9 +40,23 @@ struct SetLayout {
   }
 };
 
+enum class Status : int { converged, stopped_early, flat, empty, not_finite };
+
+// What is told of each answer besides, [num_sets] each; see RobustPoolInfo in
+// ddn_cuda/functional.py.
+struct InfoArgs {
+  int64_t* iterations;
+  double* residual;
+  double* curvature;
+  double* objective;
+  double* gap;
+  int64_t* status;  // null: nothing is asked for
+};
+
 struct ForwardArgs {
   DType dtype;         // of x and y
   int penalty;         // its place in `Penalties`
+  bool global;         // for penalties that are not convex: the global search
   SetLayout layout;    // of x
   const void* x;       //
   void* y;             // [num_sets], the answer rounded to dtype
@@ -52,6 +66,8 @@ struct ForwardArgs {
   double alpha_value;  // then this one is meant
   int64_t max_iter;    // passes over a set; negative: until done
   double tolerance;    // accepted |step| in units of alpha; negative: the contract's
+  InfoArgs info;       //
+  void* workspace;     // what a device's kernels ask for, or null
 };
 
 struct BackwardArgs {

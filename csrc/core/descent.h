@@ -42,6 +42,7 @@ struct DescentOptions {
   double step;          // accepted |step|
   double rounding;      // relative rounding error of a term of the sums
   double total_weight;  // sum of the weights of the set
+  double range;         // of the whole set
 };
 
 template <class P>
@@ -57,7 +58,8 @@ class Descent {
   // The point at which the sums are wanted next; after update() returned true, the answer.
   DDN_HD double point() const { return trial_; }
 
-  // The sums at the answer.
+  // The best point evaluated so far, the start before any was, and the sums there.
+  DDN_HD double best() const { return passes_ == 0 ? trial_ : near_point_; }
   DDN_HD const Sums& sums() const { return near_; }
 
   // Takes the sums at point(); true when the descent has ended there.
@@ -70,6 +72,7 @@ class Descent {
       growth_ = 0;
     } else {
       if (stationary(at)) {
+        near_point_ = trial_;
         near_ = at;
         return true;
       }
@@ -77,7 +80,7 @@ class Descent {
       const bool descend_right = at.slope < 0;
       if (first) {
         far_ = descend_right ? hi_ : lo_;
-      } else if ((far_ > trial_) != descend_right) {
+      } else if ((far_ > near_point_) != descend_right) {  // the trial may lie at far itself
         far_ = near_point_;
         far_seen_ = true;
         growth_ = 0;
@@ -93,10 +96,10 @@ class Descent {
   DDN_HD double mass(const Sums& at) const { return P::convex ? options_.total_weight : at.depth; }
 
   DDN_HD bool stationary(const Sums& at) const {
-    const double range = hi_ - lo_;
     const double noise = options_.rounding * mass(at);
     const double accepted = options_.step * lasting_curvature<P>(at);
-    const double floor = noise * (range < options_.alpha ? range : options_.alpha);
+    const double floor =
+        noise * (options_.range < options_.alpha ? options_.range : options_.alpha);
     return ::fabs(at.slope) <= (accepted > floor ? accepted : floor) &&
            (P::convex || at.curvature >= -4 * noise);
   }

@@ -18,6 +18,9 @@ template <>
 struct Math<float> {
   using Scalar = float;
   static DDN_HD float splat(double c) { return static_cast<float>(c); }
+  static constexpr int lanes = 1;
+  static DDN_HD float load(const float* p) { return *p; }
+  static DDN_HD void store(float* p, float x) { *p = x; }
   static DDN_HD float largest() { return 3.402823466e+38f; }
   static DDN_HD float exp(float x) { return ::expf(x); }
 #if defined(__CUDA_ARCH__)
@@ -31,6 +34,9 @@ template <>
 struct Math<double> {
   using Scalar = double;
   static DDN_HD double splat(double c) { return c; }
+  static constexpr int lanes = 1;
+  static DDN_HD double load(const double* p) { return *p; }
+  static DDN_HD void store(double* p, double x) { *p = x; }
   static DDN_HD double largest() { return 1.7976931348623157e308; }
   static DDN_HD double exp(double x) { return ::exp(x); }
 #if defined(__CUDA_ARCH__)

@@ -11,8 +11,15 @@
 // A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
 //
-// Besides, a penalty says whether it is `convex`, whether its answer `is_mean`, and whether its
-// minimisers can fill an interval (`has_flats`), and whether its depth is summed (`has_depth`).
+//
+//   value(z)                   phi(z) itself, free of cancellation
+//   second(alpha)              phi''(0)
+//   limit(alpha)               phi(inf) of the non-convex ones
+//
+// Besides, a penalty says whether it is `convex`, whether its answer `is_mean`, whether its
+// minimisers can fill an interval (`has_flats`), whether its depth is summed (`has_depth`), and, if
+// it is not convex, whether it `is_smooth`: which way of the global search it takes
+// (core/global.h).
 //
 // To add a penalty: write its struct, append it to `Penalties`; README.md has the remaining two
 // places (its row in the docs, its entry in tests/reference.py).
@@ -52,6 +59,8 @@ struct Quadratic {
   static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
     return {z, Math<V>::splat(1), Math<V>::splat(0)};
   }
+  static DDN_HD double value(double z, double) { return 0.5 * z * z; }
+  static DDN_HD double second(double) { return 1; }
 };
 
 struct PseudoHuber {
@@ -72,6 +81,12 @@ struct PseudoHuber {
     const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1));
     return {z * r, r * r * r, Math<V>::splat(0)};
   }
+  static DDN_HD double value(double z, double alpha) {
+    // Where t is large the square would overflow before the quotient is taken.
+    const double t = ::fabs(z / alpha);
+    return alpha * ::fabs(z) * (t < 1e150 ? t / (1 + ::sqrt(1 + t * t)) : 1);
+  }
+  static DDN_HD double second(double) { return 1; }
 };
 
 struct Huber {
@@ -91,6 +106,11 @@ struct Huber {
     return {clip(z, a.alpha), distance <= a.alpha ? one : zero,
             distance < a.alpha * Math<V>::splat(1 - 1e-5) ? one : zero};
   }
+  static DDN_HD double value(double z, double alpha) {
+    const double distance = ::fabs(z);
+    return distance <= alpha ? 0.5 * z * z : alpha * (distance - 0.5 * alpha);
+  }
+  static DDN_HD double second(double) { return 1; }
 };
 
 struct Welsch {
@@ -100,6 +120,7 @@ struct Welsch {
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
   static constexpr bool has_depth = true;
+  static constexpr bool is_smooth = true;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
@@ -110,6 +131,12 @@ struct Welsch {
     const V e = Math<V>::exp(square * Math<V>::splat(-0.5));
     return {z * e, e - square * e, e};
   }
+  static DDN_HD double value(double z, double alpha) {
+    const double t = clip(z / alpha, 1e3);
+    return -::expm1(-0.5 * t * t);
+  }
+  static DDN_HD double second(double alpha) { return 1 / alpha / alpha; }
+  static DDN_HD double limit(double) { return 1; }
 };
 
 struct TruncatedQuadratic {
@@ -119,6 +146,7 @@ struct TruncatedQuadratic {
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
   static constexpr bool has_depth = true;
+  static constexpr bool is_smooth = false;
 
   // A point at distance alpha exactly counts as inside.
   template <class V>
@@ -128,6 +156,12 @@ struct TruncatedQuadratic {
     const V t = z * a.inverse;
     return {inside ? z : zero, inside ? one : zero, inside ? one - t * t : zero};
   }
+  static DDN_HD double value(double z, double alpha) {
+    const double distance = smaller(::fabs(z), alpha);
+    return 0.5 * distance * distance;
+  }
+  static DDN_HD double second(double) { return 1; }
+  static DDN_HD double limit(double alpha) { return 0.5 * alpha * alpha; }
 };
 
 template <class... P>

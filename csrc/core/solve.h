@@ -1,173 +1,30 @@
 // The answer for one set: y, the curvature there, and what is to be said about it.
-//
-// A `Set` is whatever lets its points be summed over: all lanes of a warp or all threads of a block
-// call these functions together and get the same numbers; a CPU thread calls them alone. It has
-//
-//   using Scalar, Real                     type of the points, and of the arithmetic on them
-//   double  count()                        number of points
-//   Survey  survey()                       of all points
-//   Survey  careful_survey()               the same, exact when points are not finite or overflow
-//   Sums    sums<P, V>(u, alpha)           at u, in arithmetic of type V
-//   Around  around(u, radius)              see there
 #pragma once
 
-#include "core/args.h"
-#include "core/descent.h"
-#include "core/penalties.h"
+#include "core/global.h"
 
 namespace ddn {
-
-struct Survey {
-  double mean;    // of the finite points (survey(): of all, so that it tells of the others)
-  double lo, hi;  // of the finite points
-  // Numbers of points, from careful_survey() only.
-  double positive_infinities, negative_infinities, nans;
-};
-
-// How the points lie about u: the number nearer than the radius; of those at least as far away, the
-// number on the left and the nearest one on each side (-inf, +inf where there is none).
-struct Around {
-  double nearer;
-  double left;
-  double below, above;
-};
-
-// A point u as a number of type Scalar and what remains: so that u - x keeps its relative accuracy
-// however far from zero the set lies.
-template <class Scalar, class V>
-struct Split {
-  Scalar base;
-  V offset;
-  explicit DDN_HD Split(double u)
-      : base(static_cast<Scalar>(u)), offset(static_cast<V>(u - static_cast<double>(base))) {
-    if (!is_finite(static_cast<double>(base))) offset = 0;
-  }
-};
-
-template <class V>
-DDN_HD V residual(V x, V base, V offset) {
-  return (base - x) + offset;
-}
-
-enum class Status : int { converged, stopped_early, flat, empty, not_finite };
 
 struct Solution {
   double y;
   // Sum of phi''(y - x_i) / phi''(0); 0 where the gradient is zero by convention, NaN with y.
   double curvature;
   Status status;
+  int64_t passes = 0;  // over the set, but for the first look at it
+  // What a search proved of non-convex penalties: no depth lies above `bound` and above that of y
+  // plus `slack`.
+  double bound = detail::infinity;
+  double slack = 0;
 };
 
-DDN_HD Solution fixed(double y, double curvature, Status status) { return {y, curvature, status}; }
-
-struct Problem {
-  double alpha;
-  double tolerance;  // accepted |step| in units of alpha; negative: the contract's accuracy
-  int64_t max_iter;  // passes over the set; negative: until done
-};
-
-namespace detail {
-
-constexpr double infinity = __builtin_huge_val();
-
-// The accepted |step|, in the units of the points. Where alpha exceeds the range of the set, the
-// range takes its place: there an accuracy in units of alpha would say little.
-template <class Real>
-DDN_HD double accepted_step(const Problem& problem, double lo, double hi) {
-  if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
-  const double range = hi - lo;
-  return (sizeof(Real) == 8 ? 1e-12 : 1e-6) * (range < problem.alpha ? range : problem.alpha);
+DDN_HD Solution fixed(double y, double curvature, Status status) {
+  Solution solution{};
+  solution.y = y;
+  solution.curvature = curvature;
+  solution.status = status;
+  solution.bound = detail::infinity;
+  return solution;
 }
-// Unit roundoff.
-template <class Real>
-DDN_HD double rounding() {
-  return sizeof(Real) == 8 ? 0x1p-53 : 0x1p-24;
-}
-
-// Below it a reciprocal overflows.
-template <class Real>
-DDN_HD double smallest_normal() {
-  return sizeof(Real) == 8 ? 0x1p-1022 : 0x1p-126;
-}
-
-struct Iterate {
-  double u;
-  Sums at;         // the sums at u, unless stopped
-  bool in_double;  // in which arithmetic `at` was found
-  bool stopped;    // by the bound on the passes, before u was evaluated
-};
-
-template <class P, class V, class Set>
-DDN_HD Iterate descend(const Set& set, double start, double lo, double hi, const Problem& problem,
-                       int64_t& passes_left) {
-  Descent<P> descent(start, lo, hi,
-                     {problem.alpha, accepted_step<typename Set::Real>(problem, lo, hi),
-                      rounding<V>(), set.count()});
-  bool done = false;
-  while (!done && passes_left != 0) {
-    --passes_left;
-    done = descent.update(set.template sums<P, V>(descent.point(), problem.alpha));
-  }
-  return {descent.point(), descent.sums(), sizeof(V) > sizeof(typename Set::Real), !done};
-}
-
-// Single precision decides the answer where curvature is plentiful; its rounding, divided by a
-// curvature below a sixteenth of the points', would move the answer by more than the promised
-// accuracy, so there the descent goes on in double precision.
-template <class P, class Set>
-DDN_HD Iterate descend_to_accuracy(const Set& set, double start, double lo, double hi,
-                                   const Problem& problem, int64_t& passes_left) {
-  using Real = typename Set::Real;
-  Iterate it = descend<P, Real>(set, start, lo, hi, problem, passes_left);
-  if (sizeof(Real) < sizeof(double) && !it.stopped) {
-    const double mass = P::convex ? set.count() : it.at.depth;
-    if (!(lasting_curvature<P>(it.at) >= mass / 16)) {
-      it = descend<P, double>(set, it.u, lo, hi, problem, passes_left);
-    }
-  }
-  return it;
-}
-
-// Note: [Flat Huber objectives]
-// The minimisers of a Huber objective form an interval when no point lies strictly within alpha of
-// one of them: they are then the stretch between (the last point on the left) + alpha and (the
-// first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
-template <class Set>
-DDN_HD bool find_flat(const Set& set, double lo, double hi, const Problem& problem, Iterate& it) {
-  const double n = set.count();
-  if (it.stopped || lasting_curvature<Huber>(it.at) > 0) return false;
-  const double step = accepted_step<typename Set::Real>(problem, lo, hi);
-  const double slack = 4 * step + 4e-16 * ::fabs(it.u);
-  const double radius = problem.alpha - slack;
-  const Around around = set.around(it.u, radius > 0 ? radius : 0);
-  if (around.nearer > 0) return false;
-  // The pulls of the two sides must cancel, up to the rounding of their sums.
-  if (::fabs(n - 2 * around.left) > 4 * rounding<double>() * n) return false;
-  const double left = around.below + problem.alpha, right = around.above - problem.alpha;
-  if (!is_finite(left) || !is_finite(right) || !(right - left > 2 * slack)) return false;
-  it.u = 0.5 * left + 0.5 * right;
-  return true;
-}
-
-template <class Set>
-DDN_HD double nearest_point(const Set& set, double u) {
-  const Around around = set.around(u, 0);
-  return u - around.below <= around.above - u ? around.below : around.above;
-}
-
-// The documented start of a non-convex descent: the Huber answer at the same alpha, moved to the
-// nearest point (the smaller of two) where no point lies within alpha of it.
-template <class Set>
-DDN_HD double robust_start(const Set& set, double start, double lo, double hi,
-                           const Problem& problem, int64_t& passes_left) {
-  Iterate it = descend_to_accuracy<Huber>(set, start, lo, hi, problem, passes_left);
-  if (it.stopped) return it.u;
-  // The middle of a flat stretch is as far from the one side as from the other.
-  if (find_flat(set, lo, hi, problem, it)) return set.around(it.u, 0).below;
-  return it.at.curvature == 0 ? nearest_point(set, it.u) : it.u;
-}
-
-}  // namespace detail
 
 // What needs no descent: sets with points that are not finite, means, sets of equal points. Returns
 // true with the solution, else makes [lo, hi] a bracket of the minimisers.
@@ -213,7 +70,7 @@ DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solutio
   return false;
 }
 
-template <class P, class Set>
+template <class P, bool global, class Set>
 DDN_HD Solution solve(const Set& set, Problem problem) {
   using Real = typename Set::Real;
   const double nan = __builtin_nan("");
@@ -221,21 +78,32 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     return fixed(nan, nan, Status::not_finite);
   }
 
-  Solution solution;
+  Solution solution = fixed(nan, nan, Status::not_finite);
   Survey survey = set.survey();
   if (solve_directly<P>(set, problem.alpha, survey, solution)) return solution;
 
   if constexpr (!P::is_mean) {
     int64_t passes_left = problem.max_iter;  // negative: counts down and never reaches zero
-    double start = larger(smaller(survey.mean, survey.hi), survey.lo);
-    if constexpr (!P::convex) {
-      start = detail::robust_start(set, start, survey.lo, survey.hi, problem, passes_left);
-    }
-    detail::Iterate it =
-        detail::descend_to_accuracy<P>(set, start, survey.lo, survey.hi, problem, passes_left);
-    if constexpr (P::has_flats) {
-      if (detail::find_flat(set, survey.lo, survey.hi, problem, it))
-        return fixed(it.u, 0, Status::flat);
+    const detail::Bounds bounds{survey.lo, survey.hi, survey.hi - survey.lo};
+    const double mean = larger(smaller(survey.mean, survey.hi), survey.lo);
+    detail::Iterate it;
+    if constexpr (P::convex) {
+      it = detail::descend_to_accuracy<P>(set, mean, bounds, problem, passes_left);
+      if constexpr (P::has_flats) {
+        if (detail::find_flat(set, bounds.range, problem, it)) {
+          solution = fixed(it.u, 0, Status::flat);
+          solution.passes = problem.max_iter - passes_left;
+          return solution;
+        }
+      }
+    } else if constexpr (global) {
+      const Global found = GlobalSearch<P, Set>(set, survey, problem, passes_left).run();
+      it = found.it;
+      solution.bound = found.bound;
+      solution.slack = found.slack;
+    } else {
+      const double start = detail::robust_start(set, mean, bounds, problem, passes_left);
+      it = detail::descend_to_accuracy<P>(set, start, bounds, problem, passes_left);
     }
     // The curvature belongs to the very point that is returned, so that the gradient's weights sum
     // to one: a Huber point may enter or leave within the last step.
@@ -246,18 +114,86 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     const double total = P::convex ? it.at.curvature : it.at.absolute_curvature;
     const bool vanishes = !(it.at.curvature > 16 * detail::rounding<Real>() * total) ||
                           it.at.curvature < detail::smallest_normal<Real>();
-    solution = fixed(it.u, vanishes ? 0 : it.at.curvature,
-                     it.stopped ? Status::stopped_early : Status::converged);
+    solution.y = it.u;
+    solution.curvature = vanishes ? 0 : it.at.curvature;
+    solution.status = it.stopped ? Status::stopped_early : Status::converged;
+    solution.passes = problem.max_iter - passes_left;
   }
   return solution;
 }
 
+// Note: [The proven gap]
+// A convex objective has f(y) - min f <= |f'(y)| |y - y*|, and y* lies between y and any u beyond
+// which the slope has the other sign. For the others min f is known from the depth that a search
+// proved to be out of reach, or only not to be negative.
+template <class P, class Set>
+DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, double y,
+                          const Solution& solution, const Problem& problem) {
+  using Real = typename Set::Real;
+  const double nan = __builtin_nan(""), alpha = problem.alpha, n = set.count();
+  double objective = nan, residual = nan, curvature = nan, gap = nan;
+  if (is_finite(y) && alpha > 0) {
+    const Sums at = set.template sums<P, double>(y, alpha);
+    objective = set.template objective<P>(y, alpha);
+    if (objective != objective) objective = detail::infinity;  // the errors of an infinite sum
+    residual = ::fabs(at.slope) * P::second(alpha) / n;
+    curvature = at.curvature * P::second(alpha);
+    if constexpr (P::convex) {
+      gap = 0;
+      if (at.slope != 0) {
+        const double side = at.slope > 0 ? -1 : 1;
+        double width = 8 * detail::accepted_step<Real>(problem, alpha) + 4e-16 * ::fabs(y);
+        for (int k = 0; k < 300; ++k) {
+          const double slope = set.template sums<P, double>(y + side * width, alpha).slope;
+          if (!(side * slope < 0) || !is_finite(y + side * width)) break;
+          width *= 16;
+        }
+        gap = ::fabs(at.slope) * width;
+      }
+    } else {
+      const double limit = P::limit(alpha), rounding = 2e-15 * n * limit;
+      gap = objective;
+      if (is_finite(solution.bound)) {
+        double bound = solution.bound;
+        if (solution.slack > 0) {
+          const double own = set.template sums<P, double>(solution.y, alpha).depth + solution.slack;
+          bound = larger(own, bound);
+        }
+        const double excess = objective - limit * (n - bound);
+        gap = smaller((excess > 0 ? excess : 0) + rounding, objective);
+      }
+    }
+  }
+  if (set.rank() == 0) {
+    info.iterations[index] = solution.passes;
+    info.residual[index] = residual;
+    info.curvature[index] = curvature;
+    info.objective[index] = objective;
+    info.gap[index] = gap;
+    info.status[index] = static_cast<int64_t>(solution.status);
+  }
+}
+
 template <class Scalar, class Real>
-DDN_HD void write_solution(const ForwardArgs& args, int64_t set, const Solution& solution) {
+DDN_HD void write_solution(const ForwardArgs& args, int64_t index, const Solution& solution) {
   const Split<Scalar, Real> y(solution.y);
-  static_cast<Scalar*>(args.y)[set] = y.base;
-  static_cast<Real*>(args.remainder)[set] = y.offset;
-  static_cast<Real*>(args.curvature)[set] = static_cast<Real>(solution.curvature);
+  static_cast<Scalar*>(args.y)[index] = y.base;
+  static_cast<Real*>(args.remainder)[index] = y.offset;
+  static_cast<Real*>(args.curvature)[index] = static_cast<Real>(solution.curvature);
+}
+
+// Solves set number `index` and writes all that is asked for.
+template <class P, bool global, class Set>
+DDN_HD void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set) {
+  using Scalar = typename Set::Scalar;
+  using Real = typename Set::Real;
+  const Problem problem{set_alpha<Real>(args, index), args.tolerance, args.max_iter};
+  const Solution solution = solve<P, global>(set, problem);
+  if (set.rank() == 0) write_solution<Scalar, Real>(args, index, solution);
+  if (args.info.status != nullptr) {
+    const double y = static_cast<double>(static_cast<Scalar>(solution.y));
+    write_info<P>(args.info, index, set, y, solution, problem);
+  }
 }
 
 }  // namespace ddn

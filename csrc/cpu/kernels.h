@@ -1,6 +1,7 @@
 // The kernels over all sets of a tensor, compiled once per instruction set (kernels_*.cpp).
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "cpu/point_set.h"
@@ -44,21 +45,22 @@ inline int64_t grain(int64_t num_points) {
   return std::max<int64_t>(1, chunk_points / std::max<int64_t>(1, num_points));
 }
 
-template <class P, class T>
+template <class P, bool global, class T>
 void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
                   const cpu::ParallelFor* parallel_for) {
   const SetLayout& layout = args.layout;
   const bool contiguous = layout.contiguous_points();
   std::vector<T> buffer(contiguous ? 0 : static_cast<size_t>(layout.num_points));
+  std::unique_ptr<Workspace<T>> workspace;
+  if constexpr (global) workspace = std::make_unique<Workspace<T>>();
   for (int64_t i = begin; i < end; ++i) {
     const T* x = static_cast<const T*>(args.x) + layout.sets.offset(i);
     if (!contiguous) {
       gather(x, layout.points, buffer.data());
       x = buffer.data();
     }
-    const PointSet<T> set(x, layout.num_points, parallel_for);
-    const double alpha = set_alpha<T>(args, i);
-    write_solution<T, T>(args, i, solve<P>(set, {alpha, args.tolerance, args.max_iter}));
+    const PointSet<T> set(x, layout.num_points, parallel_for, workspace.get());
+    solve_and_write<P, global>(args, i, set);
   }
 }
 
@@ -109,20 +111,29 @@ void with_type(DType dtype, F&& f) {
   }
 }
 
+template <class P, bool global, class T>
+void forward_all(const ForwardArgs& args, const cpu::ParallelFor& parallel_for) {
+  const SetLayout& layout = args.layout;
+  // A few large sets: the threads share each of them.
+  if (layout.num_points > 2 * chunk_points && layout.num_sets < 64) {
+    forward_sets<P, global, T>(args, 0, layout.num_sets, &parallel_for);
+    return;
+  }
+  parallel_for(0, layout.num_sets, grain(layout.num_points), [&](int64_t begin, int64_t end) {
+    forward_sets<P, global, T>(args, begin, end, nullptr);
+  });
+}
+
 void forward(const ForwardArgs& args, const cpu::ParallelFor& parallel_for) {
   with_penalty(args.penalty, [&](auto penalty) {
     with_type(args.dtype, [&](auto zero) {
       using P = decltype(penalty);
       using T = decltype(zero);
-      const SetLayout& layout = args.layout;
-      // A few large sets: the threads share each of them.
-      if (layout.num_points > 2 * chunk_points && layout.num_sets < 64) {
-        forward_sets<P, T>(args, 0, layout.num_sets, &parallel_for);
-        return;
+      if (!P::convex && args.global) {
+        forward_all<P, !P::convex, T>(args, parallel_for);
+      } else {
+        forward_all<P, false, T>(args, parallel_for);
       }
-      parallel_for(0, layout.num_sets, grain(layout.num_points), [&](int64_t begin, int64_t end) {
-        forward_sets<P, T>(args, begin, end, nullptr);
-      });
     });
   });
 }

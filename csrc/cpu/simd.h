@@ -66,6 +66,30 @@ DDN_HD auto first_lanes(int count) {
   return index < static_cast<V>(count);
 }
 
+// Writes the lanes of x that the mask selects to p, one after the other, and returns how many. p
+// has room for all lanes.
+template <class T, class Mask>
+DDN_HD int store_selected(T* p, Vector<T> x, Mask mask) {
+#if DDN_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    const __mmask16 bits = _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
+    _mm512_mask_compressstoreu_ps(p, bits, reinterpret_cast<__m512>(x));
+    return __builtin_popcount(bits);
+  } else {
+    const __mmask8 bits = _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
+    _mm512_mask_compressstoreu_pd(p, bits, reinterpret_cast<__m512d>(x));
+    return __builtin_popcount(bits);
+  }
+#else
+  int count = 0;
+  for (int i = 0; i < VectorOf<T>::lanes; ++i) {
+    p[count] = x[i];
+    count += mask[i] != 0;
+  }
+  return count;
+#endif
+}
+
 // Sums in double precision: of float vectors, whose halves go to one vector each, or of double
 // vectors, with the rounding errors in the second one.
 struct DoublePair {
@@ -129,6 +153,9 @@ template <class T>
 struct VectorMath {
   using Scalar = T;
   using V = Vector<T>;
+  static constexpr int lanes = VectorOf<T>::lanes;
+  static DDN_HD V load(const T* p) { return ddn::load<T>(p); }
+  static DDN_HD void store(T* p, V x) { ddn::store<T>(p, x); }
   static DDN_HD V splat(double c) { return ddn::splat(static_cast<T>(c)); }
   static DDN_HD V largest() { return ddn::splat(Math<T>::largest()); }
   static DDN_HD V rsqrt(V x) { return static_cast<T>(1) / sqrt(x); }

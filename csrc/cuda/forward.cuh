@@ -1,4 +1,5 @@
-// The forward kernels. Which one solves a set depends on the size of the set alone:
+// The forward kernels of descents; global.cuh has those of the global search. Which one solves a
+// set depends on the size of the set alone:
 //
 //   up to 4 KiB    a warp per set, eight sets to a block, the points in shared memory
 //   up to 64 KiB   a block per set, the points in shared memory
@@ -19,9 +20,7 @@ constexpr int large_threads = 512;
 template <class P, class T, class Team, class Points>
 __device__ __forceinline__ void solve_set(const ForwardArgs& args, int64_t set, Points points) {
   const PointSet<T, Team, Points> point_set(points, args.layout.num_points);
-  const double alpha = set_alpha<T>(args, set);
-  const Solution solution = solve<P>(point_set, {alpha, args.tolerance, args.max_iter});
-  if (Team::rank() == 0) write_solution<T, T>(args, set, solution);
+  solve_and_write<P, /*global=*/false>(args, set, point_set);
 }
 
 template <class P, class T, class Team>

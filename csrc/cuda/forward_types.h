@@ -1,4 +1,5 @@
-// The forward launchers by dtype, each in a file of its own so that they compile side by side.
+// The forward launchers by solver and dtype, each in a file of its own so that they compile side by
+// side.
 #pragma once
 
 #include "core/args.h"
@@ -8,5 +9,8 @@ namespace ddn::cuda {
 
 cudaError_t forward_float32(const ForwardArgs& args, cudaStream_t stream);
 cudaError_t forward_float64(const ForwardArgs& args, cudaStream_t stream);
+
+cudaError_t global_float32(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t global_float64(const ForwardArgs& args, cudaStream_t stream);
 
 }  // namespace ddn::cuda

@@ -7,7 +7,9 @@
 
 namespace ddn::cuda {
 
+// args.workspace holds robust_pool_workspace_bytes(args).
 cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream);
+int64_t robust_pool_workspace_bytes(const ForwardArgs& args);
 cudaError_t robust_pool_backward(const BackwardArgs& args, cudaStream_t stream);
 
 }  // namespace ddn::cuda

@@ -80,15 +80,9 @@ void check_no_tangent(const at::Tensor& t, const char* name) {
                               "differentiation is not supported");
 }
 
-void check_solver(std::string_view solver, int penalty) {
+void check_solver(std::string_view solver) {
   TORCH_CHECK_VALUE(solver == "local" || solver == "global", "robust_pool: `solver` is '", solver,
                     "'; expected 'local' or 'global'");
-  with_penalty(penalty, [&](auto p) {
-    using P = decltype(p);
-    TORCH_CHECK_NOT_IMPLEMENTED(P::convex || solver == "local",
-                                "robust_pool: `solver` is 'global' for the non-convex penalty ",
-                                P::name, "; expected 'local': no global solver is there yet");
-  });
 }
 
 void check_stopping(std::optional<int64_t> max_iter, std::optional<double> tol) {

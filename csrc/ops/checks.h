@@ -21,7 +21,7 @@ void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef d
 // Raises when t carries a forward-mode tangent, which would be lost in silence.
 void check_no_tangent(const at::Tensor& t, const char* name);
 
-void check_solver(std::string_view solver, int penalty);
+void check_solver(std::string_view solver);
 
 void check_stopping(std::optional<int64_t> max_iter, std::optional<double> tol);
 

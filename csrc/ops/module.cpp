@@ -1,5 +1,6 @@
 // The Python module ddn_cuda._C: importing it registers the operators; besides, it says what was
 // built and what the Python side would otherwise have to repeat.
+#include <pybind11/native_enum.h>
 #include <pybind11/pybind11.h>
 
 #include "core/penalties.h"
@@ -32,5 +33,13 @@ PYBIND11_MODULE(_C, m) {
   m.attr("CUDA_VERSION") = py::none();
   m.attr("CUDA_ARCHS") = py::none();
 #endif
+  using ddn::Status;
+  py::native_enum<Status>(m, "Status", "enum.IntEnum", "How a solve ended.")
+      .value("converged", Status::converged)
+      .value("stopped_early", Status::stopped_early)
+      .value("flat", Status::flat)
+      .value("empty", Status::empty)
+      .value("not_finite", Status::not_finite)
+      .finalize();
   m.def("cpu_isa", &ddn::cpu::instruction_set);
 }

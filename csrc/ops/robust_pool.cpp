@@ -131,38 +131,60 @@ int penalty_number(std::string_view name) {
   return number;
 }
 
-ForwardOutputs forward_with(const std::function<void(const ForwardArgs&)>& launch,
-                            const at::Tensor& x, std::string_view penalty, double alpha_value,
-                            const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
-                            std::optional<int64_t> max_iter, std::optional<double> tol) {
+Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, const at::Tensor& x,
+                     std::string_view penalty, double alpha_value,
+                     const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                     std::string_view solver, std::optional<int64_t> max_iter,
+                     std::optional<double> tol, bool with_info) {
   check_inner(x, dim);
   const std::vector<int64_t> shape = keepdim_shape(x, dim);
   const at::Tensor alphas = alpha_per_set(alpha, x, shape);
   const std::optional<SetLayout> layout = make_layout(x, dim);
   if (!layout.has_value()) {
-    const auto [y, remainder, curvature] =
+    Forward out =
         forward_with(launch, as_rows(x, dim), penalty, alpha_value, as_column_if_defined(alphas),
-                     /*dim=*/{1}, max_iter, tol);
-    return {y.view(shape), remainder.view(shape), curvature.view(shape)};
+                     /*dim=*/{1}, solver, max_iter, tol, with_info);
+    for (at::Tensor* t : out.tensors()) {
+      if (t->defined()) *t = t->view(shape);
+    }
+    return out;
   }
-  at::Tensor y = at::empty(shape, x.options());
-  at::Tensor remainder = at::empty(shape, x.options().dtype(opmath(x)));
-  at::Tensor curvature = at::empty_like(remainder);
+  Forward out;
+  out.y = at::empty(shape, x.options());
+  out.remainder = at::empty(shape, x.options().dtype(opmath(x)));
+  out.curvature = at::empty_like(out.remainder);
 
   ForwardArgs args{};
   args.dtype = dtype_of(x);
   args.penalty = penalty_number(penalty);
+  args.global = solver == "global";
   args.layout = *layout;
   args.x = x.const_data_ptr();
-  args.y = y.mutable_data_ptr();
-  args.remainder = remainder.mutable_data_ptr();
-  args.curvature = curvature.mutable_data_ptr();
+  args.y = out.y.mutable_data_ptr();
+  args.remainder = out.remainder.mutable_data_ptr();
+  args.curvature = out.curvature.mutable_data_ptr();
   args.alpha = data_or_null(alphas);
   args.alpha_value = alpha_value;
   args.max_iter = max_iter.value_or(-1);
   args.tolerance = tol.value_or(-1);
+  if (with_info) {
+    const auto reals = [&] { return at::empty(shape, x.options().dtype(at::kDouble)); };
+    const auto numbers = [&] { return at::empty(shape, x.options().dtype(at::kLong)); };
+    out.iterations = numbers();
+    out.residual = reals();
+    out.second_derivative = reals();
+    out.objective = reals();
+    out.gap = reals();
+    out.status = numbers();
+    args.info = {out.iterations.mutable_data_ptr<int64_t>(),
+                 out.residual.mutable_data_ptr<double>(),
+                 out.second_derivative.mutable_data_ptr<double>(),
+                 out.objective.mutable_data_ptr<double>(),
+                 out.gap.mutable_data_ptr<double>(),
+                 out.status.mutable_data_ptr<int64_t>()};
+  }
   if (args.layout.num_sets > 0) launch(args);
-  return {y, remainder, curvature};
+  return out;
 }
 
 at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,

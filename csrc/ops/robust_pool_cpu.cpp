@@ -12,12 +12,26 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const cpu::Range& b
   at::parallel_for(begin, end, grain, body);
 }
 
+Forward forward(const at::Tensor& x, c10::string_view penalty, double alpha_value,
+                const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                c10::string_view solver, std::optional<int64_t> max_iter, std::optional<double> tol,
+                bool with_info) {
+  return forward_with([](const ForwardArgs& args) { cpu::robust_pool_forward(args, parallel_for); },
+                      x, penalty, alpha_value, alpha, dim, solver, max_iter, tol, with_info);
+}
+
 ForwardOutputs forward_cpu(const at::Tensor& x, c10::string_view penalty, double alpha_value,
                            const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
-                           c10::string_view /*solver*/, std::optional<int64_t> max_iter,
+                           c10::string_view solver, std::optional<int64_t> max_iter,
                            std::optional<double> tol) {
-  return forward_with([](const ForwardArgs& args) { cpu::robust_pool_forward(args, parallel_for); },
-                      x, penalty, alpha_value, alpha, dim, max_iter, tol);
+  return forward(x, penalty, alpha_value, alpha, dim, solver, max_iter, tol, false).answer();
+}
+
+InfoOutputs info_cpu(const at::Tensor& x, c10::string_view penalty, double alpha_value,
+                     const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                     c10::string_view solver, std::optional<int64_t> max_iter,
+                     std::optional<double> tol) {
+  return forward(x, penalty, alpha_value, alpha, dim, solver, max_iter, tol, true).all();
 }
 
 at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
@@ -33,6 +47,7 @@ at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& x, const at::T
 
 TORCH_LIBRARY_IMPL(ddn, CPU, m) {
   m.impl("_robust_pool_forward", forward_cpu);
+  m.impl("_robust_pool_forward_info", info_cpu);
   m.impl("_robust_pool_backward", backward_cpu);
 }
 

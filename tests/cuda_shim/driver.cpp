@@ -1,5 +1,6 @@
 // The kernels' launchers and the shim's settings as functions of plain C, for ctypes.
 #include <cstring>
+#include <vector>
 
 #include "core/penalties.h"
 #include "cuda/robust_pool_cuda.h"
@@ -46,12 +47,13 @@ const char* shim_error() { return cuda_shim::error(); }
 void shim_clear_error() { cuda_shim::clear_error(); }
 int shim_was_launched(const void* kernel) { return cuda_shim::was_launched(kernel); }
 
-int shim_forward(int bytes, int penalty, const int64_t* layout, const void* x, void* y,
+int shim_forward(int bytes, int penalty, int global, const int64_t* layout, const void* x, void* y,
                  void* remainder, void* curvature, const void* alpha, double alpha_value,
                  int64_t max_iter, double tolerance) {
   ddn::ForwardArgs args{};
   args.dtype = dtype_of(bytes);
   args.penalty = penalty;
+  args.global = global != 0;
   args.layout = read_layout(layout);
   args.x = x;
   args.y = y;
@@ -61,6 +63,9 @@ int shim_forward(int bytes, int penalty, const int64_t* layout, const void* x, v
   args.alpha_value = alpha_value;
   args.max_iter = max_iter;
   args.tolerance = tolerance;
+  std::vector<unsigned char> workspace(
+      static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args)));
+  args.workspace = workspace.data();
   return ddn::cuda::robust_pool_forward(args, nullptr);
 }
 

@@ -22,9 +22,9 @@ namespace {
 constexpr unsigned limit = 1024;
 constexpr size_t page = 4096;
 #if defined(__SANITIZE_ADDRESS__)
-constexpr size_t stack_bytes = 64 * page;
+constexpr size_t stack_bytes = 512 * page;
 #else
-constexpr size_t stack_bytes = 16 * page;
+constexpr size_t stack_bytes = 128 * page;  // unoptimised frames are large
 #endif
 
 struct Fiber {

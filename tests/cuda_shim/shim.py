@@ -122,6 +122,7 @@ class Shim:
         alpha: float | np.ndarray = 1.0,
         *,
         set_rank: int = 1,
+        solver: str = "local",
         max_iter: int = -1,
     ) -> Answer:
         """alpha: a number, or one per set as an array of x's dtype."""
@@ -131,6 +132,7 @@ class Shim:
             self._c.shim_forward,
             x.itemsize,
             self._penalty(penalty),
+            int(solver == "global"),
             layout_of(x, set_rank),
             _pointer(x),
             *(_pointer(output.array) for output in outputs),
@@ -192,7 +194,9 @@ class Shim:
         return {
             name: bool(self._c.shim_was_launched(ctypes.c_void_p(base + address)))
             for name, address in addresses.items()
-            if re.search(r"^void ddn::cuda::.*\(ddn::(For|Back)wardArgs\)$", name)
+            if re.search(
+                r"^void ddn::cuda::.*\(ddn::(ForwardArgs|BackwardArgs|cuda::GlobalArgs)\)$", name
+            )
         }
 
     def _penalty(self, name: str) -> int:

@@ -1,0 +1,179 @@
+// The points of a set counted in bins, and what the counts prove about the depth.
+//
+// The depth of a non-convex penalty, D(u) = sum_i w_i K(u - x_i), falls as the objective rises
+// (core/penalties.h). Points are counted in bins a fraction of alpha wide; each bin keeps its mass
+// and the first moment of its points about its centre. A cell is a bin as a place for u.
+//
+// Note: [The bound on a cell]
+// For u = c + d h in the cell about c and a point x = b + o h in the bin about b, with c - b = D
+// and |d|, |o| <= 1/2 (h is the width of a bin),
+//
+//   K(u - x) = K(D) + K'(D) h (d - o) + r,    |r| <= h^2/2 max |K''| on [D - h, D + h].
+//
+// Summed over all bins: the depth in the cell is at most
+//
+//   sum (m K(D) - M K'(D) h) + |sum m K'(D) h| / 2 + sum m |r|
+//
+// with the mass m and the moment M of each bin. Where K is not smooth (at the edge of the truncated
+// quadratic) a bin's terms are replaced by an upper bound of K, a part of the remainder.
+// docs/global.md derives all of it, with the rounding.
+#pragma once
+
+#include "core/penalties.h"
+
+namespace ddn {
+
+// Bin i of the arrays below: 0 holds all that lies further left, then `pad` bins, then the cells,
+// then `pad` bins, then all that lies further right.
+struct Grid {
+  double origin;  // left end of the first cell
+  double width;   // of a cell
+  int cells;
+  int pad;
+
+  DDN_HD int bins() const { return cells + 2 * pad + 2; }
+  DDN_HD int bin_of_cell(int cell) const { return cell + pad + 1; }
+  DDN_HD double left(int cell) const { return origin + cell * width; }
+  DDN_HD double centre(int cell) const { return origin + (cell + 0.5) * width; }
+};
+
+// A point's position in a grid as a fixed-point number of bins, counted from bin 0.
+constexpr int bin_fraction_bits = 16;
+constexpr int bin_fraction_mask = (1 << bin_fraction_bits) - 1;
+
+// How far a point may lie from where the fixed-point number says, in bins: the rounding of single
+// precision at the last of 2^11 bins, and the fixed point's.
+constexpr double bin_doubt = 1e-3;
+
+// Arrays of a team's working memory, of grid.bins() numbers each (and `bins_slack` spare ones).
+struct Bins {
+  double* mass;
+  double* moment;  // in bin widths
+  float* upper;    // by cell: bound of the depth there; `discarded` where its block was
+  float* blocks;   // the mass of each block of width alpha
+};
+constexpr int bins_slack = 8;
+constexpr float discarded = -1;
+
+// What a bin adds to the bounds on a cell, by the distance D = u - x between their centres. In the
+// arrays, entry `reach + t` is for a distance of t bins.
+struct Taps {
+  static constexpr int most = 44;
+  static constexpr int most_blocks = 6;
+  static constexpr int most_per_alpha = 32;
+  int per_alpha;                    // bins per alpha
+  int reach;                        // in bins
+  int block_reach;                  // in blocks of width alpha
+  double value[2 * most + 1];       // K(D)
+  double slope[2 * most + 1];       // K'(D) h
+  double slack[2 * most + 1];       // bound of |r|
+  double bend[2 * most + 1];        // K''(D) h^2, of smooth penalties only, as the two that follow
+  double twist[2 * most + 1];       // K'''(D) h^3
+  double bend_slack[2 * most + 1];  // bound of what K'' h^2 differs from its linear part by
+  double block[most_blocks + 1];    // max K between two blocks
+  double tail;                      // max K beyond the reach
+  double tail_bend;                 // max K'' there
+};
+
+// V is double or a SIMD vector of doubles: the bounds for the cells whose bins are bin, bin + 1,
+// ...
+template <class V>
+struct CellBounds {
+  V value, slope, slack;
+};
+template <class V>
+DDN_HD CellBounds<V> bound_cells(const Bins& bins, const Taps& taps, int bin) {
+  V value{}, slope{}, slack{};
+  for (int t = -taps.reach; t <= taps.reach; ++t) {
+    const int k = taps.reach - t;  // a bin further right has u - x < 0
+    const V mass = Math<V>::load(bins.mass + bin + t);
+    const V moment = Math<V>::load(bins.moment + bin + t);
+    value += mass * taps.value[k] - moment * taps.slope[k];
+    slope += mass * taps.slope[k];
+    slack += mass * taps.slack[k];
+  }
+  return {value, slope, slack};
+}
+
+// Upper bounds of h^2 D'' over the same cells: the expansion of Note [The bound on a
+// cell] for K'' in the place of K.
+template <class V>
+DDN_HD V bound_bend(const Bins& bins, const Taps& taps, int bin) {
+  V bend{}, twist{};
+  for (int t = -taps.reach; t <= taps.reach; ++t) {
+    const int k = taps.reach - t;
+    const V mass = Math<V>::load(bins.mass + bin + t);
+    const V moment = Math<V>::load(bins.moment + bin + t);
+    bend += mass * (taps.bend[k] + taps.bend_slack[k]) - moment * taps.twist[k];
+    twist += mass * taps.twist[k];
+  }
+  return bend + 0.5 * absolute(twist);
+}
+
+// The taps of K(z) = exp(-z^2/2).
+inline void fill_gaussian_taps(Taps& taps, int per_alpha, int reach_alpha) {
+  taps.per_alpha = per_alpha;
+  taps.reach = reach_alpha * per_alpha;
+  taps.block_reach = reach_alpha + 1;
+  const double h = 1.0 / per_alpha, far = h * (1 + 2 * bin_doubt);
+  for (int t = -taps.reach; t <= taps.reach; ++t) {
+    const int k = t + taps.reach;
+    // K and its derivatives: K^(n+1) = -(z K^(n) + n K^(n-1)).
+    const double z = t * h;
+    double d[6];
+    d[0] = std::exp(-0.5 * z * z);
+    d[1] = -z * d[0];
+    for (int n = 1; n < 5; ++n) d[n + 1] = -(z * d[n] + n * d[n - 1]);
+    taps.value[k] = d[0];
+    taps.slope[k] = d[1] * h;
+    // |K^(3)| <= 1.3802, |K^(5)| <= 5.7832.
+    taps.slack[k] =
+        0.5 * far * far * (std::fabs(d[2]) + 1.3802 * far) + std::fabs(taps.slope[k]) * bin_doubt;
+    taps.bend[k] = d[2] * h * h;
+    taps.twist[k] = d[3] * h * h * h;
+    taps.bend_slack[k] = 0.5 * h * h * far * far * (std::fabs(d[4]) + 5.7832 * far) +
+                         std::fabs(taps.twist[k]) * bin_doubt;
+  }
+  for (int s = 0; s <= taps.block_reach; ++s) {
+    const double gap = s > 1 ? s - 1 - 2 * h * bin_doubt : 0;
+    taps.block[s] = std::exp(-0.5 * gap * gap);
+  }
+  const double beyond = reach_alpha - h;
+  taps.tail = std::exp(-0.5 * beyond * beyond);
+  taps.tail_bend = beyond * beyond * taps.tail;
+}
+
+// The taps of K(z) = max(0, 1 - z^2). A bin that the edge may cut counts with its upper bound.
+inline void fill_parabola_taps(Taps& taps, int per_alpha) {
+  taps.per_alpha = per_alpha;
+  taps.reach = per_alpha + 1;
+  taps.block_reach = 2;
+  const double h = 1.0 / per_alpha;
+  for (int t = -taps.reach; t <= taps.reach; ++t) {
+    const int k = t + taps.reach, distance = t < 0 ? -t : t;
+    const double nearest = (distance - 1 - 2 * bin_doubt) * h;
+    const bool inside = distance < per_alpha;
+    taps.value[k] = inside ? 1 - t * h * (t * h) : 0;
+    taps.slope[k] = inside ? -2 * t * h * h : 0;
+    // Inside, K is its tangent less a square of at most (h/2)^2 at the centre of a cell.
+    taps.slack[k] =
+        inside ? 0.25 * h * h * 1.01 + 6 * h * bin_doubt : std::fmax(0, 1 - nearest * nearest);
+    taps.bend[k] = taps.twist[k] = taps.bend_slack[k] = 0;
+  }
+  taps.block[0] = taps.block[1] = 1;
+  taps.block[2] = 4 * h * bin_doubt;
+  taps.tail = taps.tail_bend = 0;
+}
+
+template <class P>
+inline Taps make_taps(int per_alpha) {
+  Taps taps{};
+  if constexpr (P::is_smooth) {
+    fill_gaussian_taps(taps, per_alpha, /*reach_alpha=*/5);
+  } else {
+    fill_parabola_taps(taps, per_alpha);
+  }
+  return taps;
+}
+
+}  // namespace ddn

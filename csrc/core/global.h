@@ -1,0 +1,439 @@
+// The certified global minimum of a non-convex objective. docs/global.md derives it.
+//
+// The points are counted in bins; bounds on the depth in every cell (core/bins.h) discard those
+// that cannot hold the minimum; what is left is resolved without a gap: the truncated quadratic by
+// an exact sweep over the points that enter or leave there (core/sweep.h), Welsch by one descent
+// where the bounds prove the objective convex and by a power series elsewhere (core/series.h).
+//
+// A grid of bins spans a limited number of alphas. Sets that reach further are searched about the
+// robust start; when the points outside are too few to matter, that is the proof. Otherwise, and
+// when too much survives, the set is sorted and then taken window by window: n log n for any set.
+#pragma once
+
+#include "core/bins.h"
+#include "core/local.h"
+#include "core/series.h"
+#include "core/sweep.h"
+
+namespace ddn {
+
+// How a search ended.
+struct Global {
+  detail::Iterate it;
+  // No u has a depth above both `bound` and the answer's own plus `slack`.
+  double bound;
+  double slack;
+};
+
+template <class P, class Set>
+class GlobalSearch {
+ public:
+  using Real = typename Set::Real;
+
+  DDN_HD GlobalSearch(const Set& set, const Survey& survey, const Problem& problem,
+                      int64_t& passes_left)
+      : set_(set),
+        taps_(set.template taps<P>()),
+        lo_(survey.lo),
+        hi_(survey.hi),
+        mean_(survey.mean),
+        total_(survey.finite),
+        problem_(problem),
+        passes_left_(passes_left) {}
+
+  DDN_HD Global run() {
+    if (!P::is_smooth && set_.count() <= small_set) {
+      take_sorted();
+    } else {
+      const double window = set_.most_cells() * cell_width();
+      bool done;
+      if (range() < window) {
+        done = search(set_, lo_, hi_, /*sorted=*/false);
+      } else {
+        start_ = robust_start();
+        done = search(set_, start_ - 0.5 * window, start_ + 0.5 * window, false);
+      }
+      if (!done && !stopped()) take_sorted();
+    }
+    return finish();
+  }
+
+ private:
+  static constexpr double unknown = -1;  // loss
+  static constexpr int small_set = 64;
+  static constexpr int most_runs = 4;       // by one pass over all points each
+  static constexpr int most_series = 8;     // likewise
+  static constexpr int sorted_window = 16;  // in units of alpha
+  static constexpr double reach = 9;        // exp(-reach^2/2) is below the rounding of one
+
+  DDN_LARGE double robust_start() {
+    return detail::robust_start(set_, larger(smaller(mean_, hi_), lo_), {lo_, hi_, range()},
+                                problem_, passes_left_);
+  }
+  template <class View>
+  DDN_LARGE detail::Iterate descend(const View& view, double start, double lo, double hi) {
+    return detail::descend_to_accuracy<P>(view, start, {lo, hi, range()}, problem_, passes_left_);
+  }
+  DDN_HD double range() const { return hi_ - lo_; }
+  DDN_HD double cell_width() const { return problem_.alpha / taps_.per_alpha; }
+  DDN_HD bool stopped() const { return passes_left_ == 0; }
+  DDN_HD void count_pass() {
+    if (passes_left_ != 0) --passes_left_;
+  }
+
+  // Depths up to this one need not be looked at.
+  DDN_HD double enough() const { return found_ && !pending_ ? (total_ - loss_) + allowed() : -1; }
+  // A quarter of the promised excess, in units of the depth; the rest is for what follows.
+  DDN_HD double allowed() const {
+    const double promised =
+        !found_ || pending_ ? 0 : 0.25 * (sizeof(Real) == 8 ? 1e-12 : 1e-6) * loss_;
+    const double rounding = 4e-16 * total_;
+    return larger(promised, rounding);
+  }
+
+  static DDN_HD double loss_rounding() { return sizeof(Real) == 8 ? 1e-14 : 2e-7; }
+
+  // Losses that differ by less are not told apart.
+  DDN_HD double doubt(double loss) const { return larger(loss_rounding() * loss, 4e-16 * total_); }
+
+  // Looks at all u in [a, b]; with `view` all points that matter there. False when it would take
+  // too many passes, or nothing is proved about the u outside [a, b] (unless `sorted`).
+  template <class View>
+  DDN_LARGE bool search(const View& view, double a, double b, bool sorted) {
+    Grid grid;
+    grid.origin = a;
+    grid.width = cell_width();
+    grid.pad = taps_.block_reach * taps_.per_alpha;
+    const double cells = (b - a) / grid.width;
+    grid.cells =
+        static_cast<int>(cells < set_.most_cells() - 1 ? cells : set_.most_cells() - 1) + 1;
+    if (!sorted) count_pass();
+    view.bin(grid, problem_.alpha);
+    const Bins bins = set_.bins();
+    const double tail = taps_.tail * view.count();
+    double depth = bound_grid(grid, tail);
+    const int top = top_cell(grid);
+    if (!sorted) {
+      ceiling_ = larger(larger(static_cast<double>(bins.upper[top]), outside(grid) + tail), bound_);
+    }
+    if (!found_) start_ = grid.centre(top);
+    if (stopped()) return false;
+    depth = larger(enough(), depth);
+
+    if (!sorted && outside(grid) + tail > depth) return false;
+
+    // The run about the highest bound first: its minimum discards most others.
+    int first = top, last = top;
+    while (first > 0 && bins.upper[first - 1] > depth) --first;
+    while (last + 1 < grid.cells && bins.upper[last + 1] > depth) ++last;
+    if (!(bins.upper[top] > depth)) {
+      bound_ = larger(static_cast<double>(bins.upper[top]), bound_);
+      return true;
+    }
+    if (!resolve(view, grid, first, last, depth, sorted)) return false;
+    const int done_first = first, done_last = last;
+    int runs = 1;
+    for (int cell = 0; cell < grid.cells; ++cell) {
+      if (!(bins.upper[cell] > larger(depth, enough()))) {
+        bound_ = larger(static_cast<double>(bins.upper[cell]), bound_);
+        continue;
+      }
+      if (cell >= done_first && cell <= done_last) {
+        cell = done_last;
+        continue;
+      }
+      settle();
+      if (!(bins.upper[cell] > enough())) {
+        bound_ = larger(static_cast<double>(bins.upper[cell]), bound_);
+        continue;
+      }
+      first = last = cell;
+      while (last + 1 < grid.cells && bins.upper[last + 1] > enough()) ++last;
+      if (!sorted && ++runs > most_runs) return false;
+      if (!resolve(view, grid, first, last, depth, sorted)) return false;
+      cell = last;
+    }
+    if (!sorted) bound_ = larger(outside(grid) + tail, bound_);
+    return true;
+  }
+
+  // Fills in bins.upper and returns the largest depth that is known to be attained.
+  DDN_LARGE double bound_grid(const Grid& grid, double tail) {
+    using V = typename Set::Lanes;
+    constexpr int lanes = Math<V>::lanes;
+    const Bins bins = set_.bins();
+    const int k = taps_.per_alpha;
+    const int blocks = (grid.cells + k - 1) / k;
+    const int pad_blocks = taps_.block_reach;
+    float* const masses = bins.blocks;  // from the first block of the pad on
+    for (int i = set_.rank(); i < blocks + 2 * pad_blocks; i += set_.size()) {
+      double mass = 0;
+      for (int j = 0; j < k; ++j) {
+        const int bin = 1 + i * k + j;
+        if (bin < grid.bins() - 1) mass += bins.mass[bin];
+      }
+      masses[i] = round_up(mass);
+    }
+    set_.sync();
+    double highest[2] = {-1, 0};
+    for (int b = 0; b < blocks; ++b) {
+      const double upper = block_bound(masses + b + pad_blocks) + tail;
+      if (upper > highest[0]) {
+        highest[0] = upper;
+        highest[1] = b;
+      }
+    }
+    const int top = static_cast<int>(highest[1]);
+    const int groups = k / lanes;
+    double lower = -1;
+    const auto bound_block = [&](int block, int group) {
+      const int cell = block * k + group * lanes;
+      const CellBounds<V> at = bound_cells<V>(bins, taps_, grid.bin_of_cell(cell));
+      const V upper = at.value + Math<V>::splat(0.5) * absolute(at.slope) + at.slack;
+      double uppers[lanes], lowers[lanes];
+      Math<V>::store(uppers, upper);
+      Math<V>::store(lowers, at.value - at.slack);
+      for (int l = 0; l < lanes && cell + l < grid.cells; ++l) {
+        bins.upper[cell + l] = round_up(uppers[l] + tail);
+        lower = larger(lowers[l], lower);
+      }
+    };
+    for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(top, g);
+    lower = set_.largest(lower);
+    const double floor = larger(lower, enough());
+    for (int b = 0; b < blocks; ++b) {
+      if (b == top) continue;
+      const double upper = block_bound(masses + b + pad_blocks) + tail;
+      if (upper > floor) {
+        for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(b, g);
+      } else {
+        bound_ = larger(upper, bound_);
+        for (int i = b * k + set_.rank(); i < (b + 1) * k && i < grid.cells; i += set_.size()) {
+          bins.upper[i] = discarded;
+        }
+      }
+    }
+    return set_.largest(lower);  // also a barrier
+  }
+
+  static DDN_HD float round_up(double x) { return static_cast<float>(x * (1 + 1.2e-7)); }
+
+  // masses: of the block and of those to its sides.
+  DDN_HD double block_bound(const float* masses) const {
+    double sum = masses[0];
+    for (int s = 1; s <= taps_.block_reach; ++s) {
+      sum += taps_.block[s] * (static_cast<double>(masses[-s]) + static_cast<double>(masses[s]));
+    }
+    return sum;
+  }
+
+  DDN_HD int top_cell(const Grid& grid) const {
+    const Bins bins = set_.bins();
+    int top = 0;
+    for (int i = 1; i < grid.cells; ++i) {
+      if (bins.upper[i] > bins.upper[top]) top = i;
+    }
+    return top;
+  }
+
+  // Bound of the depth at any u left of the first cell or right of the last one: all the mass that
+  // is not further inside than the reach of K.
+  DDN_HD double outside(const Grid& grid) const {
+    const Bins bins = set_.bins();
+    double left = 0, right = 0;
+    const int end = grid.bins() - 1;
+    for (int i = 0; i <= grid.pad + taps_.reach && i <= end; ++i) {
+      left += bins.mass[i];
+      right += bins.mass[end - i];
+    }
+    const bool open_left = grid.origin > lo_;
+    const bool open_right = grid.left(grid.cells) < hi_;
+    return larger(open_left ? left : 0, open_right ? right : 0);
+  }
+
+  // Finds the least objective on the cells first to last, if it is below what is known.
+  template <class View>
+  DDN_HD bool resolve(const View& view, const Grid& grid, int first, int last, double floor,
+                      bool sorted) {
+    const double a = larger(grid.left(first), lo_);
+    const double b = smaller(grid.left(last + 1), hi_);
+    if constexpr (P::is_smooth) {
+      return resolve_smooth(view, grid, first, last, a, b, floor, sorted);
+    } else {
+      const double half = (0.5 * b - 0.5 * a) + 2e-6 * problem_.alpha;
+      if (half >= 0.5 * problem_.alpha || stopped()) return false;
+      count_pass();
+      const SweepInput in = view.gather(0.5 * a + 0.5 * b, half, problem_.alpha);
+      consider(sweep(set_, set_.list(), in, total_));
+      return true;
+    }
+  }
+
+  template <class View>
+  DDN_HD bool resolve_smooth(const View& view, const Grid& grid, int first, int last, double a,
+                             double b, double floor, bool sorted) {
+    using V = typename Set::Lanes;
+    constexpr int lanes = Math<V>::lanes;
+    const Bins bins = set_.bins();
+    const double h2 = grid.width * grid.width / (problem_.alpha * problem_.alpha);
+    double bend = -detail::infinity;
+    for (int i = first + lanes * set_.rank(); i <= last; i += lanes * set_.size()) {
+      double bends[lanes];
+      Math<V>::store(bends, bound_bend<V>(bins, taps_, grid.bin_of_cell(i)));
+      for (int l = 0; l < lanes && i + l <= last; ++l) bend = larger(bends[l], bend);
+    }
+    bend = set_.largest(bend) / h2 + taps_.tail_bend * view.count();
+    if (bend < 0) {
+      int top = first;
+      for (int i = first; i <= last; ++i) {
+        if (bins.upper[i] > bins.upper[top]) top = i;
+      }
+      double start = vertex(grid, top);
+      start = start > a && start < b ? start : 0.5 * a + 0.5 * b;
+      detail::Iterate it = descend(view, start, a, b);
+      const double edge = 1e-9 * problem_.alpha;
+      if (!it.stopped && ((it.u - a <= edge && a > lo_) || (b - it.u <= edge && b < hi_))) {
+        it = descend(set_, it.u, lo_, hi_);
+      }
+      // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
+      const double slope = it.at.slope / problem_.alpha;
+      consider(view, it.u, unknown, sorted, &it);
+      slack_ = larger(slope * slope / (-2 * bend), slack_);
+      return true;
+    }
+    const int step = taps_.per_alpha / 2;
+    if (!sorted && (series_ += (last - first) / step + 1) > most_series) return false;
+    settle();
+    for (int i = first; i <= last; i += step) {
+      if (stopped()) return false;
+      count_pass();
+      const double centre = grid.left(i) + 0.5 * step * grid.width;
+      const Series series = view.series(centre, problem_.alpha);
+      // What lies left of the best may be as good as it is, and is then to be found.
+      const bool left = found_ && centre < u_;
+      const double known = larger(floor, left ? total_ - loss_ - 2 * doubt(loss_) : enough());
+      const Maximum at = maximise(series, Series::radius * (1 + 1e-9), known - 1e-14 * total_,
+                                  left ? 4e-16 * total_ : allowed());
+      bound_ = larger(at.bound + Series::remainder * total_ + 2e-15 * total_, bound_);
+      if (at.found) {
+        const double u = centre + problem_.alpha * at.t;
+        consider(view, larger(smaller(u, hi_), lo_), total_ - at.value, sorted, nullptr);
+      }
+    }
+    return true;
+  }
+
+  // The top of the parabola through the estimates of three neighbouring cells.
+  DDN_HD double vertex(const Grid& grid, int cell) const {
+    const Bins bins = set_.bins();
+    double value[3];
+    for (int i = 0; i < 3; ++i) {
+      const int at = cell - 1 + i;
+      const int inside = at < 0 ? 0 : (at < grid.cells ? at : grid.cells - 1);
+      value[i] = bound_cells<double>(bins, taps_, grid.bin_of_cell(inside)).value;
+    }
+    const double bend = value[0] - 2 * value[1] + value[2];
+    const double shift = bend < 0 ? 0.5 * (value[0] - value[2]) / bend : 0;
+    return grid.centre(cell) + grid.width * larger(smaller(shift, 1.0), -1.0);
+  }
+
+  // Takes a candidate when it is better; of equally good ones the smallest. An unknown loss is
+  // found when there is something to compare it with.
+  template <class View>
+  DDN_HD void consider(const View& view, double u, double loss, bool sorted,
+                       const detail::Iterate* it) {
+    settle();
+    if (loss == unknown && (found_ || sorted)) loss = loss_at(view, u);
+    if (found_) {
+      const bool better = loss < loss_ - doubt(loss);
+      const bool tied = !better && loss <= loss_ + doubt(loss);
+      if (!better && !(tied && u < u_)) return;
+    }
+    found_ = true;
+    pending_ = loss == unknown;
+    u_ = u;
+    loss_ = loss;
+    polished_ = it != nullptr;
+    if (polished_) it_ = *it;
+  }
+
+  DDN_HD void consider(const Window& window) {
+    bound_ = larger(total_ - window.loss * (1 - 2 * loss_rounding()), bound_);
+    consider(set_, window.u, window.loss, /*sorted=*/true, nullptr);
+  }
+
+  // Makes the loss of the best candidate known.
+  DDN_HD void settle() {
+    if (!pending_) return;
+    loss_ = loss_at(set_, u_);
+    pending_ = false;
+  }
+  template <class View>
+  DDN_LARGE double loss_at(const View& view, double u) {
+    count_pass();
+    return total_ - view.template sums<P, double>(u, problem_.alpha).depth;
+  }
+
+  DDN_LARGE void take_sorted() {
+    count_pass();
+    const int64_t count = set_.sort();
+    const auto list = set_.list();
+    if constexpr (!P::is_smooth) {
+      const double base = static_cast<double>(list[0]);
+      consider(sweep(set_, list, {count, count, 0, base, problem_.alpha, 0, 0, 0}, total_));
+    } else {
+      const auto at = [&](int64_t i) { return static_cast<double>(list[i]); };
+      const double alpha = problem_.alpha;
+      double covered = -detail::infinity;
+      int64_t i = 0, from = 0, to = 0;
+      while (i < count && !stopped()) {
+        const double a = larger(at(i) - alpha, covered);
+        double b = a + sorted_window * alpha;
+        int64_t last = i;
+        while (last + 1 < count && at(last + 1) <= b) ++last;
+        b = smaller(at(last) + alpha, b);
+        while (a - at(from) > reach * alpha) ++from;
+        to = larger(static_cast<double>(to), static_cast<double>(last));
+        while (to < count && at(to) - b <= reach * alpha) ++to;
+        settle();
+        const double most = static_cast<double>(to - from);
+        if (!found_ || most > enough()) {
+          search(set_.view(from, to - from), a, b, /*sorted=*/true);
+        } else {
+          bound_ = larger(most, bound_);
+        }
+        covered = b;
+        while (i < count && at(i) + alpha <= b) ++i;
+      }
+    }
+  }
+
+  DDN_HD Global finish() {
+    if (!found_) u_ = start_;
+    const bool cut = stopped();
+    // A sweep's window and a series' maximum are stationary up to rounding: one pass shows it.
+    if (!cut && !polished_) it_ = descend(set_, u_, lo_, hi_);
+    if (cut && !polished_) it_ = {u_, {}, true, true};
+    return {it_, cut ? smaller(ceiling_, total_) : bound_, slack_};
+  }
+
+  const Set& set_;
+  const Taps& taps_;
+  double lo_, hi_, mean_;
+  double total_;
+  Problem problem_;
+  int64_t& passes_left_;
+
+  bool found_ = false;
+  bool pending_ = false;   // loss_ is not known yet
+  bool polished_ = false;  // it_ belongs to u_
+  double u_ = 0, loss_ = 0;
+  double start_ = 0;  // where to begin when nothing was found
+  detail::Iterate it_{};
+  double bound_ = -1;  // of the depth in all that was left out though it might be above the best
+  double ceiling_ = detail::infinity;  // of the depth anywhere, once the bins are counted
+  double slack_ = 0;                   // of the depth near the answer above its own
+  int series_ = 0;
+};
+
+}  // namespace ddn

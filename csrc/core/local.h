@@ -1,0 +1,123 @@
+// One descent to the accuracy that is promised, and where to begin it.
+#pragma once
+
+#include "core/descent.h"
+#include "core/penalties.h"
+#include "core/set.h"
+
+namespace ddn {
+
+struct Problem {
+  double alpha;
+  double tolerance;  // accepted |step| in units of alpha; negative: the contract's accuracy
+  int64_t max_iter;  // passes over the set; negative: until done
+};
+
+namespace detail {
+
+// The accepted |step|, in the units of the points. Where alpha exceeds the range of the set, the
+// range takes its place: there an accuracy in units of alpha would say little.
+template <class Real>
+DDN_HD double accepted_step(const Problem& problem, double range) {
+  if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
+  return (sizeof(Real) == 8 ? 1e-12 : 1e-6) * (range < problem.alpha ? range : problem.alpha);
+}
+// Unit roundoff.
+template <class Real>
+DDN_HD double rounding() {
+  return sizeof(Real) == 8 ? 0x1p-53 : 0x1p-24;
+}
+
+// Below it a reciprocal overflows.
+template <class Real>
+DDN_HD double smallest_normal() {
+  return sizeof(Real) == 8 ? 0x1p-1022 : 0x1p-126;
+}
+
+struct Iterate {
+  double u;
+  Sums at;         // the sums at u, unless stopped
+  bool in_double;  // in which arithmetic `at` was found
+  bool stopped;    // by the bound on the passes
+};
+
+// Where a descent may go, and the range of the whole set.
+struct Bounds {
+  double lo, hi;
+  double range;
+};
+
+template <class P, class V, class Set>
+DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const Problem& problem,
+                       int64_t& passes_left) {
+  Descent<P> descent(start, bounds.lo, bounds.hi,
+                     {problem.alpha, accepted_step<typename Set::Real>(problem, bounds.range),
+                      rounding<V>(), set.count(), bounds.range});
+  bool done = false;
+  while (!done && passes_left != 0) {
+    --passes_left;
+    done = descent.update(set.template sums<P, V>(descent.point(), problem.alpha));
+  }
+  return {done ? descent.point() : descent.best(), descent.sums(),
+          sizeof(V) > sizeof(typename Set::Real), !done};
+}
+
+// Single precision decides the answer where curvature is plentiful; its rounding, divided by a
+// curvature below a sixteenth of the points', would move the answer by more than the promised
+// accuracy, so there the descent goes on in double precision.
+template <class P, class Set>
+DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& bounds,
+                                   const Problem& problem, int64_t& passes_left) {
+  using Real = typename Set::Real;
+  Iterate it = descend<P, Real>(set, start, bounds, problem, passes_left);
+  if (sizeof(Real) < sizeof(double) && !it.stopped) {
+    const double mass = P::convex ? set.count() : it.at.depth;
+    if (!(lasting_curvature<P>(it.at) >= mass / 16)) {
+      it = descend<P, double>(set, it.u, bounds, problem, passes_left);
+    }
+  }
+  return it;
+}
+
+// Note: [Flat Huber objectives]
+// The minimisers of a Huber objective form an interval when no point lies strictly within alpha of
+// one of them: they are then the stretch between (the last point on the left) + alpha and (the
+// first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
+template <class Set>
+DDN_HD bool find_flat(const Set& set, double range, const Problem& problem, Iterate& it) {
+  const double n = set.count();
+  if (it.stopped || lasting_curvature<Huber>(it.at) > 0) return false;
+  const double step = accepted_step<typename Set::Real>(problem, range);
+  const double slack = 4 * step + 4e-16 * ::fabs(it.u);
+  const double radius = problem.alpha - slack;
+  const Around around = set.around(it.u, radius > 0 ? radius : 0);
+  if (around.nearer > 0) return false;
+  // The pulls of the two sides must cancel, up to the rounding of their sums.
+  if (::fabs(n - 2 * around.left) > 4 * rounding<double>() * n) return false;
+  const double left = around.below + problem.alpha, right = around.above - problem.alpha;
+  if (!is_finite(left) || !is_finite(right) || !(right - left > 2 * slack)) return false;
+  it.u = 0.5 * left + 0.5 * right;
+  return true;
+}
+
+template <class Set>
+DDN_HD double nearest_point(const Set& set, double u) {
+  const Around around = set.around(u, 0);
+  return u - around.below <= around.above - u ? around.below : around.above;
+}
+
+// The documented start of a non-convex descent: the Huber answer at the same alpha, moved to the
+// nearest point (the smaller of two) where no point lies within alpha of it.
+template <class Set>
+DDN_HD double robust_start(const Set& set, double start, const Bounds& bounds,
+                           const Problem& problem, int64_t& passes_left) {
+  Iterate it = descend_to_accuracy<Huber>(set, start, bounds, problem, passes_left);
+  if (it.stopped) return it.u;
+  // The middle of a flat stretch is as far from the one side as from the other.
+  if (find_flat(set, bounds.range, problem, it)) return set.around(it.u, 0).below;
+  return it.at.curvature == 0 ? nearest_point(set, it.u) : it.u;
+}
+
+}  // namespace detail
+
+}  // namespace ddn

@@ -1,0 +1,74 @@
+// What the solvers see of a set.
+//
+// A `Set` is whatever lets its points be summed over: all lanes of a warp or all threads of a block
+// call these functions together and get the same numbers; a CPU thread calls them alone. It has
+//
+//   using Scalar, Real                     type of the points, and of the arithmetic on them
+//   double  count()                        number of points
+//   Survey  survey()                       of all points
+//   Survey  careful_survey()               the same, exact when points are not finite or overflow
+//   Sums    sums<P, V>(u, alpha)           at u, in arithmetic of type V
+//   Around  around(u, radius)              see there
+//   double  objective<P>(u, alpha)         sum of phi
+//   int     rank(), size()                 of a thread among those that work on the set
+//
+// and, for the global search alone (core/global.h),
+//
+//   using Lanes                            double, or a SIMD vector of them
+//   void    sync()                         what they wrote to working memory is seen by all
+//   double  largest(x)                     of their numbers; also a sync()
+//   Taps    taps<P>()                      the table of a penalty
+//   int     most_cells()                   of a grid
+//   Bins    bins()                         working memory for a grid
+//   void    bin(grid, alpha)               counts the points in bins(); also a sync()
+//   Input   gather(centre, half, alpha)    see core/sweep.h: for a sweep of |u - centre| <= half;
+//                                          the points that enter or leave, in list(), sorted
+//   int64_t sort()                         the finite points in list(), sorted; their number
+//   Points  list()
+//   Set     view(first, count)             a stretch of list() as a set
+//   Series  series(centre, alpha)          see core/series.h
+#pragma once
+
+#include "core/args.h"
+#include "core/math.h"
+
+namespace ddn {
+
+namespace detail {
+constexpr double infinity = __builtin_huge_val();
+}
+
+struct Survey {
+  double mean;    // of the finite points (survey(): of all, so that it tells of the others)
+  double lo, hi;  // of the finite points
+  double finite;  // their number (survey(): of all points)
+  // Numbers of points, from careful_survey() only.
+  double positive_infinities, negative_infinities, nans;
+};
+
+// How the points lie about u: the number nearer than the radius; of those at least as far away, the
+// number on the left and the nearest one on each side (-inf, +inf where there is none).
+struct Around {
+  double nearer;
+  double left;
+  double below, above;
+};
+
+// A point u as a number of type Scalar and what remains: so that u - x keeps its relative accuracy
+// however far from zero the set lies.
+template <class Scalar, class V>
+struct Split {
+  Scalar base;
+  V offset;
+  explicit DDN_HD Split(double u)
+      : base(static_cast<Scalar>(u)), offset(static_cast<V>(u - static_cast<double>(base))) {
+    if (!is_finite(static_cast<double>(base))) offset = 0;
+  }
+};
+
+template <class V>
+DDN_HD V residual(V x, V base, V offset) {
+  return (base - x) + offset;
+}
+
+}  // namespace ddn

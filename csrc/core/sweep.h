@@ -1,0 +1,129 @@
+// The exact global minimum of the truncated quadratic over sorted points.
+//
+// Note: [The sweep]
+// As u moves right, points leave the inliers in their order and enter in their order, so the
+// inliers are a window of the sorted points. With c of n points inside and SS their sum of squares
+// about their mean, in units of alpha,
+//
+//   loss = (n - c) + SS
+//
+// is the objective (times 2 / alpha^2) of that choice of inliers at its mean, and for any window at
+// least the objective there, since points outside the window may lie nearer than alpha. At the
+// global minimum the two agree. So the least loss over all windows that occur for some u is the
+// global minimum; there are at most two for each point.
+#pragma once
+
+#include "core/set.h"
+
+namespace ddn {
+
+// What is known about the points besides those in the list.
+struct SweepInput {
+  int64_t count;     // points in the list, in ascending order
+  int64_t leaving;   // the first so many may leave the window
+  int64_t entering;  // those from here on may enter; `leaving`, or 0 when all do both
+  double base;       // sums are about this point
+  double alpha;      //
+  double mass, s1,
+      s2;  // of points that are inside throughout: sums of 1, t, t^2, t = (x-base)/alpha
+};
+
+struct Window {
+  double u;
+  double loss;
+};
+
+class WindowSums {
+ public:
+  DDN_HD WindowSums(const SweepInput& in) : base_(in.base), inverse_(1 / in.alpha) {
+    mass_ = in.mass;
+    s1_.sum = in.s1;
+    s2_.sum = in.s2;
+  }
+  DDN_HD void clear(double base) {
+    base_ = base;
+    mass_ = 0;
+    s1_ = {};
+    s2_ = {};
+  }
+  DDN_HD void add(double x) { change(x, 1); }
+  DDN_HD void remove(double x) { change(x, -1); }
+  DDN_HD double mass() const { return mass_; }
+  DDN_HD double base() const { return base_; }
+
+  // The window's mean, and the loss with all of `total` that is not in it outside.
+  DDN_HD Window window(double total, double alpha) const {
+    const double s1 = s1_.total(), mean = s1 / mass_;
+    const double squares = s2_.total() - s1 * mean;
+    return {base_ + alpha * mean, (total - mass_) + (squares > 0 ? squares : 0)};
+  }
+
+ private:
+  DDN_HD void change(double x, double weight) {
+    const double t = (x - base_) * inverse_;
+    mass_ += weight;
+    s1_.add(weight * t);
+    s2_.add(weight * t * t);
+  }
+
+  double base_, inverse_;
+  double mass_;
+  CompensatedSum<double> s1_, s2_;
+};
+
+// Losses of one sweep that differ by less are not told apart: the smallest u is taken. What they
+// have in common, the sums of the points that are inside throughout, may be less exact.
+constexpr double sweep_doubt = 1e-14;
+
+// total: the mass of the set. Every thread of its team takes a stretch of the points that leave.
+template <class Set, class Points>
+DDN_HD Window sweep(const Set& set, const Points& list, const SweepInput& in, double total) {
+  const double reach = 2 * in.alpha;
+  const bool rebase = in.entering < in.leaving;  // the window moves far
+  const auto at = [&](int64_t i) { return static_cast<double>(list[i]); };
+
+  const int64_t share = (in.leaving + set.size()) / set.size();
+  const int64_t begin = share * set.rank();
+  const int64_t end = begin + share <= in.leaving + 1 ? begin + share : in.leaving + 1;
+  Window best{0, detail::infinity};
+  if (begin < end) {
+    int64_t entered = in.entering;
+    if (begin > 0) {
+      int64_t past = in.count;
+      while (entered < past) {
+        const int64_t middle = entered + (past - entered) / 2;
+        if (at(middle) - at(begin - 1) <= reach) {
+          entered = middle + 1;
+        } else {
+          past = middle;
+        }
+      }
+    }
+    WindowSums sums(in);
+    if (rebase && begin < in.count) sums.clear(at(begin));
+    for (int64_t i = begin; i < entered; ++i) sums.add(at(i));
+    const auto consider = [&] {
+      if (!(sums.mass() > 0)) return;
+      const Window here = sums.window(total, in.alpha);
+      if (here.loss < best.loss - sweep_doubt * here.loss) best = here;
+    };
+    for (int64_t first = begin; first < end; ++first) {
+      const bool last = first == in.leaving;
+      if (rebase && !last && ::fabs(at(first) - sums.base()) > in.alpha) {
+        sums.clear(at(first));
+        for (int64_t i = first; i < entered; ++i) sums.add(at(i));
+      }
+      consider();
+      while (entered < in.count && (last || at(entered) - at(first) <= reach)) {
+        sums.add(at(entered++));
+        consider();
+      }
+      if (!last) sums.remove(at(first));
+    }
+  }
+  const double least = -set.largest(-best.loss);
+  const bool tied = best.loss <= least + sweep_doubt * least;
+  return {-set.largest(tied ? -best.u : -detail::infinity), least};
+}
+
+}  // namespace ddn

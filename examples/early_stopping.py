@@ -1,0 +1,457 @@
+"""What does it cost to stop a robust pool's solver early?
+
+A declarative node returns the solution of an optimisation problem; stopped early it returns a
+suboptimal one, and the gradient formula, which holds at a solution, is evaluated where it does not
+hold. This script sweeps `max_iter` and shows, for each penalty (and each solver where they differ):
+
+1. the forward error |y - y_converged| / alpha, its median and 95th percentile over many sets;
+2. the gradient error |dx - dx_converged| / |dx_converged| of a set, Euclidean norms, likewise;
+3. the accuracy of the digit classifiers of `examples.digits` with the pool stopped early in
+   training and test alike: on the digits trained on, on held-out ones, and on held-out ones of
+   which a fifth of the points is replaced by outliers.
+
+Held fixed in 1 and 2: alpha = 1 and the sets, of 1,024 float64 points, of two families:
+"benchmark", standard normal points, a tenth of them replaced by outliers uniform in [-10, 10]; and
+"bimodal", clusters N(-3, 1) and N(3, 0.3^2), the first with a share of the points uniform in
+[0.3, 0.7]. "Converged" is the same solver with `max_iter=None` at its default accuracy: errors are
+to that answer, which for a local solver need not be the global minimum. They are exactly zero once
+the bound no longer stops the solve; Huber's gradient error and the truncated quadratic's already
+when the right points lie within alpha. A set whose converged gradient is zero has no gradient
+error; the JSON counts them, and the zero gradients of the stopped solves.
+
+Held fixed in 3: alpha = 1, points per digit (float32), epochs, optimiser and, for each of a few
+seeds, the initial weights, the points and their order. The spread over the seeds is what chance
+does. The quadratic penalty is the mean, which `max_iter` does not touch: it is trained once.
+
+`max_iter` counts the passes of all descents of a solve. Those of "welsch" and "truncated_quadratic"
+with the local solver begin with a Huber descent, so with few passes they return its last iterate.
+
+Prints tables, writes all figures with machine, versions and commit to early_stopping.json, and
+draws early_stopping.png from that file alone.
+
+    python -m examples.early_stopping
+    python -m examples.early_stopping --quick --output /tmp/early
+    python -m examples.early_stopping --plot-only demo-output/early_stopping.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+from tqdm import tqdm
+
+import ddn_cuda
+from bench import machine
+from examples import digits
+from examples.digits_data import Digits, draw_points, replace_by_outliers, split_digits
+from examples.digits_model import accuracy, build, train
+
+NAME = "early_stopping"
+ALPHA = 1.0
+POINTS = 1024
+MAX_ITER = (1, 2, 3, 4, 5, 6, 8, 12, 20, None)
+DIGIT_MAX_ITER = (1, 4, 8, None)
+QUICK_DIGIT_MAX_ITER = (1, None)
+DIGIT_OUTLIERS = 0.2
+TRAIN_POINTS = 3_000_000  # added to the seed, beside the example's own TEST_POINTS, TEST_OUTLIERS
+
+NON_CONVEX = ("welsch", "truncated_quadratic")  # whose local minima make the solvers differ
+UNTOUCHED = "quadratic"
+
+Case = tuple[str, str]  # penalty, solver
+Row = dict[str, Any]
+
+
+# Sets
+
+
+def benchmark_sets(sets: int, generator: torch.Generator) -> Tensor:
+    """Standard normal points, a tenth of them outliers, uniform in [-10, 10]."""
+    normal = torch.randn(sets, POINTS, dtype=torch.float64, generator=generator)
+    outliers = torch.rand(sets, POINTS, dtype=torch.float64, generator=generator) * 20 - 10
+    chosen = torch.rand(sets, POINTS, generator=generator) < 0.1
+    return torch.where(chosen, outliers, normal)
+
+
+def bimodal_sets(sets: int, generator: torch.Generator) -> Tensor:
+    """A wide cluster at -3 and a narrow one at 3, the wide one with 30 to 70% of the points."""
+    normal = torch.randn(sets, POINTS, dtype=torch.float64, generator=generator)
+    share = 0.3 + 0.4 * torch.rand(sets, 1, generator=generator)
+    wide = torch.rand(sets, POINTS, generator=generator) < share
+    return torch.where(wide, normal - 3, 0.3 * normal + 3)
+
+
+FAMILIES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
+    "benchmark": benchmark_sets,
+    "bimodal": bimodal_sets,
+}
+
+
+# What is compared
+
+
+def find_cases() -> tuple[list[Case], list[Row]]:
+    """The penalties, each with the solvers that differ for it, and those that are not there yet."""
+    cases: list[Case] = []
+    left_out: list[Row] = []
+    for penalty in ddn_cuda.PENALTIES:
+        for solver in ("local", "global") if penalty in NON_CONVEX else ("local",):
+            try:
+                ddn_cuda.robust_pool(torch.zeros(2), penalty, ALPHA, solver=solver)
+            except NotImplementedError as error:
+                reason = str(error).splitlines()[0]
+                left_out.append({"penalty": penalty, "solver": solver, "reason": reason})
+            else:
+                cases.append((penalty, solver))
+    return cases, left_out
+
+
+def solve(x: Tensor, case: Case, max_iter: int | None) -> tuple[Tensor, Tensor]:
+    """The answers (sets,) and their gradients (sets, points)."""
+    penalty, solver = case
+    x = x.detach().requires_grad_()
+    y = ddn_cuda.robust_pool(x, penalty, ALPHA, solver=solver, max_iter=max_iter)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    return y.detach(), gradient
+
+
+def spread(errors: Tensor) -> dict[str, float]:
+    """The median, the 95th percentile and the largest."""
+    middle, high, most = (errors.quantile(share).item() for share in (0.5, 0.95, 1.0))
+    return {"median": middle, "p95": high, "max": most}
+
+
+def sweep(case: Case, family: str, x: Tensor) -> Iterator[Row]:
+    """Errors of one penalty and solver on the sets of a family, a row for each of MAX_ITER."""
+    converged, gradient = solve(x, case, None)
+    size = torch.linalg.vector_norm(gradient, dim=1)
+    curved = size > 0
+    for max_iter in MAX_ITER:
+        y, dx = solve(x, case, max_iter)
+        distance = torch.linalg.vector_norm(dx - gradient, dim=1)
+        yield {
+            "family": family,
+            "penalty": case[0],
+            "solver": case[1],
+            "max_iter": max_iter,
+            "forward_error": spread((y - converged).abs() / ALPHA),
+            "gradient_error": spread((distance / size)[curved]),
+            "zero_gradient_percent": 100 * (dx == 0).all(dim=1).double().mean().item(),
+            "sets_without_gradient": int((~curved).sum()),
+        }
+
+
+def pooling_rows(cases: Sequence[Case], sets: int, seed: int) -> list[Row]:
+    """Forward and gradient errors of all cases on both families."""
+    rows: list[Row] = []
+    with tqdm(total=len(FAMILIES) * len(cases), desc="errors", unit="sweep") as bar:
+        for family, draw in FAMILIES.items():
+            x = draw(sets, torch.Generator().manual_seed(seed))
+            for case in cases:
+                rows += sweep(case, family, x)
+                bar.update()
+    return rows
+
+
+# Digits
+
+
+def classify(
+    case: Case, max_iter: int | None, seed: int, epochs: int, points: int, data: Sequence[Digits]
+) -> Row:
+    """Train and test one classifier whose pool stops after max_iter passes."""
+    train_digits, test_digits = data
+
+    def generator(purpose: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed + purpose)
+
+    start = time.perf_counter()
+    penalty, solver = case
+    pool = ddn_cuda.RobustPool(penalty, ALPHA, dim=-1, solver=solver, max_iter=max_iter)
+    model = build(pool, seed)
+    train(model, train_digits, epochs=epochs, points=points, seed=seed)
+    seen = draw_points(train_digits.ink, points, generator(TRAIN_POINTS))
+    clean = draw_points(test_digits.ink, points, generator(digits.TEST_POINTS))
+    noisy = replace_by_outliers(clean, DIGIT_OUTLIERS, generator(digits.TEST_OUTLIERS))
+    return {
+        "penalty": penalty,
+        "solver": solver,
+        "max_iter": max_iter,
+        "seed": seed,
+        "train": round(accuracy(model, seen, train_digits.labels), 2),
+        "test": round(accuracy(model, clean, test_digits.labels), 2),
+        "test_outliers": round(accuracy(model, noisy, test_digits.labels), 2),
+        "seconds": round(time.perf_counter() - start, 2),
+    }
+
+
+def digit_rows(cases: Sequence[Case], args: argparse.Namespace) -> list[Row]:
+    """Accuracies in percent: a row for each case, max_iter and seed."""
+    data = split_digits()
+    runs = [
+        (case, max_iter, seed)
+        for case in cases
+        for max_iter in ((None,) if case[0] == UNTOUCHED else args.digit_max_iter)
+        for seed in range(args.seed, args.seed + args.seeds)
+    ]
+    return [
+        classify(case, max_iter, seed, args.epochs, args.digit_points, data)
+        for case, max_iter, seed in tqdm(runs, desc="digits", unit="network")
+    ]
+
+
+# Tables
+
+
+def name_of(max_iter: int | None) -> str:
+    return "None" if max_iter is None else str(max_iter)
+
+
+def cases_of(rows: Sequence[Row]) -> list[Case]:
+    return list(dict.fromkeys((row["penalty"], row["solver"]) for row in rows))
+
+
+def name_of_case(case: Case, cases: Sequence[Case]) -> str:
+    """The penalty, and its solver where there are two of them."""
+    penalty, solver = case
+    alone = sum(other == penalty for other, _ in cases) == 1
+    return digits.label(penalty) + ("" if alone else f", {solver}")
+
+
+def select(rows: Sequence[Row], case: Case, **wanted: Any) -> list[Row]:
+    wanted |= {"penalty": case[0], "solver": case[1]}
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def error_table(result: Row, family: str, figure: str) -> str:
+    """One figure on one family: a line per case with medians, below it the 95th percentiles."""
+    rows, cases = result["pooling"], cases_of(result["pooling"])
+    title = f"{figure.replace('_', ' ')}, {family} sets: median, below it the 95th percentile"
+    lines = [title, f"{'max_iter':32}" + "".join(f"{name_of(k):>8}" for k in result["max_iter"])]
+    for case in cases:
+        selected = select(rows, case, family=family)
+        for which, label in (("median", name_of_case(case, cases)), ("p95", "")):
+            cells = "".join(f"{row[figure][which]:8.0e}" for row in selected)
+            lines.append(f"{label:32}{cells}")
+    return "\n".join(lines)
+
+
+def seed_values(rows: Sequence[Row], case: Case, max_iter: int | None, which: str) -> list[float]:
+    return [row[which] for row in select(rows, case, max_iter=max_iter)]
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def digit_table(result: Row) -> str:
+    """Accuracies on digits: a line per case and max_iter, means over the seeds with their range."""
+    rows, cases = result["digits"], cases_of(result["digits"])
+    kinds = ("train", "test", "test_outliers")
+    lines = [
+        "accuracy on digits (%): mean over the seeds (lowest to highest)",
+        f"{'':32}{'max_iter':>8}" + "".join(f"{kind.replace('_', ', '):>22}" for kind in kinds),
+    ]
+    for case in cases:
+        for max_iter in dict.fromkeys(row["max_iter"] for row in select(rows, case)):
+            line = f"{name_of_case(case, cases):32}{name_of(max_iter):>8}"
+            for kind in kinds:
+                values = seed_values(rows, case, max_iter, kind)
+                line += f"{mean(values):8.1f} ({min(values):.1f} to {max(values):.1f})".rjust(22)
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def as_text(result: Row) -> str:
+    """All tables, and a line on the solvers that are not there."""
+    blocks = [
+        error_table(result, family, figure)
+        for family in result["families"]
+        for figure in ("forward_error", "gradient_error")
+    ]
+    blocks.append(digit_table(result))
+    if result["left_out"]:
+        names = ", ".join(f"{row['penalty']} {row['solver']}" for row in result["left_out"])
+        blocks.append(f"left out: {names} (NotImplementedError)")
+    return "\n\n".join(blocks)
+
+
+# Plot
+
+
+def style_of(case: Case) -> dict[str, Any]:
+    """Colour and marker of a penalty; the marker is hollow for the global solver."""
+    colour, _, marker = digits.LINES[case[0]]
+    face = "white" if case[1] == "global" else colour
+    return {"color": colour, "marker": marker, "mfc": face}
+
+
+def dress(axes: Axes, title: str, y_label: str, ticks: Sequence[int | None]) -> None:
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("max_iter (None: until done)")
+    axes.set_ylabel(y_label)
+    axes.set_xticks(range(len(ticks)), [name_of(k) for k in ticks])
+    axes.grid(color="#e5e5e5")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_errors(axes: Axes, result: Row, figure: str) -> None:
+    """Medians as lines, with a whisker from each to the 95th percentile."""
+    rows, cases = result["pooling"], cases_of(result["pooling"])
+    for family, line in zip(result["families"], ("-", "--"), strict=True):
+        for i, case in enumerate(cases):
+            selected = select(rows, case, family=family)
+            middle = [row[figure]["median"] for row in selected]
+            above = [row[figure]["p95"] - row[figure]["median"] for row in selected]
+            shift = 0.09 * (i - (len(cases) - 1) / 2)
+            axes.errorbar([at + shift for at in range(len(middle))], middle,
+                          yerr=[[0.0] * len(above), above], ls=line, ms=5, lw=1.4,
+                          elinewidth=0.8, **style_of(case))  # fmt: skip
+    axes.set_yscale("symlog", linthresh=1e-16, linscale=0.5)  # shows zero as well
+    axes.set_yticks([0, 1e-16, 1e-12, 1e-8, 1e-4, 1])
+    axes.set_ylim(-2e-17, 20)
+
+
+def plot_digits(axes: Axes, result: Row) -> None:
+    """Mean accuracies over the seeds, with whiskers over their range."""
+    rows, ticks = result["digits"], result["digit_max_iter"]
+    cases = cases_of(rows)
+    for kind, line in (("train", ":"), ("test", "-"), ("test_outliers", "--")):
+        for i, case in enumerate(cases):
+            known = {row["max_iter"] for row in select(rows, case)}
+            places, middle, below, above = [], [], [], []
+            for at, max_iter in enumerate(ticks):
+                # One training without a bound stands for all where max_iter makes no difference.
+                values = seed_values(rows, case, max_iter if max_iter in known else None, kind)
+                places.append(at + 0.06 * (i - (len(cases) - 1) / 2))
+                middle.append(mean(values))
+                below.append(middle[-1] - min(values))
+                above.append(max(values) - middle[-1])
+            axes.errorbar(places, middle, yerr=[below, above], ls=line, ms=5, lw=1.4,
+                          elinewidth=0.8, **style_of(case))  # fmt: skip
+
+
+def plot(result: Row, path: Path) -> None:
+    """Draw the three panels from what the JSON holds."""
+    figure = Figure(figsize=(16, 6), dpi=130, layout="constrained")
+    forward, gradient, accuracies = figure.subplots(1, 3)
+    dress(forward, "1. Forward error", "|y - converged| / alpha", result["max_iter"])
+    dress(gradient, "2. Gradient error", "|dx - converged| / |converged|", result["max_iter"])
+    dress(accuracies, "3. Digits", "accuracy (%)", result["digit_max_iter"])
+    plot_errors(forward, result, "forward_error")
+    plot_errors(gradient, result, "gradient_error")
+    plot_digits(accuracies, result)
+
+    def explain(axes: Axes, bars: str, names: dict[str, str]) -> None:
+        lines = [Line2D([], [], color="#444444", ls=ls, label=name) for ls, name in names.items()]
+        axes.legend(handles=lines, title=bars, ncols=len(lines), frameon=False,
+                    loc="upper center", bbox_to_anchor=(0.5, -0.1))  # fmt: skip
+
+    families = {
+        ls: f"{name} sets" for name, ls in zip(result["families"], ("-", "--"), strict=True)
+    }
+    explain(forward, "points: medians; bars: to the 95th percentile", families)
+    explain(gradient, "points: medians; bars: to the 95th percentile", families)
+    outliers = f"held out, {100 * result['held_fixed']['digit_outliers']:g}% outliers"
+    explain(accuracies, "points: means over seeds; bars: their range",
+            {":": "trained on", "-": "held out", "--": outliers})  # fmt: skip
+    cases = cases_of(result["pooling"])
+    figure.legend(
+        handles=[Line2D([], [], label=name_of_case(c, cases), **style_of(c)) for c in cases],
+        loc="outside lower center", ncols=len(cases), frameon=False,
+    )  # fmt: skip
+    figure.savefig(path)
+
+
+# Command line
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m examples.{NAME}",
+        description="Sweep max_iter: errors of answers and gradients, and accuracy of digit "
+        "classifiers, when the solver of a robust pool is stopped early.",
+    )
+    add = parser.add_argument
+    at_least = digits.at_least
+    add("--sets", type=at_least(2), help="sets per family (default: 1000; quick: 64)")
+    add("--epochs", type=at_least(1), help="passes over the digits (default: 5; quick: 1)")
+    add("--digit-points", type=at_least(2), help="points per digit (default: 100; quick: 32)")
+    add("--seeds", type=at_least(1), help="networks per pool (default: 3; quick: 1)")
+    add("--seed", type=int, default=0,
+        help="the first seed, of sets, weights, points and outliers (default: %(default)s)"
+        )  # fmt: skip
+    add("--threads", type=at_least(1), default=2,
+        help="CPU threads; figures are repeatable for a given number (default: %(default)s)"
+        )  # fmt: skip
+    add("--quick", action="store_true", help="a shortened run, to see that everything works")
+    add("--output", type=Path, metavar="DIR",
+        help=f"folder for {NAME}.json and {NAME}.png (default: ./demo-output; with --plot-only, "
+        "the folder of that file)")  # fmt: skip
+    add("--plot-only", type=Path, metavar="JSON", help="only draw the plot of an earlier run")
+    args = parser.parse_args(argv)
+    args.sets = args.sets or (64 if args.quick else 1000)
+    args.epochs = args.epochs or (1 if args.quick else 5)
+    args.digit_points = args.digit_points or (32 if args.quick else 100)
+    args.seeds = args.seeds or (1 if args.quick else 3)
+    args.digit_max_iter = QUICK_DIGIT_MAX_ITER if args.quick else DIGIT_MAX_ITER
+    args.output = args.output or (args.plot_only.parent if args.plot_only else Path("demo-output"))
+    return args
+
+
+def measure(args: argparse.Namespace) -> Row:
+    """All figures, with what they were measured on."""
+    start = time.perf_counter()
+    cases, left_out = find_cases()
+    result = digits.settings(args)
+    del result["settings"]["plot_only"], result["settings"]["digit_max_iter"]
+    result |= {"machine": machine.describe(), "commit": machine.commit()}
+    result |= {
+        "held_fixed": {"alpha": ALPHA, "points": POINTS, "dtype": "float64",
+                       "digit_dtype": "float32", "digit_outliers": DIGIT_OUTLIERS},
+        "families": list(FAMILIES),
+        "max_iter": list(MAX_ITER),
+        "digit_max_iter": list(args.digit_max_iter),
+        "left_out": left_out,
+    }  # fmt: skip
+    result["pooling"] = pooling_rows(cases, args.sets, args.seed)
+    pooled = time.perf_counter()
+    result["digits"] = digit_rows(cases, args)
+    done = time.perf_counter()
+    result["seconds"] = {"pooling": round(pooled - start, 1), "digits": round(done - pooled, 1)}
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write and draw; returns the exit status."""
+    args = parse(argv)
+    args.output.mkdir(parents=True, exist_ok=True)
+    source, image = args.plot_only, args.output / f"{NAME}.png"
+    if source is None:
+        source = args.output / f"{NAME}.json"
+        with digits.repeatable(args.threads, torch.device("cpu")):
+            result = measure(args)
+        source.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        print(as_text(result))
+        seconds = result["seconds"]
+        print(f"\n{seconds['pooling']} s for the errors, {seconds['digits']} s for the digits; "
+              f"wrote {source}")  # fmt: skip
+    plot(json.loads(source.read_text()), image)
+    print(f"wrote {image}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
