@@ -43,6 +43,11 @@ def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
 
 def register() -> None:
     """Registers `via_cpu` as the CUDA kernel of the inner operators."""
-    for name in ("_robust_pool_forward", "_robust_pool_forward_info", "_robust_pool_backward"):
+    for name in (
+        "_robust_pool_forward",
+        "_robust_pool_forward_info",
+        "_robust_pool_backward",
+        "_robust_pool_backward_weight",
+    ):
         op = getattr(torch.ops.ddn, name).default
         torch.library.impl(f"ddn::{name}", "CUDA")(partial(via_cpu, op))

@@ -13,12 +13,12 @@ class RobustPoolInfo(NamedTuple):
     """What `robust_pool(..., return_info=True)` tells of each answer y.
 
     Tensors of y's shape and device, without gradient; those of reals are float64 whatever x is.
-    NaN where y is not finite. f is the objective, f(u) = sum_i phi(u - x_i; alpha); all of it is
-    found at the y that is returned, after rounding.
+    NaN where y is not finite. f is the objective, f(u) = sum_i w_i phi(u - x_i; alpha); all of it
+    is found at the y that is returned, after rounding.
 
     Attributes:
         iterations: passes over the set that the solver took (int64), besides the first look at it.
-        residual: abs(f'(y)) over the number of points.
+        residual: abs(f'(y)) over the sum of the weights (the number of points without weights).
         curvature: f''(y), also where the gradient is zero by convention.
         objective: f(y).
         gap: a proven bound on f(y) - min f. Zero up to rounding for a convex penalty that has
@@ -26,7 +26,8 @@ class RobustPoolInfo(NamedTuple):
             local solver of the penalties that are not convex).
         status: how the solve ended, a value of `ddn_cuda.Status` (int64): `converged`,
             `stopped_early` by `max_iter`, `flat` (the minimisers form an interval, y is its
-            midpoint), `empty` (nothing to pool), `not_finite` (alpha, the points or y are not).
+            midpoint), `empty` (no weight is positive: y is 0), `not_finite` (alpha, the weights,
+            the points or y are not, or a weight is negative: y is NaN, or infinite with the points).
     """
 
     iterations: Tensor
@@ -42,11 +43,10 @@ def _check_flag(name: str, value: bool) -> None:
         raise TypeError(f"robust_pool: `{name}` is {value!r}; expected True or False")
 
 
-def _check_alpha_values(alpha: Tensor) -> None:
-    good = torch.isfinite(alpha) & (alpha > 0)
+def _check_values(name: str, values: Tensor, good: Tensor, expected: str) -> None:
     if not bool(good.all()):
-        bad = alpha[~good].flatten()[0].item()
-        raise ValueError(f"robust_pool: `alpha` holds {bad}; expected positive finite values")
+        bad = values[~good].flatten()[0].item()
+        raise ValueError(f"robust_pool: `{name}` holds {bad}; expected {expected} finite values")
 
 
 @overload
@@ -97,12 +97,12 @@ def robust_pool(
     return_info: bool = False,
     validate: bool = False,
 ) -> Tensor | tuple[Tensor, RobustPoolInfo]:
-    r"""Pools dims of a tensor to y = argmin_u sum_i phi(u - x_i; alpha).
+    r"""Pools dims of a tensor to y = argmin_u sum_i w_i phi(u - x_i; alpha).
 
     Each set of points along `dim` is solved by itself: its answer, to the last bit, does not depend
-    on what else is in the batch. The gradient comes from the implicit function theorem, dy/dx_i =
-    phi''(y - x_i) / sum_j phi''(y - x_j); where that sum vanishes (Huber, two equal clusters
-    further apart than 2 alpha) it is zero.
+    on what else is in the batch. The gradient comes from the implicit function theorem: with H =
+    sum_j w_j phi''(y - x_j), dy/dx_i = w_i phi''(y - x_i) / H and dy/dw_i = -phi'(y - x_i) / H;
+    where H vanishes (Huber, two equal clusters further apart than 2 alpha) they are zero.
 
     ===================== ===== ============================================ ======
     `penalty`             short phi(z; alpha)                                convex
@@ -124,7 +124,11 @@ def robust_pool(
             and finite gives its set NaN.
         dim: the dim or dims to pool, together; `()` pools all.
         keepdim: whether pooled dims stay, with size 1.
-        weight: reserved; None.
+        weight: w, non-negative, a floating-point tensor that broadcasts against x (and is not
+            expanded in memory), or a bool tensor: a mask. None: ones. A point of zero weight is not
+            there, whatever its value; a set whose weights are all zero gives 0 and zero gradients.
+            The values are not looked at: a negative weight or one that is not finite, or a sum
+            beyond x's dtype, gives its set NaN.
         solver: "global" or "local"; the convex penalties have no local minima but the global one.
             For "welsch" and "truncated_quadratic", "global" returns a certified global minimum, of
             equally good ones the smallest; "local" the minimum that a safeguarded descent reaches
@@ -137,7 +141,8 @@ def robust_pool(
         tol: accepted size of the last Newton step, in units of alpha. None: 1e-6 in float32 and
             1e-12 in float64, of alpha or of the range of the set where that is smaller.
         return_info: also return a `RobustPoolInfo`, which takes a few more passes.
-        validate: also check the values in an alpha tensor, which waits for the device.
+        validate: also check the values in an alpha tensor and in weight, which waits for the
+            device.
 
     Returns:
         A tensor of x's dtype and device, with x's shape less the pooled dims; with
@@ -148,12 +153,12 @@ def robust_pool(
     far point in "pseudo_huber" and "huber", and its gradient is zero.
 
     Raises:
-        TypeError: x or alpha is of a dtype that is no real floating point.
+        TypeError: x or alpha is of a dtype that is no real floating point, or weight of one that is
+            neither that nor bool.
         ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above,
-            alpha does not broadcast or is on another device, or a pooled dim is empty.
+            alpha or weight does not broadcast or is on another device, or a pooled dim is empty.
         IndexError: dim is out of range.
-        NotImplementedError: x is float16 or bfloat16, alpha is a tensor that requires grad, or
-            weight is not None.
+        NotImplementedError: x is float16 or bfloat16, or alpha is a tensor that requires grad.
 
     Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
     proposition 4.4 (the gradient) and section 5.2 (the penalties).
@@ -166,8 +171,13 @@ def robust_pool(
             f"robust_pool: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
         )
     dims = [dim] if isinstance(dim, int) else dim
-    if isinstance(alpha, Tensor) and validate:
-        _check_alpha_values(alpha)
+    if validate:
+        if isinstance(alpha, Tensor):
+            good = torch.isfinite(alpha) & (alpha > 0)
+            _check_values("alpha", alpha, good, "positive")
+        if weight is not None:
+            good = torch.isfinite(weight) & (weight >= 0)
+            _check_values("weight", weight, good, "non-negative")
     if return_info:
         alpha_value, alpha_tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
         y, *info = torch.ops.ddn._robust_pool_info(

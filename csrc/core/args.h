@@ -64,6 +64,8 @@ struct ForwardArgs {
   void* curvature;     // [num_sets], f''(y) / phi''(0), in the opmath type; see core/solve.h
   const void* alpha;   // [num_sets] in the opmath type, or null:
   double alpha_value;  // then this one is meant
+  const void* weight;  // in the opmath type, or null: each is one
+  SetLayout weight_layout;
   int64_t max_iter;    // passes over a set; negative: until done
   double tolerance;    // accepted |step| in units of alpha; negative: the contract's
   InfoArgs info;       //
@@ -82,7 +84,10 @@ struct BackwardArgs {
   const void* curvature;  //
   const void* alpha;      // as in the forward
   double alpha_value;     //
-  void* grad_x;           //
+  const void* weight;     // as in the forward
+  SetLayout weight_layout;
+  void* grad_x;       // or null: not asked for
+  void* grad_weight;  // one for each point, laid out as grad_x; or null
 };
 
 // The alpha of a set as the kernels' arithmetic knows it.

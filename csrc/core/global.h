@@ -42,7 +42,7 @@ class GlobalSearch {
         passes_left_(passes_left) {}
 
   DDN_HD Global run() {
-    if (!P::is_smooth && set_.count() <= small_set) {
+    if (!P::is_smooth && set_.points() <= small_set) {
       take_sorted();
     } else {
       const double window = set_.most_cells() * cell_width();
@@ -110,8 +110,8 @@ class GlobalSearch {
     if (!sorted) count_pass();
     view.bin(grid, problem_.alpha);
     const Bins bins = set_.bins();
-    const double tail = taps_.tail * view.count();
-    double depth = bound_grid(grid, tail);
+    const double tail = taps_.tail * view.total_weight();
+    double depth = bound_grid(grid, tail, view.bin_excess());
     const int top = top_cell(grid);
     if (!sorted) {
       ceiling_ = larger(larger(static_cast<double>(bins.upper[top]), outside(grid) + tail), bound_);
@@ -158,7 +158,7 @@ class GlobalSearch {
   }
 
   // Fills in bins.upper and returns the largest depth that is known to be attained.
-  DDN_LARGE double bound_grid(const Grid& grid, double tail) {
+  DDN_LARGE double bound_grid(const Grid& grid, double tail, double excess) {
     using V = typename Set::Lanes;
     constexpr int lanes = Math<V>::lanes;
     const Bins bins = set_.bins();
@@ -195,7 +195,7 @@ class GlobalSearch {
       Math<V>::store(lowers, at.value - at.slack);
       for (int l = 0; l < lanes && cell + l < grid.cells; ++l) {
         bins.upper[cell + l] = round_up(uppers[l] + tail);
-        lower = larger(lowers[l], lower);
+        lower = larger(lowers[l] - excess, lower);
       }
     };
     for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(top, g);
@@ -282,7 +282,9 @@ class GlobalSearch {
       Math<V>::store(bends, bound_bend<V>(bins, taps_, grid.bin_of_cell(i)));
       for (int l = 0; l < lanes && i + l <= last; ++l) bend = larger(bends[l], bend);
     }
-    bend = set_.largest(bend) / h2 + taps_.tail_bend * view.count();
+    // Heavier bins may only seem to bend it down; the last part is the rounding of the sums.
+    bend = set_.largest(bend) / h2 + taps_.tail_bend * view.total_weight() + view.bin_excess() +
+           1e-14 * view.total_weight();
     if (bend < 0) {
       int top = first;
       for (int i = first; i <= last; ++i) {
@@ -379,10 +381,10 @@ class GlobalSearch {
     const int64_t count = set_.sort();
     const auto list = set_.list();
     if constexpr (!P::is_smooth) {
-      const double base = static_cast<double>(list[0]);
-      consider(sweep(set_, list, {count, count, 0, base, problem_.alpha, 0, 0, 0}, total_));
+      const SweepInput all{count, count, 0, list.point(0), problem_.alpha, 0, 0, 0};
+      consider(sweep(set_, list, all, total_));
     } else {
-      const auto at = [&](int64_t i) { return static_cast<double>(list[i]); };
+      const auto at = [&](int64_t i) { return list.point(i); };
       const double alpha = problem_.alpha;
       double covered = -detail::infinity;
       int64_t i = 0, from = 0, to = 0;
@@ -396,9 +398,10 @@ class GlobalSearch {
         to = larger(static_cast<double>(to), static_cast<double>(last));
         while (to < count && at(to) - b <= reach * alpha) ++to;
         settle();
-        const double most = static_cast<double>(to - from);
+        const auto view = set_.view(from, to - from);
+        const double most = view.total_weight();
         if (!found_ || most > enough()) {
-          search(set_.view(from, to - from), a, b, /*sorted=*/true);
+          search(view, a, b, /*sorted=*/true);
         } else {
           bound_ = larger(most, bound_);
         }

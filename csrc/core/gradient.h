@@ -1,12 +1,14 @@
-// The gradient of one answer with respect to one of its points.
+// The gradient of one answer with respect to one of its points and to the weight of that.
 //
 // Note: [The implicit gradient]
-// y solves f'(y) = sum_i phi'(y - x_i) = 0. Differentiating this identity by x_i,
+// y solves f'(y) = sum_i w_i phi'(y - x_i) = 0. With H = f''(y) = sum_j w_j phi''(y - x_j), this
+// identity differentiated by x_i and by w_i gives
 //
-//   f''(y) dy/dx_i - phi''(y - x_i) = 0,   so   dy/dx_i = phi''(y - x_i) / sum_j phi''(y - x_j)
+//   H dy/dx_i - w_i phi''(y - x_i) = 0,   so   dy/dx_i = w_i phi''(y - x_i) / H
+//   H dy/dw_i + phi'(y - x_i) = 0,        so   dy/dw_i = -phi'(y - x_i) / H
 //
 // (the implicit function theorem; Gould, Hartley, Campbell, "Deep Declarative Networks", IEEE TPAMI
-// 44(8), 2022, proposition 4.4). Both sides of the quotient are kept divided by phi''(0).
+// 44(8), 2022, proposition 4.4). Both sides of a quotient are kept divided by phi''(0).
 #pragma once
 
 #include "core/args.h"
@@ -35,12 +37,21 @@ DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
 }
 
 // grad * dy/dx for a point x; zero for a point at infinity. The quotient comes first: it is at most
-// about one, whatever the sizes of its parts.
-template <class P, class V>
-DDN_HD V point_gradient(V x, const SetGradient<V>& set) {
+// about one, whatever the sizes of its parts. W: One, or V.
+template <class P, class V, class W>
+DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;
-  const V finite = absolute(x) <= Math<V>::largest() ? curvature : Math<V>::splat(0);
+  const V finite = absolute(x) <= Math<V>::largest() ? curvature * weight : Math<V>::splat(0);
   return (finite * set.inverse) * set.grad;
+}
+
+// grad * dy/dw for a point x, also of zero weight; zero for one that is not finite.
+template <class P, class V>
+DDN_HD V weight_gradient(V x, const SetGradient<V>& set) {
+  const V slope = P::terms(residual(x, set.base, set.offset), set.alpha).slope;
+  const V finite =
+      absolute(x) <= Math<V>::largest() ? clip(slope, Math<V>::largest()) : Math<V>::splat(0);
+  return -(finite * set.inverse) * set.grad;
 }
 
 }  // namespace ddn

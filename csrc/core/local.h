@@ -52,7 +52,7 @@ DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const
                        int64_t& passes_left) {
   Descent<P> descent(start, bounds.lo, bounds.hi,
                      {problem.alpha, accepted_step<typename Set::Real>(problem, bounds.range),
-                      rounding<V>(), set.count(), bounds.range});
+                      rounding<V>(), set.total_weight(), bounds.range});
   bool done = false;
   while (!done && passes_left != 0) {
     --passes_left;
@@ -71,12 +71,19 @@ DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& b
   using Real = typename Set::Real;
   Iterate it = descend<P, Real>(set, start, bounds, problem, passes_left);
   if (sizeof(Real) < sizeof(double) && !it.stopped) {
-    const double mass = P::convex ? set.count() : it.at.depth;
+    const double mass = P::convex ? set.total_weight() : it.at.depth;
     if (!(lasting_curvature<P>(it.at) >= mass / 16)) {
       it = descend<P, double>(set, it.u, bounds, problem, passes_left);
     }
   }
   return it;
+}
+
+// Weights of two sides that differ by less, in units of all, are equal: weights are rounded
+// themselves, numbers of points are not.
+template <class Set>
+DDN_HD double balance_doubt() {
+  return 4 * (Set::weighted ? rounding<typename Set::Real>() : rounding<double>());
 }
 
 // Note: [Flat Huber objectives]
@@ -85,7 +92,6 @@ DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& b
 // first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
 template <class Set>
 DDN_HD bool find_flat(const Set& set, double range, const Problem& problem, Iterate& it) {
-  const double n = set.count();
   if (it.stopped || lasting_curvature<Huber>(it.at) > 0) return false;
   const double step = accepted_step<typename Set::Real>(problem, range);
   const double slack = 4 * step + 4e-16 * ::fabs(it.u);
@@ -93,7 +99,8 @@ DDN_HD bool find_flat(const Set& set, double range, const Problem& problem, Iter
   const Around around = set.around(it.u, radius > 0 ? radius : 0);
   if (around.nearer > 0) return false;
   // The pulls of the two sides must cancel, up to the rounding of their sums.
-  if (::fabs(n - 2 * around.left) > 4 * rounding<double>() * n) return false;
+  const double total = set.total_weight();
+  if (::fabs(total - 2 * around.left) > balance_doubt<Set>() * total) return false;
   const double left = around.below + problem.alpha, right = around.above - problem.alpha;
   if (!is_finite(left) || !is_finite(right) || !(right - left > 2 * slack)) return false;
   it.u = 0.5 * left + 0.5 * right;

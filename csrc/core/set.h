@@ -4,12 +4,14 @@
 // call these functions together and get the same numbers; a CPU thread calls them alone. It has
 //
 //   using Scalar, Real                     type of the points, and of the arithmetic on them
-//   double  count()                        number of points
+//   int64_t points()                       their number
+//   double  total_weight()                 sum of their weights; NaN when these are no weights
+//   double  unit()                         what a weight of one stands for; see below
 //   Survey  survey()                       of all points
 //   Survey  careful_survey()               the same, exact when points are not finite or overflow
 //   Sums    sums<P, V>(u, alpha)           at u, in arithmetic of type V
 //   Around  around(u, radius)              see there
-//   double  objective<P>(u, alpha)         sum of phi
+//   double  objective<P>(u, alpha)         sum of w phi
 //   int     rank(), size()                 of a thread among those that work on the set
 //
 // and, for the global search alone (core/global.h),
@@ -21,12 +23,17 @@
 //   int     most_cells()                   of a grid
 //   Bins    bins()                         working memory for a grid
 //   void    bin(grid, alpha)               counts the points in bins(); also a sync()
+//   double  bin_excess()                   by how much the masses of the bins may exceed the weights
 //   Input   gather(centre, half, alpha)    see core/sweep.h: for a sweep of |u - centre| <= half;
 //                                          the points that enter or leave, in list(), sorted
 //   int64_t sort()                         the finite points in list(), sorted; their number
-//   Points  list()
+//   List    list()                         with point(i) and weight(i)
 //   Set     view(first, count)             a stretch of list() as a set
 //   Series  series(centre, alpha)          see core/series.h
+//
+// All sums are weighted. Weights are divided by a power of two, the unit, that brings the largest
+// one to [1, 2): no sum over- or underflows because of them. A point of zero weight is no point of
+// the set, whatever its value; `weighted` says whether the weights are not simply all one.
 #pragma once
 
 #include "core/args.h"
@@ -41,18 +48,41 @@ constexpr double infinity = __builtin_huge_val();
 struct Survey {
   double mean;    // of the finite points (survey(): of all, so that it tells of the others)
   double lo, hi;  // of the finite points
-  double finite;  // their number (survey(): of all points)
-  // Numbers of points, from careful_survey() only.
+  double finite;  // their weight (survey(): of all points)
+  // Weights of points, from careful_survey() only.
   double positive_infinities, negative_infinities, nans;
 };
 
-// How the points lie about u: the number nearer than the radius; of those at least as far away, the
-// number on the left and the nearest one on each side (-inf, +inf where there is none).
+// How the points lie about u: the weight nearer than the radius; of the points at least as far
+// away, the weight on the left and the nearest one on each side (-inf, +inf where there is none).
 struct Around {
   double nearer;
   double left;
   double below, above;
 };
+
+// The weight of each point of a set without weights.
+struct One {};
+template <class V>
+DDN_HD V operator*(V x, One) {
+  return x;
+}
+
+// A weight in the arithmetic of type V.
+template <class V, class T>
+DDN_HD V weight_in(T weight) {
+  return static_cast<V>(weight);
+}
+template <class V>
+DDN_HD One weight_in(One weight) {
+  return weight;
+}
+
+// The unit of weights of which the largest is `largest`.
+DDN_HD double weight_unit(double largest) {
+  const int exponent = largest > 0 ? ::ilogb(largest) : 0;
+  return ::ldexp(1.0, exponent > -1022 ? exponent : -1022);
+}
 
 // A point u as a number of type Scalar and what remains: so that u - x keeps its relative accuracy
 // however far from zero the set lies.

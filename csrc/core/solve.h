@@ -32,39 +32,42 @@ template <class P, class Set>
 DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solution& solution) {
   using detail::infinity;
   const double nan = __builtin_nan("");
-  const double n = set.count();
   const bool ordinary = is_finite(survey.mean) && is_finite(survey.lo) && is_finite(survey.hi);
-  double pull = 0, finite = n;
+  double pull = 0, finite = survey.finite;
   if (!ordinary) {
     survey = set.careful_survey();
     pull = survey.positive_infinities - survey.negative_infinities;
-    finite = n - survey.positive_infinities - survey.negative_infinities;
+    finite = survey.finite;
+    const bool up = survey.positive_infinities > 0, down = survey.negative_infinities > 0;
     if (survey.nans > 0) return solution = fixed(nan, nan, Status::not_finite), true;
-    if (finite == 0 || (P::is_mean && finite < n)) {
-      const bool agree = ::fabs(pull) == n - finite;
-      const double y = agree ? (pull > 0 ? infinity : -infinity) : nan;
+    if (finite == 0 || (P::is_mean && (up || down))) {
+      const bool agree = !(up && down);
+      const double y = agree ? (up ? infinity : -infinity) : nan;
       return solution = fixed(y, agree ? 0 : nan, Status::not_finite), true;
     }
     // An infinite point pulls with alpha at most, and so do all finite ones together with the rest.
-    if (P::convex && ::fabs(pull) >= finite) {
+    const double doubt = P::has_flats ? detail::balance_doubt<Set>() * finite : 0;
+    if (P::convex && ::fabs(pull) >= finite - doubt) {
       const double side = pull > 0 ? 1 : -1;
       // In balance, Huber's minimisers begin where the last finite point ceases to pull.
-      const bool balanced = P::has_flats && ::fabs(pull) == finite;
+      const bool balanced = P::has_flats && ::fabs(pull) <= finite + doubt;
       const double y =
           balanced ? (side > 0 ? survey.hi : survey.lo) + side * alpha : side * infinity;
       return solution = fixed(y, 0, balanced ? Status::flat : Status::not_finite), true;
     }
     if (P::convex && pull != 0) {
       // Past every finite point the slope's sign is settled at the distance t alpha with
-      // finite * t / sqrt(1 + t^2) = |pull|, below sqrt(finite) for whole numbers of points.
-      if (pull > 0) survey.hi += finite * alpha;
-      if (pull < 0) survey.lo -= finite * alpha;
+      // finite * t / sqrt(1 + t^2) = |pull|.
+      const double p = ::fabs(pull), t = p / ::sqrt((finite - p) * (finite + p));
+      const double beyond = (1 + 2 * t) * alpha;
+      if (pull > 0) survey.hi += beyond;
+      if (pull < 0) survey.lo -= beyond;
     }
   }
   if (P::is_mean) {
     // Rounding may carry it past the points, so that the mean of equal ones would not be theirs.
     const double mean = larger(smaller(survey.mean, survey.hi), survey.lo);
-    return solution = fixed(mean, n, Status::converged), true;
+    return solution = fixed(mean, finite, Status::converged), true;
   }
   if (survey.lo == survey.hi) return solution = fixed(survey.lo, finite, Status::converged), true;
   return false;
@@ -77,6 +80,9 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
   if (!(problem.alpha > 0) || !is_finite(problem.alpha)) {
     return fixed(nan, nan, Status::not_finite);
   }
+  const double total = set.total_weight();
+  if (!(total * set.unit() <= Math<Real>::largest())) return fixed(nan, nan, Status::not_finite);
+  if (total == 0) return fixed(0, 0, Status::empty);
 
   Solution solution = fixed(nan, nan, Status::not_finite);
   Survey survey = set.survey();
@@ -111,9 +117,9 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     // Note: [Vanishing curvature]
     // Below the rounding error of its own sum a curvature says nothing; the implicit function
     // theorem then gives no gradient, and zero is returned for it.
-    const double total = P::convex ? it.at.curvature : it.at.absolute_curvature;
-    const bool vanishes = !(it.at.curvature > 16 * detail::rounding<Real>() * total) ||
-                          it.at.curvature < detail::smallest_normal<Real>();
+    const double absolute = P::convex ? it.at.curvature : it.at.absolute_curvature;
+    const bool vanishes = !(it.at.curvature > 16 * detail::rounding<Real>() * absolute) ||
+                          it.at.curvature * set.unit() < detail::smallest_normal<Real>();
     solution.y = it.u;
     solution.curvature = vanishes ? 0 : it.at.curvature;
     solution.status = it.stopped ? Status::stopped_early : Status::converged;
@@ -130,13 +136,15 @@ template <class P, class Set>
 DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, double y,
                           const Solution& solution, const Problem& problem) {
   using Real = typename Set::Real;
-  const double nan = __builtin_nan(""), alpha = problem.alpha, n = set.count();
+  const double nan = __builtin_nan(""), alpha = problem.alpha, total = set.total_weight();
   double objective = nan, residual = nan, curvature = nan, gap = nan;
-  if (is_finite(y) && alpha > 0) {
+  if (solution.status == Status::empty) {
+    objective = residual = curvature = gap = 0;
+  } else if (is_finite(y) && alpha > 0) {
     const Sums at = set.template sums<P, double>(y, alpha);
     objective = set.template objective<P>(y, alpha);
     if (objective != objective) objective = detail::infinity;  // the errors of an infinite sum
-    residual = ::fabs(at.slope) * P::second(alpha) / n;
+    residual = ::fabs(at.slope) * P::second(alpha) / total;
     curvature = at.curvature * P::second(alpha);
     if constexpr (P::convex) {
       gap = 0;
@@ -151,7 +159,7 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
         gap = ::fabs(at.slope) * width;
       }
     } else {
-      const double limit = P::limit(alpha), rounding = 2e-15 * n * limit;
+      const double limit = P::limit(alpha), rounding = 2e-15 * total * limit;
       gap = objective;
       if (is_finite(solution.bound)) {
         double bound = solution.bound;
@@ -159,7 +167,7 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
           const double own = set.template sums<P, double>(solution.y, alpha).depth + solution.slack;
           bound = larger(own, bound);
         }
-        const double excess = objective - limit * (n - bound);
+        const double excess = objective - limit * (total - bound);
         gap = smaller((excess > 0 ? excess : 0) + rounding, objective);
       }
     }
@@ -167,19 +175,20 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
   if (set.rank() == 0) {
     info.iterations[index] = solution.passes;
     info.residual[index] = residual;
-    info.curvature[index] = curvature;
-    info.objective[index] = objective;
-    info.gap[index] = gap;
+    info.curvature[index] = curvature * set.unit();
+    info.objective[index] = objective * set.unit();
+    info.gap[index] = gap * set.unit();
     info.status[index] = static_cast<int64_t>(solution.status);
   }
 }
 
 template <class Scalar, class Real>
-DDN_HD void write_solution(const ForwardArgs& args, int64_t index, const Solution& solution) {
+DDN_HD void write_solution(const ForwardArgs& args, int64_t index, const Solution& solution,
+                           double unit) {
   const Split<Scalar, Real> y(solution.y);
   static_cast<Scalar*>(args.y)[index] = y.base;
   static_cast<Real*>(args.remainder)[index] = y.offset;
-  static_cast<Real*>(args.curvature)[index] = static_cast<Real>(solution.curvature);
+  static_cast<Real*>(args.curvature)[index] = static_cast<Real>(solution.curvature * unit);
 }
 
 // Solves set number `index` and writes all that is asked for.
@@ -189,7 +198,7 @@ DDN_HD void solve_and_write(const ForwardArgs& args, int64_t index, const Set& s
   using Real = typename Set::Real;
   const Problem problem{set_alpha<Real>(args, index), args.tolerance, args.max_iter};
   const Solution solution = solve<P, global>(set, problem);
-  if (set.rank() == 0) write_solution<Scalar, Real>(args, index, solution);
+  if (set.rank() == 0) write_solution<Scalar, Real>(args, index, solution, set.unit());
   if (args.info.status != nullptr) {
     const double y = static_cast<double>(static_cast<Scalar>(solution.y));
     write_info<P>(args.info, index, set, y, solution, problem);

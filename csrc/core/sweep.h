@@ -2,8 +2,8 @@
 //
 // Note: [The sweep]
 // As u moves right, points leave the inliers in their order and enter in their order, so the
-// inliers are a window of the sorted points. With c of n points inside and SS their sum of squares
-// about their mean, in units of alpha,
+// inliers are a window of the sorted points. With the weight c of all n inside and SS the sum of
+// squares of the points inside about their mean, in units of alpha,
 //
 //   loss = (n - c) + SS
 //
@@ -23,9 +23,9 @@ struct SweepInput {
   int64_t leaving;   // the first so many may leave the window
   int64_t entering;  // those from here on may enter; `leaving`, or 0 when all do both
   double base;       // sums are about this point
-  double alpha;      //
-  double mass, s1,
-      s2;  // of points that are inside throughout: sums of 1, t, t^2, t = (x-base)/alpha
+  double alpha;
+  // Of the points that are inside throughout, sums of w, w t and w t^2, with t = (x - base) / alpha.
+  double mass, s1, s2;
 };
 
 struct Window {
@@ -33,42 +33,47 @@ struct Window {
   double loss;
 };
 
+// Numbers of points add up without an error; weights do not.
+template <bool weighted>
 class WindowSums {
  public:
   DDN_HD WindowSums(const SweepInput& in) : base_(in.base), inverse_(1 / in.alpha) {
-    mass_ = in.mass;
+    mass_.sum = in.mass;
     s1_.sum = in.s1;
     s2_.sum = in.s2;
   }
   DDN_HD void clear(double base) {
     base_ = base;
-    mass_ = 0;
+    mass_ = {};
     s1_ = {};
     s2_ = {};
   }
-  DDN_HD void add(double x) { change(x, 1); }
-  DDN_HD void remove(double x) { change(x, -1); }
-  DDN_HD double mass() const { return mass_; }
+  DDN_HD void add(double x, double weight) { change(x, weight); }
+  DDN_HD void remove(double x, double weight) { change(x, -weight); }
+  DDN_HD double mass() const { return weighted ? mass_.total() : mass_.sum; }
   DDN_HD double base() const { return base_; }
 
   // The window's mean, and the loss with all of `total` that is not in it outside.
   DDN_HD Window window(double total, double alpha) const {
-    const double s1 = s1_.total(), mean = s1 / mass_;
+    const double s1 = s1_.total(), mean = s1 / mass();
     const double squares = s2_.total() - s1 * mean;
-    return {base_ + alpha * mean, (total - mass_) + (squares > 0 ? squares : 0)};
+    return {base_ + alpha * mean, (total - mass()) + (squares > 0 ? squares : 0)};
   }
 
  private:
   DDN_HD void change(double x, double weight) {
     const double t = (x - base_) * inverse_;
-    mass_ += weight;
+    if (weighted) {
+      mass_.add(weight);
+    } else {
+      mass_.sum += weight;
+    }
     s1_.add(weight * t);
     s2_.add(weight * t * t);
   }
 
   double base_, inverse_;
-  double mass_;
-  CompensatedSum<double> s1_, s2_;
+  CompensatedSum<double> mass_, s1_, s2_;
 };
 
 // Losses of one sweep that differ by less are not told apart: the smallest u is taken. What they
@@ -76,11 +81,11 @@ class WindowSums {
 constexpr double sweep_doubt = 1e-14;
 
 // total: the mass of the set. Every thread of its team takes a stretch of the points that leave.
-template <class Set, class Points>
-DDN_HD Window sweep(const Set& set, const Points& list, const SweepInput& in, double total) {
+template <class Set, class List>
+DDN_HD Window sweep(const Set& set, const List& list, const SweepInput& in, double total) {
   const double reach = 2 * in.alpha;
   const bool rebase = in.entering < in.leaving;  // the window moves far
-  const auto at = [&](int64_t i) { return static_cast<double>(list[i]); };
+  const auto at = [&](int64_t i) { return list.point(i); };
 
   const int64_t share = (in.leaving + set.size()) / set.size();
   const int64_t begin = share * set.rank();
@@ -99,9 +104,9 @@ DDN_HD Window sweep(const Set& set, const Points& list, const SweepInput& in, do
         }
       }
     }
-    WindowSums sums(in);
+    WindowSums<Set::weighted> sums(in);
     if (rebase && begin < in.count) sums.clear(at(begin));
-    for (int64_t i = begin; i < entered; ++i) sums.add(at(i));
+    for (int64_t i = begin; i < entered; ++i) sums.add(at(i), list.weight(i));
     const auto consider = [&] {
       if (!(sums.mass() > 0)) return;
       const Window here = sums.window(total, in.alpha);
@@ -111,14 +116,15 @@ DDN_HD Window sweep(const Set& set, const Points& list, const SweepInput& in, do
       const bool last = first == in.leaving;
       if (rebase && !last && ::fabs(at(first) - sums.base()) > in.alpha) {
         sums.clear(at(first));
-        for (int64_t i = first; i < entered; ++i) sums.add(at(i));
+        for (int64_t i = first; i < entered; ++i) sums.add(at(i), list.weight(i));
       }
       consider();
       while (entered < in.count && (last || at(entered) - at(first) <= reach)) {
-        sums.add(at(entered++));
+        sums.add(at(entered), list.weight(entered));
+        ++entered;
         consider();
       }
-      if (!last) sums.remove(at(first));
+      if (!last) sums.remove(at(first), list.weight(first));
     }
   }
   const double least = -set.largest(-best.loss);

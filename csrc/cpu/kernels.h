@@ -13,6 +13,7 @@ inline namespace DDN_ISA {
 // innermost dim is a plain loop; the others are counted like an odometer.
 template <class Tensor, class Body>
 void for_each_run(Tensor* x, const Dims& points, const Body& body) {
+  if (points.rank == 0) return body(x, 1, 1);
   const int inner = points.rank - 1;
   int64_t index[Dims::max_rank] = {};
   for (;;) {
@@ -45,27 +46,105 @@ inline int64_t grain(int64_t num_points) {
   return std::max<int64_t>(1, chunk_points / std::max<int64_t>(1, num_points));
 }
 
+// The points of positive weight and their weights in their unit.
+template <class T>
+class WeightedPoints {
+ public:
+  explicit WeightedPoints(int64_t n)
+      : n_(n), points_(static_cast<size_t>(n)), weights_(static_cast<size_t>(n)) {}
+
+  void read(const T* x, const Dims& x_dims, const T* weight, const Dims& weight_dims) {
+    gather(x, x_dims, points_.data());
+    gather(weight, weight_dims, weights_.data());
+    double largest = 0;
+    bool valid = true;
+    kept_ = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+      const T weight_here = weights_[static_cast<size_t>(i)];
+      if (weight_here == 0) continue;
+      valid = valid && weight_here > 0;  // false for NaN
+      points_[static_cast<size_t>(kept_)] = points_[static_cast<size_t>(i)];
+      weights_[static_cast<size_t>(kept_)] = weight_here;
+      largest = larger(static_cast<double>(weight_here), largest);
+      ++kept_;
+    }
+    valid = valid && is_finite(largest);
+    equal_ = valid;
+    for (int64_t i = 0; i < kept_; ++i) {
+      equal_ = equal_ && static_cast<double>(weights_[static_cast<size_t>(i)]) == largest;
+    }
+    unit_ = equal_ ? largest : weight_unit(largest);
+    CompensatedSum<double> total;
+    for (int64_t i = 0; i < kept_ && !equal_; ++i) {
+      T& here = weights_[static_cast<size_t>(i)];
+      here = static_cast<T>(static_cast<double>(here) / unit_);
+      total.add(static_cast<double>(here));
+    }
+    total_ = equal_ ? static_cast<double>(kept_) : total.total();
+    if (!valid) total_ = __builtin_nan("");
+  }
+
+  // Calls f with the set. One whose weights are equal is solved as if it had none: a mask gives the
+  // same bits as the points that it leaves.
+  template <class F>
+  void visit(const cpu::ParallelFor* parallel_for, Workspace<T>* workspace, const F& f) const {
+    if (equal_) {
+      f(PointSet<T>({points_.data(), nullptr, kept_}, total_, unit_, parallel_for, workspace));
+    } else {
+      f(PointSet<T, true>({points_.data(), weights_.data(), kept_}, total_, unit_, parallel_for,
+                          workspace));
+    }
+  }
+
+ private:
+  int64_t n_;
+  int64_t kept_ = 0;
+  std::vector<T> points_, weights_;
+  double total_ = 0;
+  double unit_ = 1;
+  bool equal_ = true;
+};
+
 template <class P, bool global, class T>
 void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
                   const cpu::ParallelFor* parallel_for) {
   const SetLayout& layout = args.layout;
-  const bool contiguous = layout.contiguous_points();
-  std::vector<T> buffer(contiguous ? 0 : static_cast<size_t>(layout.num_points));
+  const auto points_of = [&](int64_t i) {
+    return static_cast<const T*>(args.x) + layout.sets.offset(i);
+  };
   std::unique_ptr<Workspace<T>> workspace;
   if constexpr (global) workspace = std::make_unique<Workspace<T>>();
+  if (args.weight != nullptr) {
+    WeightedPoints<T> points(layout.num_points);
+    for (int64_t i = begin; i < end; ++i) {
+      const T* const weight =
+          static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(i);
+      points.read(points_of(i), layout.points, weight, args.weight_layout.points);
+      points.visit(parallel_for, workspace.get(),
+                   [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
+    }
+    return;
+  }
+  const int64_t n = layout.num_points;
+  const bool contiguous = layout.contiguous_points();
+  std::vector<T> buffer(contiguous ? 0 : static_cast<size_t>(n));
   for (int64_t i = begin; i < end; ++i) {
-    const T* x = static_cast<const T*>(args.x) + layout.sets.offset(i);
+    const T* x = points_of(i);
     if (!contiguous) {
       gather(x, layout.points, buffer.data());
       x = buffer.data();
     }
-    const PointSet<T> set(x, layout.num_points, parallel_for, workspace.get());
+    const PointSet<T> set({x, nullptr, n}, static_cast<double>(n), 1, parallel_for,
+                          workspace.get());
     solve_and_write<P, global>(args, i, set);
   }
 }
 
+// The gradients of the points and, where their pointers are not null, of the weights of one set; all
+// of them lie one after the other.
 template <class P, class T>
-void backward_set(const BackwardArgs& args, int64_t i, const T* x, T* grad_x) {
+void backward_set(const BackwardArgs& args, int64_t i, const T* x, const T* weight, T* grad_x,
+                  T* grad_weight) {
   const SetGradient<T> one = set_gradient<T, T>(args, i);
   const SetGradient<Vector<T>> set{splat(one.base),
                                    splat(one.offset),
@@ -74,31 +153,70 @@ void backward_set(const BackwardArgs& args, int64_t i, const T* x, T* grad_x) {
                                    {splat(one.alpha.alpha), splat(one.alpha.inverse)}};
   constexpr int lanes = VectorOf<T>::lanes;
   const int64_t n = args.layout.num_points;
-  int64_t j = 0;
-  for (; j + lanes <= n; j += lanes) {
-    store<T>(grad_x + j, point_gradient<P>(load<T>(x + j), set));
+  const auto write = [&](T* out, auto gradient) __attribute__((always_inline)) {
+    int64_t j = 0;
+    for (; j + lanes <= n; j += lanes) store<T>(out + j, gradient(j, lanes));
+    const int rest = static_cast<int>(n - j);
+    if (rest > 0) store_first<T>(out + j, gradient(j, rest), rest);
+  };
+  if (grad_x != nullptr && weight == nullptr) {
+    write(grad_x, [&](int64_t j, int count) __attribute__((always_inline)) {
+      return point_gradient<P>(load_up_to<T>(x + j, count), One{}, set);
+    });
+  } else if (grad_x != nullptr) {
+    write(grad_x, [&](int64_t j, int count) __attribute__((always_inline)) {
+      return point_gradient<P>(load_up_to<T>(x + j, count), load_up_to<T>(weight + j, count), set);
+    });
   }
-  const int rest = static_cast<int>(n - j);
-  if (rest > 0) {
-    store_first<T>(grad_x + j, point_gradient<P>(load_first<T>(x + j, rest), set), rest);
+  if (grad_weight != nullptr) {
+    write(grad_weight, [&](int64_t j, int count) __attribute__((always_inline)) {
+      return weight_gradient<P>(load_up_to<T>(x + j, count), set);
+    });
   }
 }
 
+// The points of one set after another in one stretch: where they lie if they lie so, else in a
+// buffer.
+template <class T>
+class Staged {
+ public:
+  Staged(T* tensor, const SetLayout& layout)
+      : tensor_(tensor),
+        layout_(layout),
+        buffer_(tensor == nullptr || layout.contiguous_points()
+                    ? 0
+                    : static_cast<size_t>(layout.num_points)) {}
+
+  T* place(int64_t set) {
+    if (tensor_ == nullptr) return nullptr;
+    return layout_.contiguous_points() ? at(set) : buffer_.data();
+  }
+  T* read(int64_t set) {
+    if (!buffer_.empty()) gather(at(set), layout_.points, buffer_.data());
+    return place(set);
+  }
+  void write(int64_t set) {
+    if (!buffer_.empty()) scatter(buffer_.data(), at(set), layout_.points);
+  }
+
+ private:
+  T* at(int64_t set) { return tensor_ + layout_.sets.offset(set); }
+
+  T* tensor_;
+  const SetLayout& layout_;
+  std::vector<std::remove_const_t<T>> buffer_;
+};
+
 template <class P, class T>
 void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
-  const bool x_contiguous = args.layout.contiguous_points();
-  const bool grad_contiguous = args.grad_layout.contiguous_points();
-  const auto n = static_cast<size_t>(args.layout.num_points);
-  std::vector<T> x_buffer(x_contiguous ? 0 : n), grad_buffer(grad_contiguous ? 0 : n);
+  Staged<const T> x(static_cast<const T*>(args.x), args.layout);
+  Staged<const T> weight(static_cast<const T*>(args.weight), args.weight_layout);
+  Staged<T> grad_x(static_cast<T*>(args.grad_x), args.grad_layout);
+  Staged<T> grad_weight(static_cast<T*>(args.grad_weight), args.grad_layout);
   for (int64_t i = begin; i < end; ++i) {
-    const T* x = static_cast<const T*>(args.x) + args.layout.sets.offset(i);
-    T* grad_x = static_cast<T*>(args.grad_x) + args.grad_layout.sets.offset(i);
-    if (!x_contiguous) {
-      gather(x, args.layout.points, x_buffer.data());
-      x = x_buffer.data();
-    }
-    backward_set<P, T>(args, i, x, grad_contiguous ? grad_x : grad_buffer.data());
-    if (!grad_contiguous) scatter(grad_buffer.data(), grad_x, args.grad_layout.points);
+    backward_set<P, T>(args, i, x.read(i), weight.read(i), grad_x.place(i), grad_weight.place(i));
+    grad_x.write(i);
+    grad_weight.write(i);
   }
 }
 

@@ -10,6 +10,9 @@
 #pragma once
 
 #include <algorithm>
+#include <tuple>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/global.h"
@@ -23,27 +26,64 @@ inline namespace DDN_ISA {
 constexpr int64_t chunk_points = 1 << 14;
 constexpr int block_vectors = 8;
 
-// Calls body(vector, mask) for the vectors of [0, n): mask is `all` but for the last, partial one;
-// flush() after each block.
-template <class V, class T, class Body, class Flush>
-DDN_HD void for_each_vector(const T* x, int64_t n, Body&& body, Flush&& flush) {
+// Points one after the other and, if `weighted`, their weights.
+template <class T, bool weighted>
+struct Points {
+  const T* x;
+  const T* weights;  // null unless `weighted`
+  int64_t n;
+
+  DDN_HD double point(int64_t i) const { return static_cast<double>(x[i]); }
+  DDN_HD double weight(int64_t i) const {
+    return weighted ? static_cast<double>(weights[i]) : 1.0;
+  }
+  DDN_HD Points part(int64_t first, int64_t count) const {
+    return {x + first, weighted ? weights + first : nullptr, count};
+  }
+  template <class V>
+  DDN_HD auto load_weights(int64_t i) const {
+    if constexpr (weighted) {
+      return load<V>(weights + i);
+    } else {
+      return One{};
+    }
+  }
+  template <class V>
+  DDN_HD auto load_first_weights(int64_t i, int count) const {
+    if constexpr (weighted) {
+      return load_first<V>(weights + i, count);
+    } else {
+      return One{};
+    }
+  }
+};
+
+// Calls body(points, weights, mask) for the vectors of the points: weights are a vector or One, mask
+// is `all` but for the last, partial vector; flush() after each block.
+template <class V, class T, bool weighted, class Body, class Flush>
+DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flush&& flush) {
   constexpr int lanes = VectorOf<V>::lanes;
   const auto all = first_lanes<V>(lanes);
+  const int64_t n = points.n;
+  const auto whole = [&](int64_t i) __attribute__((always_inline)) {
+    body(load<V>(points.x + i), points.template load_weights<V>(i), all);
+  };
   int64_t i = 0;
   for (; i + block_vectors * lanes <= n; i += block_vectors * lanes) {
-    for (int k = 0; k < block_vectors; ++k) body(load<V>(x + i + k * lanes), all);
+    for (int k = 0; k < block_vectors; ++k) whole(i + k * lanes);
     flush();
   }
-  for (; i + lanes <= n; i += lanes) body(load<V>(x + i), all);
+  for (; i + lanes <= n; i += lanes) whole(i);
   if (i < n) {
     const int rest = static_cast<int>(n - i);
-    body(load_first<V>(x + i, rest), first_lanes<V>(rest));
+    body(load_first<V>(points.x + i, rest), points.template load_first_weights<V>(i, rest),
+         first_lanes<V>(rest));
   }
   flush();
 }
 
-template <class P, class V, class T>
-Sums chunk_sums(const T* x, int64_t n, double u, double alpha) {
+template <class P, class V, class T, bool weighted>
+Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha) {
   using Lanes = Vector<V>;
   const Split<T, V> at(u);
   const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
@@ -51,14 +91,14 @@ Sums chunk_sums(const T* x, int64_t n, double u, double alpha) {
   Lanes slope{}, curvature{}, depth{}, absolute_curvature{};
   DoublePair slopes, curvatures, depths, absolute_curvatures;
   for_each_vector<V>(
-      x, n,
-      [&](Lanes points, auto mask) __attribute__((always_inline)) {
+      set,
+      [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         const Terms<Lanes> t = P::terms(residual(points, base, offset), a);
-        slope += mask ? t.slope : zero;
-        curvature += mask ? t.curvature : zero;
-        if constexpr (P::has_depth) depth += mask ? t.depth : zero;
+        slope += mask ? t.slope * weights : zero;
+        curvature += mask ? t.curvature * weights : zero;
+        if constexpr (P::has_depth) depth += mask ? t.depth * weights : zero;
         if constexpr (!P::convex) {
-          absolute_curvature += mask ? absolute(t.curvature) : zero;
+          absolute_curvature += mask ? absolute(t.curvature) * weights : zero;
         }
       },
       [&]() __attribute__((always_inline)) {
@@ -82,17 +122,19 @@ struct ChunkSurvey {
   double lo, hi;
 };
 
-template <class T>
-ChunkSurvey chunk_survey(const T* x, int64_t n) {
-  using Lanes = Vector<T>;
-  const T infinity = static_cast<T>(detail::infinity);
+// Products with weights are added in double precision, for the accuracy of a weighted mean.
+template <class T, bool weighted>
+ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
+  using V = std::conditional_t<weighted, double, T>;
+  using Lanes = Vector<V>;
+  const V infinity = static_cast<V>(detail::infinity);
   const Lanes zero{}, upmost = splat(infinity), downmost = splat(-infinity);
   Lanes sum{}, lo = upmost, hi = downmost;
   DoublePair total;
-  for_each_vector<T>(
-      x, n,
-      [&](Lanes points, auto mask) __attribute__((always_inline)) {
-        sum += mask ? points : zero;
+  for_each_vector<V>(
+      set,
+      [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
+        sum += mask ? points * weights : zero;
         lo = smaller(mask ? points : upmost, lo);
         hi = larger(mask ? points : downmost, hi);
       },
@@ -101,16 +143,15 @@ ChunkSurvey chunk_survey(const T* x, int64_t n) {
         sum = zero;
       });
   ChunkSurvey survey{{total.total(), 0}, detail::infinity, -detail::infinity};
-  for (int lane = 0; lane < VectorOf<T>::lanes; ++lane) {
+  for (int lane = 0; lane < VectorOf<V>::lanes; ++lane) {
     survey.lo = smaller(static_cast<double>(lo[lane]), survey.lo);
     survey.hi = larger(static_cast<double>(hi[lane]), survey.hi);
   }
   return survey;
 }
 
-// The counts are at most chunk_points: exact in single precision.
-template <class T>
-Around chunk_around(const T* x, int64_t n, double u, double radius) {
+template <class T, bool weighted>
+Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
   using Lanes = Vector<T>;
   const Split<T, T> at(u);
   const T infinity = static_cast<T>(detail::infinity);
@@ -118,20 +159,23 @@ Around chunk_around(const T* x, int64_t n, double u, double radius) {
   const Lanes far = splat(static_cast<T>(radius));
   const Lanes upmost = splat(infinity), downmost = splat(-infinity);
   Lanes nearer{}, left{}, below = downmost, above = upmost;
+  DoublePair weight_nearer, weight_left;
   for_each_vector<T>(
-      x, n,
-      [&](Lanes points, auto mask) __attribute__((always_inline)) {
+      set,
+      [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         const Lanes z = residual(points, base, offset);
-        nearer += mask && absolute(z) < far ? one : zero;
-        left += mask && z >= far ? one : zero;
+        nearer += mask && absolute(z) < far ? one * weights : zero;
+        left += mask && z >= far ? one * weights : zero;
         below = larger(mask && z >= far ? points : downmost, below);
         above = smaller(mask && -z >= far ? points : upmost, above);
       },
-      [] {});
-  Around around{0, 0, -detail::infinity, detail::infinity};
+      [&]() __attribute__((always_inline)) {
+        weight_nearer.add(nearer);
+        weight_left.add(left);
+        nearer = left = zero;
+      });
+  Around around{weight_nearer.total(), weight_left.total(), -detail::infinity, detail::infinity};
   for (int lane = 0; lane < VectorOf<T>::lanes; ++lane) {
-    around.nearer += nearer[lane];
-    around.left += left[lane];
     around.below = larger(static_cast<double>(below[lane]), around.below);
     around.above = smaller(static_cast<double>(above[lane]), around.above);
   }
@@ -152,12 +196,21 @@ struct Workspace {
   std::vector<uint64_t> counted = std::vector<uint64_t>(size);
   std::vector<double> mass = std::vector<double>(size), moment = std::vector<double>(size);
   std::vector<float> upper = std::vector<float>(size), blocks = std::vector<float>(size);
-  std::vector<T> list;
+  std::vector<T> list, list_weights;
 };
 
-// The terms of the power series of the Welsch depth; see core/series.h.
+// Points of a list and their weights put in order together.
 template <class T>
-Series chunk_series(const T* x, int64_t n, double u, double alpha) {
+void sort_weighted(T* x, T* weights, int64_t n) {
+  std::vector<std::pair<T, T>> pairs(static_cast<size_t>(n));
+  for (size_t i = 0; i < pairs.size(); ++i) pairs[i] = {x[i], weights[i]};
+  std::sort(pairs.begin(), pairs.end());
+  for (size_t i = 0; i < pairs.size(); ++i) std::tie(x[i], weights[i]) = pairs[i];
+}
+
+// The terms of the power series of the Welsch depth; see core/series.h.
+template <class T, bool weighted>
+Series chunk_series(const Points<T, weighted>& set, double u, double alpha) {
   using Lanes = Vector<double>;
   constexpr int terms = Series::terms;
   const Split<T, double> at(u);
@@ -166,10 +219,10 @@ Series chunk_series(const T* x, int64_t n, double u, double alpha) {
   Lanes sums[terms] = {};
   DoublePair totals[terms];
   for_each_vector<double>(
-      x, n,
-      [&](Lanes points, auto mask) __attribute__((always_inline)) {
+      set,
+      [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         const Lanes z = clip(residual(points, base, offset) * inverse, far);
-        Lanes before = zero, term = Math<Lanes>::exp(z * z * -0.5);
+        Lanes before = zero, term = Math<Lanes>::exp(z * z * -0.5) * weights;
         for (int i = 0; i < terms; ++i) {
           sums[i] += mask ? term : zero;
           const Lanes next = -(z * term + before) * (1.0 / (i + 1));
@@ -188,20 +241,28 @@ Series chunk_series(const T* x, int64_t n, double u, double alpha) {
   return series;
 }
 
-template <class T>
+template <class T, bool weighted_ = false>
 class PointSet {
  public:
   using Scalar = T;
   using Real = T;
   using Lanes = Vector<double>;
+  using Set = Points<T, weighted_>;
+  static constexpr bool weighted = weighted_;
 
   // With a parallel_for, the chunks of one set are shared out among the threads. The workspace is
   // for the global search.
-  PointSet(const T* x, int64_t n, const cpu::ParallelFor* parallel_for,
-           Workspace<T>* workspace = nullptr)
-      : x_(x), n_(n), parallel_for_(parallel_for), workspace_(workspace) {}
+  PointSet(const Set& set, double total_weight, double unit, const cpu::ParallelFor* parallel_for,
+           Workspace<T>* workspace)
+      : set_(set),
+        total_weight_(total_weight),
+        unit_(unit),
+        parallel_for_(parallel_for),
+        workspace_(workspace) {}
 
-  double count() const { return static_cast<double>(n_); }
+  int64_t points() const { return set_.n; }
+  double total_weight() const { return total_weight_; }
+  double unit() const { return unit_; }
 
   int rank() const { return 0; }
   int size() const { return 1; }
@@ -217,58 +278,64 @@ class PointSet {
     return {workspace_->mass.data(), workspace_->moment.data(), workspace_->upper.data(),
             workspace_->blocks.data()};
   }
-  const T* list() const { return workspace_->list.data(); }
+  Set list() const {
+    return {workspace_->list.data(), weighted ? workspace_->list_weights.data() : nullptr,
+            static_cast<int64_t>(workspace_->list.size())};
+  }
   PointSet view(int64_t first, int64_t count) const {
-    return PointSet(list() + first, count, parallel_for_, workspace_);
+    const Set part = list().part(first, count);
+    double total = static_cast<double>(count);
+    if (weighted) {
+      total = 0;
+      for (int64_t i = 0; i < count; ++i) total += part.weight(i);
+    }
+    return PointSet(part, total, unit_, parallel_for_, workspace_);
   }
 
   void bin(const Grid& grid, double /*alpha*/) const {
-    using Fixed = typename LanesOf<int32_t, T>::type;
-    constexpr int lanes = VectorOf<T>::lanes;
-    using Space = Workspace<T>;
     const int size = grid.bins();
     std::fill_n(workspace_->mass.data(), size, 0.0);
     std::fill_n(workspace_->moment.data(), size, 0.0);
-    const double one = 1 << bin_fraction_bits;
-    const Split<T, T> at(grid.origin);
-    const Vector<T> base = splat(at.base), offset = splat(at.offset);
-    const Vector<T> scale = splat(static_cast<T>(one / grid.width));
-    const Vector<T> shift = splat(static_cast<T>((grid.pad + 1) * one)), zero{};
-    const Vector<T> limit = splat(static_cast<T>((size - 1) * one + one / 2));
-    uint64_t* const counted = workspace_->counted.data();
-    for (int64_t begin = 0; begin < n_; begin += Space::bin_points) {
-      const int64_t end = std::min(n_, begin + Space::bin_points);
-      std::fill_n(counted, size, 0);
-      const auto count = [&](Vector<T> x, int points) __attribute__((always_inline)) {
-        const Vector<T> place = shift - residual(x, base, offset) * scale;
-        const Fixed fixed = __builtin_convertvector(larger(smaller(place, limit), zero), Fixed);
-        int32_t places[lanes];
-        memcpy(places, &fixed, sizeof fixed);
-        for (int i = 0; i < points; ++i) {
-          counted[places[i] >> bin_fraction_bits] +=
+    constexpr double one = 1 << bin_fraction_bits;
+    if constexpr (weighted) {
+      double* const mass = workspace_->mass.data();
+      double* const moment = workspace_->moment.data();
+      for_each_place(grid, 0, set_.n, [&](int64_t i, int32_t place) {
+        const double weight = set_.weight(i);
+        mass[place >> bin_fraction_bits] += weight;
+        moment[place >> bin_fraction_bits] +=
+            weight * ((place & bin_fraction_mask) * (1 / one) - 0.5);
+      });
+    } else {
+      using Space = Workspace<T>;
+      uint64_t* const counted = workspace_->counted.data();
+      for (int64_t begin = 0; begin < set_.n; begin += Space::bin_points) {
+        std::fill_n(counted, size, 0);
+        const int64_t end = std::min(set_.n, begin + Space::bin_points);
+        for_each_place(grid, begin, end, [&](int64_t, int32_t place) {
+          counted[place >> bin_fraction_bits] +=
               (uint64_t{1} << Space::count_shift) +
-              static_cast<uint64_t>(places[i] & bin_fraction_mask);
+              static_cast<uint64_t>(place & bin_fraction_mask);
+        });
+        for (int b = 0; b < size; ++b) {
+          const auto points = static_cast<double>(counted[b] >> Space::count_shift);
+          const uint64_t places = counted[b] & ((uint64_t{1} << Space::count_shift) - 1);
+          workspace_->mass[b] += points;
+          workspace_->moment[b] += static_cast<double>(places) * (1 / one) - 0.5 * points;
         }
-      };
-      int64_t i = begin;
-      for (; i + lanes <= end; i += lanes) count(load<T>(x_ + i), lanes);
-      if (i < end) {
-        count(load_first<T>(x_ + i, static_cast<int>(end - i)), static_cast<int>(end - i));
-      }
-      for (int b = 0; b < size; ++b) {
-        const auto points = static_cast<double>(counted[b] >> Space::count_shift);
-        const uint64_t places = counted[b] & ((uint64_t{1} << Space::count_shift) - 1);
-        workspace_->mass[b] += points;
-        workspace_->moment[b] += static_cast<double>(places) * (1 / one) - 0.5 * points;
       }
     }
   }
+
+  double bin_excess() const { return 0; }
 
   SweepInput gather(double centre, double half, double alpha) const {
     using Lanes = Vector<T>;
     constexpr int lanes = VectorOf<T>::lanes;
     std::vector<T>& list = workspace_->list;
-    list.resize(static_cast<size_t>(n_ + 2 * lanes));
+    std::vector<T>& list_weights = workspace_->list_weights;
+    list.resize(static_cast<size_t>(set_.n + 2 * lanes));
+    if (weighted) list_weights.resize(list.size());
     const Split<T, T> at(centre);
     const Lanes base = splat(at.base), offset = splat(at.offset), zero{}, one = splat(T(1));
     const Lanes inner = splat(static_cast<T>(alpha - half)),
@@ -276,18 +343,28 @@ class PointSet {
     const Lanes outer = splat(static_cast<T>(alpha + half));
     Lanes count{}, s1{}, s2{}, left{};
     DoublePair counts, s1s, s2s, lefts;
+    CompensatedSum<double> mass;
     int64_t size = 0;
     for_each_vector<T>(
-        x_, n_,
-        [&](Lanes points, auto mask) __attribute__((always_inline)) {
+        set_,
+        [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
           const Lanes z = residual(points, base, offset), distance = absolute(z), t = -z * inverse;
           const auto inside = mask & (distance <= inner);
           const auto edge = mask & (distance > inner) & (distance <= outer);
-          count += inside ? one : zero;
-          s1 += inside ? t : zero;
-          s2 += inside ? t * t : zero;
+          s1 += inside ? t * weights : zero;
+          s2 += inside ? t * t * weights : zero;
           left += edge & (z > zero) ? one : zero;
-          size += store_selected<T>(list.data() + size, points, edge);
+          const int more = store_selected<T>(list.data() + size, points, edge);
+          if constexpr (weighted) {
+            store_selected<T>(list_weights.data() + size, weights, edge);
+            // The loss is what the mass leaves of the total: it needs every digit.
+            for (int lane = 0; lane < lanes; ++lane) {
+              if (inside[lane]) mass.add(static_cast<double>(weights[lane]));
+            }
+          } else {
+            count += inside ? one : zero;
+          }
+          size += more;
         },
         [&]() __attribute__((always_inline)) {
           counts.add(count);
@@ -296,24 +373,28 @@ class PointSet {
           lefts.add(left);
           count = s1 = s2 = left = zero;
         });
-    std::sort(list.data(), list.data() + size);
+    sort_list(size);
     const auto leaving = static_cast<int64_t>(lefts.total());
-    return {size, leaving, leaving, centre, alpha, counts.total(), s1s.total(), s2s.total()};
+    return {size,        leaving,     leaving, centre, alpha, weighted ? mass.total() : counts.total(),
+            s1s.total(), s2s.total()};
   }
 
   int64_t sort() const {
-    std::vector<T>& list = workspace_->list;
-    list.clear();
-    for (int64_t i = 0; i < n_; ++i) {
-      if (is_finite(static_cast<double>(x_[i]))) list.push_back(x_[i]);
+    workspace_->list.clear();
+    workspace_->list_weights.clear();
+    for (int64_t i = 0; i < set_.n; ++i) {
+      if (!is_finite(set_.point(i))) continue;
+      workspace_->list.push_back(set_.x[i]);
+      if (weighted) workspace_->list_weights.push_back(set_.weights[i]);
     }
-    std::sort(list.data(), list.data() + list.size());
-    return static_cast<int64_t>(list.size());
+    const auto size = static_cast<int64_t>(workspace_->list.size());
+    sort_list(size);
+    return size;
   }
 
   Series series(double centre, double alpha) const {
     return over_chunks<Series>(
-        [=](const T* x, int64_t n) { return chunk_series(x, n, centre, alpha); },
+        [=](const Set& part) { return chunk_series(part, centre, alpha); },
         [](Series& all, const Series& one) {
           for (int i = 0; i < Series::terms; ++i) all.c[i] += one.c[i];
         });
@@ -322,7 +403,7 @@ class PointSet {
   template <class P, class V>
   Sums sums(double u, double alpha) const {
     return over_chunks<Sums>(
-        [=](const T* x, int64_t n) { return chunk_sums<P, V>(x, n, u, alpha); },
+        [=](const Set& part) { return chunk_sums<P, V>(part, u, alpha); },
         [](Sums& all, const Sums& one) {
           all.slope += one.slope;
           all.curvature += one.curvature;
@@ -334,12 +415,13 @@ class PointSet {
   template <class P>
   double objective(double u, double alpha) const {
     return over_chunks<CompensatedSum<double>>(
-               [=](const T* x, int64_t n) {
+               [=](const Set& part) {
                  CompensatedSum<double> sum;
                  const Split<T, double> at(u);
                  const auto base = static_cast<double>(at.base);
-                 for (int64_t i = 0; i < n; ++i) {
-                   sum.add(P::value(residual(static_cast<double>(x[i]), base, at.offset), alpha));
+                 for (int64_t i = 0; i < part.n; ++i) {
+                   const double z = residual(part.point(i), base, at.offset);
+                   sum.add(P::value(z, alpha) * part.weight(i));
                  }
                  return sum;
                },
@@ -351,41 +433,40 @@ class PointSet {
 
   Survey survey() const {
     const ChunkSurvey all =
-        over_chunks<ChunkSurvey>([](const T* x, int64_t n) { return chunk_survey(x, n); },
+        over_chunks<ChunkSurvey>([](const Set& part) { return chunk_survey(part); },
                                  [](ChunkSurvey& all, const ChunkSurvey& one) {
                                    all.sum.add(one.sum.sum);
                                    all.lo = smaller(one.lo, all.lo);
                                    all.hi = larger(one.hi, all.hi);
                                  });
-    return {all.sum.total() / count(), all.lo, all.hi, count(), 0, 0, 0};
+    return {all.sum.total() / total_weight_, all.lo, all.hi, total_weight_, 0, 0, 0};
   }
 
   Survey careful_survey() const {
     Survey survey{0, detail::infinity, -detail::infinity, 0, 0, 0, 0};
-    for (int64_t i = 0; i < n_; ++i) {
-      const double x = static_cast<double>(x_[i]);
-      survey.nans += x != x;
-      survey.positive_infinities += x == detail::infinity;
-      survey.negative_infinities += x == -detail::infinity;
-      if (!is_finite(x)) continue;
-      survey.lo = smaller(x, survey.lo);
-      survey.hi = larger(x, survey.hi);
+    for (int64_t i = 0; i < set_.n; ++i) {
+      const double x = set_.point(i), weight = set_.weight(i);
+      if (is_finite(x)) {
+        survey.lo = smaller(x, survey.lo);
+        survey.hi = larger(x, survey.hi);
+        survey.finite += weight;
+      } else {
+        (x > 0 ? survey.positive_infinities
+               : (x < 0 ? survey.negative_infinities : survey.nans)) += weight;
+      }
     }
     // Divided first: the sum may overflow where the mean does not.
-    const double finite =
-        count() - survey.positive_infinities - survey.negative_infinities - survey.nans;
-    survey.finite = finite;
     CompensatedSum<double> mean;
-    for (int64_t i = 0; i < n_; ++i) {
-      const double x = static_cast<double>(x_[i]);
-      if (is_finite(x)) mean.add(x / finite);
+    for (int64_t i = 0; i < set_.n; ++i) {
+      const double x = set_.point(i);
+      if (is_finite(x)) mean.add(x * (set_.weight(i) / survey.finite));
     }
     survey.mean = mean.total();
     return survey;
   }
 
   Around around(double u, double radius) const {
-    return over_chunks<Around>([=](const T* x, int64_t n) { return chunk_around(x, n, u, radius); },
+    return over_chunks<Around>([=](const Set& part) { return chunk_around(part, u, radius); },
                                [](Around& all, const Around& one) {
                                  all.nearer += one.nearer;
                                  all.left += one.left;
@@ -395,12 +476,46 @@ class PointSet {
   }
 
  private:
+  // Calls body(i, place) for the points of [begin, end): their fixed-point places in the grid.
+  template <class Body>
+  void for_each_place(const Grid& grid, int64_t begin, int64_t end, const Body& body) const {
+    using Fixed = typename LanesOf<int32_t, T>::type;
+    constexpr int lanes = VectorOf<T>::lanes;
+    constexpr double one = 1 << bin_fraction_bits;
+    const Split<T, T> at(grid.origin);
+    const Vector<T> base = splat(at.base), offset = splat(at.offset);
+    const Vector<T> scale = splat(static_cast<T>(one / grid.width));
+    const Vector<T> shift = splat(static_cast<T>((grid.pad + 1) * one)), zero{};
+    const Vector<T> limit = splat(static_cast<T>((grid.bins() - 1) * one + one / 2));
+    const auto vector = [&](int64_t i, Vector<T> x, int count) __attribute__((always_inline)) {
+      const Vector<T> place = shift - residual(x, base, offset) * scale;
+      const Fixed fixed = __builtin_convertvector(larger(smaller(place, limit), zero), Fixed);
+      int32_t places[lanes];
+      memcpy(places, &fixed, sizeof fixed);
+      for (int k = 0; k < count; ++k) body(i + k, places[k]);
+    };
+    int64_t i = begin;
+    for (; i + lanes <= end; i += lanes) vector(i, load<T>(set_.x + i), lanes);
+    const int rest = static_cast<int>(end - i);
+    if (rest > 0) vector(i, load_first<T>(set_.x + i, rest), rest);
+  }
+
+  void sort_list(int64_t size) const {
+    T* const list = workspace_->list.data();
+    if constexpr (weighted) {
+      sort_weighted(list, workspace_->list_weights.data(), size);
+    } else {
+      std::sort(list, list + size);
+    }
+  }
+
   template <class Part, class Compute, class Combine>
   Part over_chunks(const Compute& compute, const Combine& combine) const {
-    if (n_ <= chunk_points) return compute(x_, n_);
-    const int64_t chunks = (n_ + chunk_points - 1) / chunk_points;
+    if (set_.n <= chunk_points) return compute(set_);
+    const int64_t chunks = (set_.n + chunk_points - 1) / chunk_points;
     const auto part = [&](int64_t i) {
-      return compute(x_ + i * chunk_points, std::min(chunk_points, n_ - i * chunk_points));
+      const int64_t first = i * chunk_points;
+      return compute(set_.part(first, std::min(chunk_points, set_.n - first)));
     };
     if (parallel_for_ == nullptr) {
       Part all = part(0);
@@ -416,8 +531,9 @@ class PointSet {
     return all;
   }
 
-  const T* x_;
-  int64_t n_;
+  Set set_;
+  double total_weight_;
+  double unit_;
   const cpu::ParallelFor* parallel_for_;
   Workspace<T>* workspace_;
 };

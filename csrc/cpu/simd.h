@@ -52,6 +52,11 @@ DDN_HD Vector<V> load_first(const T* p, int count) {
   for (int i = 0; i < count; ++i) buffer[i] = p[i];
   return load<V>(buffer);
 }
+// The same where `count` may be all of them.
+template <class V, class T>
+DDN_HD Vector<V> load_up_to(const T* p, int count) {
+  return count == VectorOf<V>::lanes ? load<V>(p) : load_first<V>(p, count);
+}
 template <class V, class T>
 DDN_HD void store_first(T* p, Vector<V> x, int count) {
   T buffer[VectorOf<V>::lanes];

@@ -1,4 +1,5 @@
-// The backward kernel: reads x once and writes its gradient once.
+// The backward kernel: reads x, and weights where there are some, once and writes their gradients
+// once.
 #include "core/gradient.h"
 #include "core/penalties.h"
 #include "cuda/dispatch.cuh"
@@ -25,18 +26,33 @@ __global__ void __launch_bounds__(block_threads, 2) backward(const BackwardArgs 
     const int64_t set = t / tiles_per_set;
     const int64_t first = (t - set * tiles_per_set) * tile + threadIdx.x % warp_size;
     const T* const x = static_cast<const T*>(args.x) + args.layout.sets.offset(set);
-    T* const grad_x = static_cast<T*>(args.grad_x) + args.grad_layout.sets.offset(set);
+    const int64_t grad_offset = args.grad_layout.sets.offset(set);
+    T* const grad_x = static_cast<T*>(args.grad_x);
+    T* const grad_weight = static_cast<T*>(args.grad_weight);
     const SetGradient<T> shared = set_gradient<T, T>(args, set);
-    T points[points_per_lane];
+    T points[points_per_lane], weights[points_per_lane];
 #pragma unroll
     for (int k = 0; k < points_per_lane; ++k) {
       const int64_t i = first + k * warp_size;
       points[k] = i < n ? x[args.layout.points.offset(i)] : T(0);
+      weights[k] = 1;
+    }
+    if (args.weight != nullptr && grad_x != nullptr) {
+      const T* const weight =
+          static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(set);
+#pragma unroll
+      for (int k = 0; k < points_per_lane; ++k) {
+        const int64_t i = first + k * warp_size;
+        if (i < n) weights[k] = weight[args.weight_layout.points.offset(i)];
+      }
     }
 #pragma unroll
     for (int k = 0; k < points_per_lane; ++k) {
       const int64_t i = first + k * warp_size;
-      if (i < n) grad_x[args.grad_layout.points.offset(i)] = point_gradient<P>(points[k], shared);
+      if (i >= n) continue;
+      const int64_t at = grad_offset + args.grad_layout.points.offset(i);
+      if (grad_x != nullptr) grad_x[at] = point_gradient<P>(points[k], weights[k], shared);
+      if (grad_weight != nullptr) grad_weight[at] = weight_gradient<P>(points[k], shared);
     }
   }
 }

@@ -16,12 +16,13 @@ bool is_global(const ForwardArgs& args) {
 
 cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream) {
   if (args.layout.num_sets == 0 || args.layout.num_points == 0) return cudaSuccess;
-  if (is_global(args)) {
-    return args.dtype == DType::float64 ? global_float64(args, stream)
-                                        : global_float32(args, stream);
-  }
-  return args.dtype == DType::float64 ? forward_float64(args, stream)
-                                      : forward_float32(args, stream);
+  using Launcher = cudaError_t (*)(const ForwardArgs&, cudaStream_t);
+  constexpr Launcher launchers[2][2][2] = {
+      {{forward_float32, forward_float64}, {forward_weighted_float32, forward_weighted_float64}},
+      {{global_float32, global_float64}, {global_weighted_float32, global_weighted_float64}}};
+  const Launcher launch = launchers[is_global(args)][args.weight != nullptr]
+                                   [args.dtype == DType::float64];
+  return launch(args, stream);
 }
 
 int64_t robust_pool_workspace_bytes(const ForwardArgs& args) {

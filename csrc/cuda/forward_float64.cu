@@ -4,7 +4,7 @@
 namespace ddn::cuda {
 
 cudaError_t forward_float64(const ForwardArgs& args, cudaStream_t stream) {
-  return forward_of_type<double>(args, stream);
+  return forward_of_type<double, /*weighted=*/false>(args, stream);
 }
 
 }  // namespace ddn::cuda

@@ -1,5 +1,5 @@
-// The forward launchers by solver and dtype, each in a file of its own so that they compile side by
-// side.
+// The forward launchers by solver, dtype and whether there are weights, each in a file of its own so
+// that they compile side by side.
 #pragma once
 
 #include "core/args.h"
@@ -9,8 +9,12 @@ namespace ddn::cuda {
 
 cudaError_t forward_float32(const ForwardArgs& args, cudaStream_t stream);
 cudaError_t forward_float64(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t forward_weighted_float32(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t forward_weighted_float64(const ForwardArgs& args, cudaStream_t stream);
 
 cudaError_t global_float32(const ForwardArgs& args, cudaStream_t stream);
 cudaError_t global_float64(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t global_weighted_float32(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t global_weighted_float64(const ForwardArgs& args, cudaStream_t stream);
 
 }  // namespace ddn::cuda

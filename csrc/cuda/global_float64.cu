@@ -4,7 +4,7 @@
 namespace ddn::cuda {
 
 cudaError_t global_float64(const ForwardArgs& args, cudaStream_t stream) {
-  return global_of_type<double>(args, stream);
+  return global_of_type<double, /*weighted=*/false>(args, stream);
 }
 
 }  // namespace ddn::cuda

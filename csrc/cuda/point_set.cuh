@@ -6,6 +6,8 @@
 // double precision; the threads are added by the team's reduction.
 #pragma once
 
+#include <type_traits>
+
 #include "core/args.h"
 #include "core/global.h"
 #include "core/gradient.h"
@@ -18,59 +20,157 @@ constexpr int run = 8;
 // Points that lie one after the other, in shared memory.
 template <class T>
 struct Consecutive {
+  static constexpr bool weighted = false;
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
+  __device__ __forceinline__ One weight(int64_t) const { return {}; }
+};
+
+// The same with weights, in their unit.
+template <class T>
+struct WeightedConsecutive {
+  static constexpr bool weighted = true;
+  const T* x;
+  const T* weights;
+  __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
+  __device__ __forceinline__ T weight(int64_t i) const { return weights[i]; }
 };
 
 // Points where the tensor has them, in global memory.
 template <class T>
 struct InPlace {
+  static constexpr bool weighted = false;
   const T* x;
   const Dims* dims;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[dims->offset(i)]; }
+  __device__ __forceinline__ One weight(int64_t) const { return {}; }
 };
 
-// A team's working memory for the global search, in shared memory but for `list` of a set that does
-// not fit there.
 template <class T>
+struct WeightedInPlace {
+  static constexpr bool weighted = true;
+  const T* x;
+  const T* weights;  // not in their unit
+  const Dims* dims;
+  const Dims* weight_dims;
+  double inverse_unit;
+  __device__ __forceinline__ T operator[](int64_t i) const { return x[dims->offset(i)]; }
+  __device__ __forceinline__ T weight(int64_t i) const {
+    return static_cast<T>(static_cast<double>(weights[weight_dims->offset(i)]) * inverse_unit);
+  }
+};
+
+// What the weights of a set come to.
+struct Weights {
+  double total;  // NaN when one is negative or not finite
+  double unit;
+};
+
+// at(i): the i-th weight as it was given.
+template <class Team, class T, class At>
+__device__ __forceinline__ Weights survey_weights(int64_t n, const At& at) {
+  double ends[2] = {0, 0};  // the largest; whether one is no weight
+  for (int64_t i = Team::rank(); i < n; i += Team::threads) {
+    const double weight = static_cast<double>(at(i));
+    ends[0] = larger(weight, ends[0]);
+    if (!(weight >= 0 && is_finite(weight))) ends[1] = 1;
+  }
+  Team::template reduce<Larger>(ends);
+  if (ends[1] > 0) return {__builtin_nan(""), 1};
+  const double unit = weight_unit(ends[0]), inverse = 1 / unit;
+  CompensatedSum<double> sum;
+  for (int64_t i = Team::rank(); i < n; i += Team::threads) {
+    sum.add(static_cast<double>(static_cast<T>(static_cast<double>(at(i)) * inverse)));
+  }
+  double total[1] = {sum.total()};
+  Team::template reduce<Add>(total);
+  return {total[0], unit};
+}
+
+// Bins are filled by integer sums, which come out the same in any order. A weight is counted in
+// units of 2^-32, rounded up: with 16-bit places `bin_points` of them fit 64 bits.
+template <bool weighted>
+struct Counting {
+  using Count = unsigned;
+  static constexpr double one = 1;
+  static __device__ __forceinline__ Count count(One) { return 1; }
+};
+template <>
+struct Counting<true> {
+  using Count = unsigned long long;
+  static constexpr double one = 4294967296.0;
+  template <class T>
+  static __device__ __forceinline__ Count count(T weight) {
+    return static_cast<Count>(::ceil(static_cast<double>(weight) * one));
+  }
+};
+
+// A team's working memory for the global search, in shared memory but for the list of a set that
+// does not fit there.
+template <class T, bool weighted>
 struct Memory {
+  using Count = typename Counting<weighted>::Count;
   static constexpr int most_cells = 512;
   static constexpr int most_bins = most_cells + 2 * 48 + 2 + bins_slack;  // 48: the widest pad
   static constexpr int fixed_bytes =
-      most_bins * (2 * sizeof(double) + sizeof(float) + 2 * sizeof(unsigned)) +
-      128 * sizeof(float) + 16;
-  // Points that can be counted before a sum of 16-bit places overflows.
+      most_bins * (2 * sizeof(double) + sizeof(float) + 2 * sizeof(Count)) + 128 * sizeof(float) +
+      16;
   static constexpr int64_t bin_points = 1 << 15;
 
   Bins bins;
-  unsigned* counts;
-  unsigned* places;
+  Count* counts;
+  Count* places;
   unsigned* size;  // of the list
   T* list;
+  T* list_weights;  // null unless `weighted`
   const Taps* taps;
 
-  __device__ __forceinline__ Memory(unsigned char* bytes, T* list_, const Taps& taps_)
-      : list(list_), taps(&taps_) {
+  // list: room for the points and, if `weighted`, as many weights.
+  __device__ __forceinline__ Memory(unsigned char* bytes, T* list_, int64_t points,
+                                    const Taps& taps_)
+      : list(list_), list_weights(weighted ? list_ + points : nullptr), taps(&taps_) {
     bins.mass = reinterpret_cast<double*>(bytes);
     bins.moment = bins.mass + most_bins;
-    bins.upper = reinterpret_cast<float*>(bins.moment + most_bins);
-    counts = reinterpret_cast<unsigned*>(bins.upper + most_bins);
+    counts = reinterpret_cast<Count*>(bins.moment + most_bins);
     places = counts + most_bins;
-    bins.blocks = reinterpret_cast<float*>(places + most_bins);
+    bins.upper = reinterpret_cast<float*>(places + most_bins);
+    bins.blocks = bins.upper + most_bins;
     size = reinterpret_cast<unsigned*>(bins.blocks + 128);
+  }
+};
+
+template <class T, bool weighted>
+struct List {
+  const T* x;
+  const T* weights;
+  __device__ __forceinline__ double point(int64_t i) const { return static_cast<double>(x[i]); }
+  __device__ __forceinline__ double weight(int64_t i) const {
+    if constexpr (weighted) {
+      return static_cast<double>(weights[i]);
+    } else {
+      return 1;
+    }
   }
 };
 
 // Bitonic, with the first step of each merge mirrored: then every exchange moves the larger number
 // up, and places beyond the end act as if they held +inf.
-template <class Team, class T>
-__device__ __forceinline__ void sort_list(T* list, int64_t n) {
+template <class Team, bool weighted, class T>
+__device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
+  const auto swap = [](T* of, int64_t i, int64_t j) {
+    const T x = of[i];
+    of[i] = of[j];
+    of[j] = x;
+  };
   const auto exchange = [&](int64_t i, int64_t j) {
-    if (j < n && list[i] > list[j]) {
-      const T x = list[i];
-      list[i] = list[j];
-      list[j] = x;
+    if (j >= n) return;
+    if constexpr (weighted) {
+      if (!(list[i] > list[j] || (list[i] == list[j] && weights[i] > weights[j]))) return;
+      swap(weights, i, j);
+    } else {
+      if (!(list[i] > list[j])) return;
     }
+    swap(list, i, j);
   };
   int64_t half = 1;
   while (2 * half < n) half *= 2;
@@ -97,12 +197,19 @@ class PointSet {
   using Scalar = T;
   using Real = T;
   using Lanes = double;
+  static constexpr bool weighted = Points::weighted;
+  using Space = Memory<T, weighted>;
 
-  // The memory is for the global search.
-  __device__ __forceinline__ PointSet(Points points, int64_t n, const Memory<T>* memory = nullptr)
-      : points_(points), n_(n), memory_(memory) {}
+  // The weights are for weighted points, the memory for the global search.
+  __device__ __forceinline__ PointSet(Points points, int64_t n, const Weights& weights,
+                                      const Space* memory)
+      : points_(points), n_(n), weights_(weights), memory_(memory) {}
 
-  __device__ __forceinline__ double count() const { return static_cast<double>(n_); }
+  __device__ __forceinline__ int64_t points() const { return n_; }
+  __device__ __forceinline__ double total_weight() const {
+    return weighted ? weights_.total : static_cast<double>(n_);
+  }
+  __device__ __forceinline__ double unit() const { return weighted ? weights_.unit : 1; }
 
   __device__ __forceinline__ int rank() const { return Team::rank(); }
   __device__ __forceinline__ int size() const { return Team::threads; }
@@ -112,46 +219,66 @@ class PointSet {
     Team::template reduce<Larger>(values);
     return values[0];
   }
-  __device__ __forceinline__ int most_cells() const { return Memory<T>::most_cells; }
+  __device__ __forceinline__ int most_cells() const { return Space::most_cells; }
   template <class P>
   __device__ __forceinline__ const Taps& taps() const {
     return *memory_->taps;
   }
   __device__ __forceinline__ const Bins& bins() const { return memory_->bins; }
-  __device__ __forceinline__ const T* list() const { return memory_->list; }
-  __device__ __forceinline__ PointSet<T, Team, Consecutive<T>> view(int64_t first,
-                                                                    int64_t count) const {
-    return {Consecutive<T>{memory_->list + first}, count, memory_};
+  __device__ __forceinline__ List<T, weighted> list() const {
+    return {memory_->list, memory_->list_weights};
+  }
+  __device__ __forceinline__ auto view(int64_t first, int64_t count) const {
+    const T* const x = memory_->list + first;
+    if constexpr (weighted) {
+      const T* const weights = memory_->list_weights + first;
+      double total[1] = {};
+      for (int64_t i = Team::rank(); i < count; i += Team::threads) {
+        total[0] += static_cast<double>(weights[i]);
+      }
+      Team::template reduce<Add>(total);
+      return PointSet<T, Team, WeightedConsecutive<T>>({x, weights}, count,
+                                                       {total[0], weights_.unit}, memory_);
+    } else {
+      return PointSet<T, Team, Consecutive<T>>({x}, count, {}, memory_);
+    }
+  }
+  __device__ __forceinline__ double bin_excess() const {
+    return weighted ? static_cast<double>(n_) * (1 / Counting<true>::one) : 0;
   }
 
   __device__ __forceinline__ void bin(const Grid& grid, double) const {
     const Bins& bins = memory_->bins;
     const int size = grid.bins();
-    const double one = 1 << bin_fraction_bits;
+    using Count = typename Space::Count;
+    constexpr double one = 1 << bin_fraction_bits;
     const Split<T, T> at(grid.origin);
     const T scale = static_cast<T>(one / grid.width);
     const T shift = static_cast<T>((grid.pad + 1) * one);
     const T limit = static_cast<T>((size - 1) * one + one / 2);
     __syncthreads();  // the readers of an earlier grid have left
-    for (int64_t begin = 0; begin < n_; begin += Memory<T>::bin_points) {
+    for (int64_t begin = 0; begin < n_; begin += Space::bin_points) {
       for (int b = Team::rank(); b < size; b += Team::threads) {
         memory_->counts[b] = memory_->places[b] = 0;
       }
       __syncthreads();
       const int64_t rest = n_ - begin;
-      const int64_t end = begin + (rest < Memory<T>::bin_points ? rest : Memory<T>::bin_points);
+      const int64_t end = begin + (rest < Space::bin_points ? rest : Space::bin_points);
       // bin_points is a multiple of the team: each thread meets its own points.
       for (int64_t i = begin + Team::rank(); i < end; i += Team::threads) {
         const T place = shift - residual(points_[i], at.base, at.offset) * scale;
         const int fixed = static_cast<int>(larger(smaller(place, limit), T(0)));
-        atomicAdd(&memory_->counts[fixed >> bin_fraction_bits], 1u);
+        const Count count = Counting<weighted>::count(points_.weight(i));
+        atomicAdd(&memory_->counts[fixed >> bin_fraction_bits], count);
         atomicAdd(&memory_->places[fixed >> bin_fraction_bits],
-                  static_cast<unsigned>(fixed & bin_fraction_mask));
+                  count * static_cast<Count>(fixed & bin_fraction_mask));
       }
       __syncthreads();
       for (int b = Team::rank(); b < size; b += Team::threads) {
-        const double points = memory_->counts[b];
-        const double moment = memory_->places[b] * (1 / one) - 0.5 * points;
+        constexpr double unit = 1 / Counting<weighted>::one;
+        const double points = static_cast<double>(memory_->counts[b]) * unit;
+        const double moment =
+            static_cast<double>(memory_->places[b]) * (unit / one) - 0.5 * points;
         bins.mass[b] = begin == 0 ? points : bins.mass[b] + points;
         bins.moment[b] = begin == 0 ? moment : bins.moment[b] + moment;
       }
@@ -167,15 +294,15 @@ class PointSet {
     double totals[4] = {};  // mass, s1, s2, points that leave
     clear_list();
     for_each(
-        [&](T x) {
+        [&](T x, auto weight) {
           const T z = residual(x, at.base, at.offset), distance = absolute(z), t = -z * inverse;
           if (distance <= inner) {
-            totals[0] += 1;
-            s1 += t;
-            s2 += t * t;
+            totals[0] += 1.0 * weight_in<double>(weight);
+            s1 += t * weight;
+            s2 += t * t * weight;
           } else if (distance <= outer) {
             totals[3] += z > 0;
-            append(x);
+            append(x, weight);
           }
         },
         [&] {
@@ -185,7 +312,7 @@ class PointSet {
         });
     Team::template reduce<Add>(totals);
     const int64_t size = *memory_->size;
-    sort_list<Team>(memory_->list, size);
+    sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
     const auto leaving = static_cast<int64_t>(totals[3]);
     return {size, leaving, leaving, centre, alpha, totals[0], totals[1], totals[2]};
   }
@@ -193,13 +320,13 @@ class PointSet {
   __device__ __forceinline__ int64_t sort() const {
     clear_list();
     for_each(
-        [&](T x) {
-          if (is_finite(static_cast<double>(x))) append(x);
+        [&](T x, auto weight) {
+          if (is_finite(static_cast<double>(x))) append(x, weight);
         },
         [] {});
     __syncthreads();
     const int64_t size = *memory_->size;
-    sort_list<Team>(memory_->list, size);
+    sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
     return size;
   }
 
@@ -208,11 +335,11 @@ class PointSet {
     const double inverse = 1 / alpha;
     Series series{};
     for_each(
-        [&](T x) {
+        [&](T x, auto weight) {
           const double z = clip(
               residual(static_cast<double>(x), static_cast<double>(at.base), at.offset) * inverse,
               40.0);
-          double before = 0, term = Math<double>::exp(-0.5 * z * z);
+          double before = 0, term = Math<double>::exp(-0.5 * z * z) * weight_in<double>(weight);
 #pragma unroll
           for (int i = 0; i < Series::terms; ++i) {
             series.c[i] += term;
@@ -234,13 +361,14 @@ class PointSet {
     V slope = 0, curvature = 0, depth = 0, absolute_curvature = 0;
     double totals[P::convex ? (P::has_depth ? 3 : 2) : 4] = {};
     for_each(
-        [&](T x) {
+        [&](T x, auto given) {
           const Terms<V> t = P::terms(residual(static_cast<V>(x), base, at.offset), a);
-          slope += t.slope;
-          curvature += t.curvature;
-          if constexpr (P::has_depth) depth += t.depth;
+          const auto weight = weight_in<V>(given);
+          slope += t.slope * weight;
+          curvature += t.curvature * weight;
+          if constexpr (P::has_depth) depth += t.depth * weight;
           if constexpr (!P::convex) {
-            absolute_curvature += absolute(t.curvature);
+            absolute_curvature += absolute(t.curvature) * weight;
           }
         },
         [&] {
@@ -271,7 +399,10 @@ class PointSet {
     const double base = static_cast<double>(at.base);
     CompensatedSum<double> sum;
     for_each(
-        [&](T x) { sum.add(P::value(residual(static_cast<double>(x), base, at.offset), alpha)); },
+        [&](T x, auto weight) {
+          const double z = residual(static_cast<double>(x), base, at.offset);
+          sum.add(P::value(z, alpha) * weight_in<double>(weight));
+        },
         [] {});
     double total[1] = {sum.total()};
     Team::template reduce<Add>(total);
@@ -279,12 +410,14 @@ class PointSet {
   }
 
   __device__ __forceinline__ Survey survey() const {
-    T sum = 0;
+    // Products with weights are added in double precision, for the accuracy of a weighted mean.
+    using V = std::conditional_t<weighted, double, T>;
+    V sum = 0;
     CompensatedSum<double> sums;
     double ends[2] = {-detail::infinity, -detail::infinity};  // of -lo and hi
     for_each(
-        [&](T x) {
-          sum += x;
+        [&](T x, auto weight) {
+          sum += static_cast<V>(x) * weight_in<V>(weight);
           ends[0] = larger(-static_cast<double>(x), ends[0]);
           ends[1] = larger(static_cast<double>(x), ends[1]);
         },
@@ -295,37 +428,40 @@ class PointSet {
     double total[1] = {sums.total()};
     Team::template reduce<Add>(total);
     Team::template reduce<Larger>(ends);
-    return {total[0] / count(), -ends[0], ends[1], count(), 0, 0, 0};
+    return {total[0] / total_weight(), -ends[0], ends[1], total_weight(), 0, 0, 0};
   }
 
   __device__ __forceinline__ Survey careful_survey() const {
-    double counts[3] = {};
+    double parts[4] = {};  // +inf, -inf, NaN, finite
     double ends[2] = {-detail::infinity, -detail::infinity};
     for_each(
-        [&](T point) {
-          const double x = static_cast<double>(point);
-          counts[0] += x == detail::infinity;
-          counts[1] += x == -detail::infinity;
-          counts[2] += x != x;
-          if (!is_finite(x)) return;
-          ends[0] = larger(-x, ends[0]);
-          ends[1] = larger(x, ends[1]);
+        [&](T point, auto given) {
+          const double x = static_cast<double>(point), weight = 1.0 * weight_in<double>(given);
+          if (is_finite(x)) {
+            parts[3] += weight;
+            ends[0] = larger(-x, ends[0]);
+            ends[1] = larger(x, ends[1]);
+          } else {
+            parts[0] += x > 0 ? weight : 0;
+            parts[1] += x < 0 ? weight : 0;
+            parts[2] += x != x ? weight : 0;
+          }
         },
         [] {});
-    Team::template reduce<Add>(counts);
+    Team::template reduce<Add>(parts);
     Team::template reduce<Larger>(ends);
     // Divided first: the sum may overflow where the mean does not.
-    const double finite = count() - counts[0] - counts[1] - counts[2];
+    const double finite = parts[3];
     CompensatedSum<double> sums;
     for_each(
-        [&](T point) {
-          const double x = static_cast<double>(point);
-          if (is_finite(x)) sums.add(x / finite);
+        [&](T point, auto given) {
+          const double x = static_cast<double>(point), weight = 1.0 * weight_in<double>(given);
+          if (is_finite(x)) sums.add(x * (weight / finite));
         },
         [] {});
     double mean[1] = {sums.total()};
     Team::template reduce<Add>(mean);
-    return {mean[0], -ends[0], ends[1], finite, counts[0], counts[1], counts[2]};
+    return {mean[0], -ends[0], ends[1], finite, parts[0], parts[1], parts[2]};
   }
 
   __device__ __forceinline__ Around around(double u, double radius) const {
@@ -334,10 +470,11 @@ class PointSet {
     double counts[2] = {};
     double ends[2] = {-detail::infinity, -detail::infinity};  // of below and -above
     for_each(
-        [&](T x) {
+        [&](T x, auto given) {
           const T z = residual(x, at.base, at.offset);
-          counts[0] += absolute(z) < far;
-          counts[1] += z >= far;
+          const double weight = 1.0 * weight_in<double>(given);
+          counts[0] += absolute(z) < far ? weight : 0;
+          counts[1] += z >= far ? weight : 0;
           if (z >= far) ends[0] = larger(static_cast<double>(x), ends[0]);
           if (-z >= far) ends[1] = larger(-static_cast<double>(x), ends[1]);
         },
@@ -348,22 +485,33 @@ class PointSet {
   }
 
  private:
-  // Calls body for this thread's points, and flush after every `run` of them and at the end.
+  // Calls body(point, weight) for this thread's points, and flush after every `run` of them and at
+  // the end. A weight is a T, or One; points of zero weight are passed over.
   template <class Body, class Flush>
   __device__ __forceinline__ void for_each(Body&& body, Flush&& flush) const {
+    const auto visit = [&](int64_t i) {
+      const auto weight = points_.weight(i);
+      if constexpr (weighted) {
+        if (!(weight > 0)) return;
+      }
+      body(points_[i], weight);
+    };
     int64_t i = Team::rank();
     for (; i + (run - 1) * Team::threads < n_; i += run * Team::threads) {
 #pragma unroll
-      for (int k = 0; k < run; ++k) body(points_[i + k * Team::threads]);
+      for (int k = 0; k < run; ++k) visit(i + k * Team::threads);
       flush();
     }
-    for (; i < n_; i += Team::threads) body(points_[i]);
+    for (; i < n_; i += Team::threads) visit(i);
     flush();
   }
 
   // The order in which points come is left to chance; the list is sorted before it is read.
-  __device__ __forceinline__ void append(T x) const {
-    memory_->list[atomicAdd(memory_->size, 1u)] = x;
+  template <class W>
+  __device__ __forceinline__ void append(T x, W weight) const {
+    const unsigned at = atomicAdd(memory_->size, 1u);
+    memory_->list[at] = x;
+    if constexpr (weighted) memory_->list_weights[at] = weight;
   }
   __device__ __forceinline__ void clear_list() const {
     __syncthreads();
@@ -373,7 +521,8 @@ class PointSet {
 
   Points points_;
   int64_t n_;
-  const Memory<T>* memory_;
+  Weights weights_;
+  const Space* memory_;
 };
 
 }  // namespace ddn::cuda

@@ -74,6 +74,23 @@ void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef d
                     "; expected a shape that broadcasts against the output with keepdim=True");
 }
 
+void check_weight(const at::Tensor& weight, const at::Tensor& x) {
+  TORCH_CHECK_TYPE(weight.layout() == at::kStrided, "robust_pool: `weight` has layout ",
+                   weight.layout(), "; expected a dense (strided) tensor");
+  const at::ScalarType dtype = weight.scalar_type();
+  TORCH_CHECK_TYPE(at::isFloatingType(dtype) || dtype == at::kBool, "robust_pool: `weight` has dtype ",
+                   dtype, "; expected a real floating-point tensor or a mask (Bool)");
+  TORCH_CHECK_VALUE(weight.device() == x.device(), "robust_pool: `weight` is on ", weight.device(),
+                    " but x is on ", x.device(), "; expected both on the same device");
+  bool broadcasts = weight.dim() <= x.dim();
+  for (int64_t d = 1; broadcasts && d <= weight.dim(); ++d) {
+    const c10::SymInt size = weight.sym_size(weight.dim() - d);
+    broadcasts = size == 1 || size == x.sym_size(x.dim() - d);
+  }
+  TORCH_CHECK_VALUE(broadcasts, "robust_pool: `weight` has shape ", weight.sym_sizes(),
+                    " for x of shape ", x.sym_sizes(), "; expected a shape that broadcasts against x");
+}
+
 void check_no_tangent(const at::Tensor& t, const char* name) {
   TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), "robust_pool: `", name,
                               "` carries a forward-mode tangent; expected none: forward-mode "

@@ -18,6 +18,8 @@ std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim);
 void check_alpha(double alpha, const at::Tensor& x);
 void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim);
 
+void check_weight(const at::Tensor& weight, const at::Tensor& x);
+
 // Raises when t carries a forward-mode tangent, which would be lost in silence.
 void check_no_tangent(const at::Tensor& t, const char* name);
 

@@ -61,6 +61,10 @@ at::Tensor as_rows(const at::Tensor& x, at::IntArrayRef dim) {
   for (const int64_t d : dim) points *= x.size(d);
   return x.permute(sets_first(x, dim)).reshape({-1, points});
 }
+std::optional<at::Tensor> as_rows_if_defined(const at::Tensor& t, at::IntArrayRef dim) {
+  if (!t.defined()) return std::nullopt;
+  return as_rows(t, dim);
+}
 
 at::Tensor as_column(const at::Tensor& per_set) { return per_set.reshape({-1, 1}); }
 
@@ -89,12 +93,23 @@ at::Tensor alpha_per_set(const std::optional<at::Tensor>& alpha, const at::Tenso
   return alpha->to(opmath(x)).expand(shape).contiguous();
 }
 
+// A view of x's shape, or an undefined tensor where there are no weights.
+at::Tensor weight_per_point(const std::optional<at::Tensor>& weight, const at::Tensor& x) {
+  if (!weight.has_value()) return {};
+  return weight->to(opmath(x)).expand(x.sizes());
+}
+
 const void* data_or_null(const at::Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
 
 // The inner operators can be called by name: what the kernels rely on is checked here once more.
-void check_inner(const at::Tensor& x, at::IntArrayRef dim) {
+void check_inner(const at::Tensor& x, const std::optional<at::Tensor>& weight,
+                 at::IntArrayRef dim) {
   check_points(x);
   check_no_tangent(x, "x");
+  if (weight.has_value()) {
+    check_weight(*weight, x);
+    check_no_tangent(*weight, "weight");
+  }
   int64_t previous = -1;
   for (const int64_t d : dim) {
     TORCH_CHECK_VALUE(previous < d && d < x.dim(), "robust_pool: `dim` of an inner operator is ",
@@ -133,17 +148,22 @@ int penalty_number(std::string_view name) {
 
 Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, const at::Tensor& x,
                      std::string_view penalty, double alpha_value,
-                     const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                     const std::optional<at::Tensor>& alpha,
+                     const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
                      std::string_view solver, std::optional<int64_t> max_iter,
                      std::optional<double> tol, bool with_info) {
-  check_inner(x, dim);
+  check_inner(x, weight, dim);
   const std::vector<int64_t> shape = keepdim_shape(x, dim);
   const at::Tensor alphas = alpha_per_set(alpha, x, shape);
+  const at::Tensor weights = weight_per_point(weight, x);
   const std::optional<SetLayout> layout = make_layout(x, dim);
-  if (!layout.has_value()) {
+  const std::optional<SetLayout> weight_layout =
+      weights.defined() ? make_layout(weights, dim) : SetLayout{};
+  if (!layout.has_value() || !weight_layout.has_value()) {
     Forward out =
         forward_with(launch, as_rows(x, dim), penalty, alpha_value, as_column_if_defined(alphas),
-                     /*dim=*/{1}, solver, max_iter, tol, with_info);
+                     as_rows_if_defined(weights, dim), /*dim=*/{1}, solver, max_iter, tol,
+                     with_info);
     for (at::Tensor* t : out.tensors()) {
       if (t->defined()) *t = t->view(shape);
     }
@@ -165,6 +185,8 @@ Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, cons
   args.curvature = out.curvature.mutable_data_ptr();
   args.alpha = data_or_null(alphas);
   args.alpha_value = alpha_value;
+  args.weight = data_or_null(weights);
+  args.weight_layout = *weight_layout;
   args.max_iter = max_iter.value_or(-1);
   args.tolerance = tol.value_or(-1);
   if (with_info) {
@@ -187,12 +209,13 @@ Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, cons
   return out;
 }
 
-at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,
+at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch, Gradient wanted,
                          const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
                          const at::Tensor& remainder, const at::Tensor& curvature,
                          std::string_view penalty, double alpha_value,
-                         const std::optional<at::Tensor>& alpha, at::IntArrayRef dim) {
-  check_inner(x, dim);
+                         const std::optional<at::Tensor>& alpha,
+                         const std::optional<at::Tensor>& weight, at::IntArrayRef dim) {
+  check_inner(x, weight, dim);
   const std::vector<int64_t> shape = keepdim_shape(x, dim);
   const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
     TORCH_CHECK_VALUE(
@@ -206,16 +229,20 @@ at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,
   const at::Tensor remainders = per_set(remainder, "remainder", opmath(x));
   const at::Tensor curvatures = per_set(curvature, "curvature", opmath(x));
   const at::Tensor alphas = alpha_per_set(alpha, x, shape);
-  at::Tensor grad_x = at::empty_like(x);
+  const at::Tensor weights = weight_per_point(weight, x);
+  at::Tensor out = at::empty_like(x);
   const std::optional<SetLayout> layout = make_layout(x, dim);
-  const std::optional<SetLayout> grad_layout = make_layout(grad_x, dim);
-  if (!layout.has_value() || !grad_layout.has_value()) {
-    const at::Tensor rows = backward_with(launch, as_column(grads), as_rows(x, dim), as_column(ys),
-                                          as_column(remainders), as_column(curvatures), penalty,
-                                          alpha_value, as_column_if_defined(alphas), /*dim=*/{1});
-    at::Tensor permuted = grad_x.permute(sets_first(x, dim));
+  const std::optional<SetLayout> weight_layout =
+      weights.defined() ? make_layout(weights, dim) : SetLayout{};
+  const std::optional<SetLayout> grad_layout = make_layout(out, dim);
+  if (!layout.has_value() || !weight_layout.has_value() || !grad_layout.has_value()) {
+    const at::Tensor rows =
+        backward_with(launch, wanted, as_column(grads), as_rows(x, dim), as_column(ys),
+                      as_column(remainders), as_column(curvatures), penalty, alpha_value,
+                      as_column_if_defined(alphas), as_rows_if_defined(weights, dim), /*dim=*/{1});
+    at::Tensor permuted = out.permute(sets_first(x, dim));
     permuted.copy_(rows.view(permuted.sizes()));
-    return grad_x;
+    return out;
   }
 
   BackwardArgs args{};
@@ -230,9 +257,11 @@ at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,
   args.curvature = curvatures.const_data_ptr();
   args.alpha = data_or_null(alphas);
   args.alpha_value = alpha_value;
-  args.grad_x = grad_x.mutable_data_ptr();
+  args.weight = data_or_null(weights);
+  args.weight_layout = *weight_layout;
+  (wanted == Gradient::points ? args.grad_x : args.grad_weight) = out.mutable_data_ptr();
   if (args.layout.num_sets > 0) launch(args);
-  return grad_x;
+  return out;
 }
 
 }  // namespace ddn

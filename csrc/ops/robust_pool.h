@@ -39,14 +39,19 @@ struct Forward {
 // Allocates the outputs, describes the sets, and has `launch` fill them in.
 Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, const at::Tensor& x,
                      std::string_view penalty, double alpha_value,
-                     const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
+                     const std::optional<at::Tensor>& alpha,
+                     const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
                      std::string_view solver, std::optional<int64_t> max_iter,
                      std::optional<double> tol, bool with_info);
 
-at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch,
+enum class Gradient { points, weights };
+
+// The gradient of x, or of the weights in x's shape.
+at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch, Gradient wanted,
                          const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
                          const at::Tensor& remainder, const at::Tensor& curvature,
                          std::string_view penalty, double alpha_value,
-                         const std::optional<at::Tensor>& alpha, at::IntArrayRef dim);
+                         const std::optional<at::Tensor>& alpha,
+                         const std::optional<at::Tensor>& weight, at::IntArrayRef dim);
 
 }  // namespace ddn

@@ -30,9 +30,10 @@ std::vector<int64_t> check(const at::Tensor& x, c10::string_view penalty, double
   } else {
     check_alpha(alpha_value, x);
   }
-  TORCH_CHECK_NOT_IMPLEMENTED(!weight.has_value(),
-                              "robust_pool: `weight` is a tensor; expected None: weights are not "
-                              "supported");
+  if (weight.has_value()) {
+    check_weight(*weight, x);
+    check_no_tangent(*weight, "weight");
+  }
   check_stopping(max_iter, tol);
   check_no_tangent(x, "x");
   return dims;
@@ -48,10 +49,11 @@ at::Tensor robust_pool(const at::Tensor& x, c10::string_view penalty, double alp
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("ddn::_robust_pool_forward", "")
           .typed<ForwardOutputs(const at::Tensor&, c10::string_view, double,
-                                const std::optional<at::Tensor>&, at::IntArrayRef, c10::string_view,
-                                std::optional<int64_t>, std::optional<double>)>();
+                                const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
+                                at::IntArrayRef, c10::string_view, std::optional<int64_t>,
+                                std::optional<double>)>();
   const at::Tensor y =
-      std::get<0>(inner.call(x, penalty, alpha_value, alpha, dims, solver, max_iter, tol));
+      std::get<0>(inner.call(x, penalty, alpha_value, alpha, weight, dims, solver, max_iter, tol));
   return keepdim ? y : y.squeeze(dims);
 }
 
@@ -67,9 +69,10 @@ PublicInfo robust_pool_info(const at::Tensor& x, c10::string_view penalty, doubl
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("ddn::_robust_pool_forward_info", "")
           .typed<InfoOutputs(const at::Tensor&, c10::string_view, double,
-                             const std::optional<at::Tensor>&, at::IntArrayRef, c10::string_view,
-                             std::optional<int64_t>, std::optional<double>)>();
-  const InfoOutputs out = inner.call(x, penalty, alpha_value, alpha, dims, solver, max_iter, tol);
+                             const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
+                             at::IntArrayRef, c10::string_view, std::optional<int64_t>,
+                             std::optional<double>)>();
+  const InfoOutputs out = inner.call(x, penalty, alpha_value, alpha, weight, dims, solver, max_iter, tol);
   const auto shaped = [&](const at::Tensor& t) { return keepdim ? t : t.squeeze(dims); };
   return {shaped(std::get<0>(out)), shaped(std::get<3>(out)), shaped(std::get<4>(out)),
           shaped(std::get<5>(out)), shaped(std::get<6>(out)), shaped(std::get<7>(out)),
@@ -106,11 +109,12 @@ TORCH_LIBRARY(ddn, m) {
       "float? tol=None) -> Tensor",
       robust_pool_float);
   m.def(
-      "_robust_pool_forward(Tensor x, str penalty, float alpha_value, Tensor? alpha, int[] dim, "
-      "str solver, int? max_iter, float? tol) -> (Tensor y, Tensor remainder, Tensor curvature)");
+      "_robust_pool_forward(Tensor x, str penalty, float alpha_value, Tensor? alpha, "
+      "Tensor? weight, int[] dim, str solver, int? max_iter, float? tol) -> (Tensor y, "
+      "Tensor remainder, Tensor curvature)");
   m.def(
       "_robust_pool_forward_info(Tensor x, str penalty, float alpha_value, Tensor? alpha, "
-      "int[] dim, str solver, int? max_iter, float? tol) -> (Tensor y, Tensor remainder, "
+      "Tensor? weight, int[] dim, str solver, int? max_iter, float? tol) -> (Tensor y, Tensor remainder, "
       "Tensor curvature, Tensor iterations, Tensor residual, Tensor second_derivative, "
       "Tensor objective, Tensor gap, Tensor status)");
   m.def(
@@ -121,7 +125,11 @@ TORCH_LIBRARY(ddn, m) {
       robust_pool_info);
   m.def(
       "_robust_pool_backward(Tensor grad, Tensor x, Tensor y, Tensor remainder, Tensor curvature, "
-      "str penalty, float alpha_value, Tensor? alpha, int[] dim) -> Tensor");
+      "str penalty, float alpha_value, Tensor? alpha, Tensor? weight, int[] dim) -> Tensor");
+  m.def(
+      "_robust_pool_backward_weight(Tensor grad, Tensor x, Tensor y, Tensor remainder, "
+      "Tensor curvature, str penalty, float alpha_value, Tensor? alpha, Tensor? weight, "
+      "int[] dim) -> Tensor");
 }
 
 }  // namespace ddn

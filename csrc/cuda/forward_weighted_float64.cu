@@ -1,0 +1,10 @@
+#include "cuda/forward.cuh"
+#include "cuda/forward_types.h"
+
+namespace ddn::cuda {
+
+cudaError_t forward_weighted_float64(const ForwardArgs& args, cudaStream_t stream) {
+  return forward_of_type<double, /*weighted=*/true>(args, stream);
+}
+
+}  // namespace ddn::cuda
