@@ -26,8 +26,8 @@ class RobustPoolInfo(NamedTuple):
             local solver of the penalties that are not convex).
         status: how the solve ended, a value of `ddn_cuda.Status` (int64): `converged`,
             `stopped_early` by `max_iter`, `flat` (the minimisers form an interval, y is its
-            midpoint), `empty` (no weight is positive: y is 0), `not_finite` (alpha, the weights,
-            the points or y are not, or a weight is negative: y is NaN, or infinite with the points).
+            midpoint), `empty` (no weight is positive: y is 0), `not_finite` (alpha, a weight, a
+            point or y is not, or a weight is negative: y is NaN, or infinite with the points).
     """
 
     iterations: Tensor

@@ -98,8 +98,7 @@ def present(x, weight):
 
 def _quadratic(x, w, alpha, penalty):
     wide, weights = x.astype(np.longdouble), w.astype(np.longdouble)
-    base = wide[:, :1]
-    mean = base[:, 0] + (weights * (wide - base)).sum(1) / weights.sum(1)
+    mean = (weights * wide).sum(1) / weights.sum(1)
     anchor = mean.astype(np.float64)
     v = ((mean - anchor) / alpha).astype(np.float64)
     value = objective(v, scaled(x, anchor, alpha), w, penalty)

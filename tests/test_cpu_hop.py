@@ -111,7 +111,8 @@ def test_an_error_of_the_operator_passes_through():
 
 def test_the_hop_is_registered_just_where_there_are_no_kernels():
     """Without CUDA kernels Python ones take their place; with them nothing hops."""
-    for name in ("_robust_pool_forward", "_robust_pool_backward"):
+    inner = ("forward", "forward_info", "backward", "backward_weight")
+    for name in (f"_robust_pool_{part}" for part in inner):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ddn::{name}", "CUDA")
         registered = torch._C._dispatch_dump(f"ddn::{name}")
         (line,) = [line for line in registered.splitlines() if line.startswith("CUDA:")]

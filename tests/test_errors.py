@@ -63,7 +63,28 @@ SCHEMA = [  # through the function and through the operator
         (r"\[2, 0, 3\]", "dim 1", "at least one"),
     ),
     ({"x": lambda: points((0, 0)), "dim": []}, ValueError, "x", (r"\[0, 0\]", "at least one")),
-    ({"weight": lambda: points()}, NotImplementedError, "weight", ("tensor", "None")),
+    ({"weight": lambda: points((5,), dtype=torch.int64)}, TypeError, "weight", ("Long", "Bool")),
+    (
+        {"weight": lambda: points((5,), dtype=torch.complex64)},
+        TypeError,
+        "weight",
+        ("Complex", "floating"),
+    ),
+    ({"weight": lambda: points((4,))}, ValueError, "weight", (r"\[4\]", r"\[3, 4, 5\]")),
+    ({"weight": lambda: points((2, 1))}, ValueError, "weight", (r"\[2, 1\]", "broadcast")),
+    ({"weight": lambda: points((1, 3, 4, 5))}, ValueError, "weight", ("1, 3, 4, 5", "broadcast")),
+    (
+        {"weight": lambda: torch.ones((), device="meta")},
+        ValueError,
+        "weight",
+        ("meta", "cpu|cuda", "same device"),
+    ),
+    (
+        {"weight": lambda: torch.ones(5).to_sparse()},
+        TypeError,
+        "weight",
+        ("[Ss]parse", "dense"),
+    ),
     ({"alpha": lambda: points((), dtype=torch.int64)}, TypeError, "alpha", ("Long", "floating")),
     ({"alpha": lambda: points((), dtype=torch.bool)}, TypeError, "alpha", ("Bool", "floating")),
     (
@@ -130,6 +151,18 @@ PYTHON = [  # what only the function takes
         ValueError,
         "alpha",
         ("inf", "finite"),
+    ),
+    (
+        {"weight": lambda: points() - 2, "validate": True},
+        ValueError,
+        "weight",
+        ("-1", "non-negative"),
+    ),
+    (
+        {"weight": lambda: points((5,)).fill_(math.nan), "validate": True},
+        ValueError,
+        "weight",
+        ("nan", "non-negative"),
     ),
 ]
 ROWS = [("function", *row) for row in SCHEMA + PYTHON] + [("operator", *row) for row in SCHEMA]
@@ -226,10 +259,10 @@ def test_the_inner_operators_check_what_their_kernels_rely_on(bad):
     )
     errors = (ValueError, TypeError, IndexError, NotImplementedError)
     with pytest.raises(errors, match="robust_pool"):
-        torch.ops.ddn._robust_pool_forward(x, penalty, 1.0, None, dim, "local", None, None)
+        torch.ops.ddn._robust_pool_forward(x, penalty, 1.0, None, None, dim, "local", None, None)
     y = torch.ones(3, 1)
     with pytest.raises(errors, match="robust_pool"):
-        torch.ops.ddn._robust_pool_backward(y, x, y, y, y, penalty, 1.0, None, dim)
+        torch.ops.ddn._robust_pool_backward(y, x, y, y, y, penalty, 1.0, None, None, dim)
 
 
 @pytest.mark.parametrize("place", [0, 2, 3, 4])
@@ -239,13 +272,13 @@ def test_the_inner_backward_checks_its_per_set_tensors(place):
         tensors = [y, x, y, y, y]
         tensors[place] = wrong
         with pytest.raises(ValueError, match="robust_pool"):
-            torch.ops.ddn._robust_pool_backward(*tensors, "huber", 1.0, None, [1])
+            torch.ops.ddn._robust_pool_backward(*tensors, "huber", 1.0, None, None, [1])
 
 
 @pytest.mark.parametrize("alpha_value", [0.0, -1.0, math.nan, math.inf])
 def test_the_inner_operators_give_nan_for_a_bad_float_alpha(alpha_value, penalty):
     """Values that reach a kernel raise nothing there."""
     y, _, _ = torch.ops.ddn._robust_pool_forward(
-        torch.randn(3, 4), penalty, alpha_value, None, [1], "local", None, None
+        torch.randn(3, 4), penalty, alpha_value, None, None, [1], "local", None, None
     )
     assert y.isnan().all()

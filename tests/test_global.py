@@ -32,18 +32,6 @@ def some(examples):
     )
 
 
-def _takes_weights():
-    try:
-        ddn_cuda.robust_pool(torch.zeros(2), weight=torch.ones(2))
-    except NotImplementedError:
-        return False
-    return True
-
-
-WEIGHTS = _takes_weights()
-needs_weights = pytest.mark.skipif(not WEIGHTS, reason="robust_pool takes no weight yet")
-
-
 def assert_global(batch, penalty, device, dtype, solver="global"):
     y, g = drawn.pool(batch, penalty, device, dtype, solver)
     verdict = oracle.judge(y, batch.x, penalty, batch.alphas, dtype, batch.weight, g)
@@ -81,7 +69,6 @@ def test_drawn_sets(penalty, device, dtype):
     assert_many_global(penalty, device, dtype, False, BATCHES, ENOUGH)
 
 
-@needs_weights
 def test_weighted_sets(penalty, device, dtype):
     assert_many_global(penalty, device, dtype, True, BATCHES // 2, ENOUGH // 2)
 
@@ -245,7 +232,6 @@ def test_with_any_number_of_threads(parameters, penalty, dtype):
         torch.set_num_threads(threads)
 
 
-@needs_weights
 @some(15)
 @given(parameters=drawn.parameters(weighted=True))
 def test_weighted_sets_alone_and_in_a_batch(parameters, penalty, device, dtype):

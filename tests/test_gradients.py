@@ -200,7 +200,9 @@ def test_forward_mode_raises(penalty, device):
                 x, penalty, alpha=forward_ad.make_dual(x[:, :1].exp(), x[:, :1])
             )
         with pytest.raises((NotImplementedError, RuntimeError)):
-            torch.ops.ddn._robust_pool_forward(dual, penalty, 1.0, None, [1], "local", None, None)
+            torch.ops.ddn._robust_pool_forward(
+                dual, penalty, 1.0, None, None, [1], "local", None, None
+            )
 
 
 def test_jvp_raises(penalty, device):

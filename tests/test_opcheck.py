@@ -52,25 +52,33 @@ def test_public_operator_on_other_layouts(name, device, dtype):
     torch.library.opcheck(OPS.robust_pool.default, (leaf, "huber"), {"dim": [1]})
 
 
+@pytest.mark.parametrize("weight_shape", [None, (33,), (5, 1, 33)])
 @pytest.mark.parametrize("alpha_shape", [None, (), (5, 1, 1), (1, 4, 1)])
-def test_inner_operators(alpha_shape, penalty, device, dtype):
+def test_inner_operators(alpha_shape, weight_shape, penalty, device, dtype):
     x = torch.randn(5, 4, 33, dtype=dtype, device=device)
     alpha = (
         None if alpha_shape is None else torch.full(alpha_shape, 0.5, dtype=dtype, device=device)
     )
-    arguments = (penalty, 0.5, alpha, [2])
-    torch.library.opcheck(
-        OPS._robust_pool_forward.default,
-        (x.clone().requires_grad_(), *arguments, "local", None, None),
-    )
+    weight = None
+    if weight_shape is not None:
+        weight = torch.rand(weight_shape, dtype=dtype, device=device, requires_grad=True)
+    for operator in (OPS._robust_pool_forward, OPS._robust_pool_forward_info):
+        torch.library.opcheck(
+            operator.default,
+            (x.clone().requires_grad_(), penalty, 0.5, alpha, weight, [2], "local", None, None),
+        )
+    if weight is not None:
+        weight = weight.detach()
+    arguments = (penalty, 0.5, alpha, weight, [2])
     y, remainder, curvature = OPS._robust_pool_forward(x, *arguments, "local", None, None)
-    torch.library.opcheck(
-        OPS._robust_pool_backward.default,
-        (torch.ones_like(y), x, y, remainder, curvature, *arguments),
-        # The gradient of this one is not supported: it raises, which the check of autograd's
-        # registration would count as a failure.
-        test_utils=("test_schema", "test_faketensor"),
-    )
+    for operator in (OPS._robust_pool_backward, OPS._robust_pool_backward_weight):
+        torch.library.opcheck(
+            operator.default,
+            (torch.ones_like(y), x, y, remainder, curvature, *arguments),
+            # The gradient of this one is not supported: it raises, which the check of autograd's
+            # registration would count as a failure.
+            test_utils=("test_schema", "test_faketensor"),
+        )
 
 
 @pytest.mark.parametrize("penalty", ["pseudo_huber", "huber", "welsch", "truncated_quadratic"])
@@ -78,7 +86,7 @@ def test_inner_outputs_give_the_unrounded_answer(penalty, device):
     """y + remainder in float32 is nearer to the float64 answer than y can be."""
     x = 1000 + torch.randn(50, 99, device=device)
     y, remainder, curvature = OPS._robust_pool_forward(
-        x, penalty, 3.0, None, [1], "local", None, None
+        x, penalty, 3.0, None, None, [1], "local", None, None
     )
     exact = ddn_cuda.robust_pool(x.double(), penalty, 3.0, keepdim=True)
     assert (y.double() - exact).abs().max() > 1e-5  # half a spacing of floats is 3e-5

@@ -164,7 +164,7 @@ def test_gradient_is_zero_where_curvature_vanishes(penalty, device, dtype):
     x = torch.tensor([[-1.5, 1.5, -1.5, 1.5]], dtype=dtype, device=device)
     y = x.new_zeros(1, 1)
     g = torch.ops.ddn._robust_pool_backward(
-        torch.ones_like(y), x, y, y, torch.zeros_like(y), penalty, 1.0, None, [1]
+        torch.ones_like(y), x, y, y, torch.zeros_like(y), penalty, 1.0, None, None, [1]
     )
     assert not g.any()
 

@@ -66,10 +66,10 @@ struct ForwardArgs {
   double alpha_value;  // then this one is meant
   const void* weight;  // in the opmath type, or null: each is one
   SetLayout weight_layout;
-  int64_t max_iter;    // passes over a set; negative: until done
-  double tolerance;    // accepted |step| in units of alpha; negative: the contract's
-  InfoArgs info;       //
-  void* workspace;     // what a device's kernels ask for, or null
+  int64_t max_iter;  // passes over a set; negative: until done
+  double tolerance;  // accepted |step| in units of alpha; negative: the contract's
+  InfoArgs info;     //
+  void* workspace;   // what a device's kernels ask for, or null
 };
 
 struct BackwardArgs {

@@ -36,13 +36,13 @@ DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
           {alpha, 1 / alpha}};
 }
 
-// grad * dy/dx for a point x; zero for a point at infinity. The quotient comes first: it is at most
-// about one, whatever the sizes of its parts. W: One, or V.
+// grad * dy/dx for a point x; zero for a point at infinity. The quotients come first: they have no
+// units, whatever the sizes of their parts. W: One, or V.
 template <class P, class V, class W>
 DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;
-  const V finite = absolute(x) <= Math<V>::largest() ? curvature * weight : Math<V>::splat(0);
-  return (finite * set.inverse) * set.grad;
+  const V finite = absolute(x) <= Math<V>::largest() ? curvature : Math<V>::splat(0);
+  return (finite * (set.inverse * weight)) * set.grad;
 }
 
 // grad * dy/dw for a point x, also of zero weight; zero for one that is not finite.

@@ -23,8 +23,9 @@
 //   int     most_cells()                   of a grid
 //   Bins    bins()                         working memory for a grid
 //   void    bin(grid, alpha)               counts the points in bins(); also a sync()
-//   double  bin_excess()                   by how much the masses of the bins may exceed the weights
-//   Input   gather(centre, half, alpha)    see core/sweep.h: for a sweep of |u - centre| <= half;
+//   double  bin_excess()                   by how much the masses of the bins may exceed the
+//   weights Input   gather(centre, half, alpha)    see core/sweep.h: for a sweep of |u - centre| <=
+//   half;
 //                                          the points that enter or leave, in list(), sorted
 //   int64_t sort()                         the finite points in list(), sorted; their number
 //   List    list()                         with point(i) and weight(i)

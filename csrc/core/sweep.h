@@ -24,7 +24,8 @@ struct SweepInput {
   int64_t entering;  // those from here on may enter; `leaving`, or 0 when all do both
   double base;       // sums are about this point
   double alpha;
-  // Of the points that are inside throughout, sums of w, w t and w t^2, with t = (x - base) / alpha.
+  // Of the points that are inside throughout, sums of w, w t and w t^2, with t = (x - base) /
+  // alpha.
   double mass, s1, s2;
 };
 

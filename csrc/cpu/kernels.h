@@ -140,8 +140,8 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
   }
 }
 
-// The gradients of the points and, where their pointers are not null, of the weights of one set; all
-// of them lie one after the other.
+// The gradients of the points and, where their pointers are not null, of the weights of one set;
+// all of them lie one after the other.
 template <class P, class T>
 void backward_set(const BackwardArgs& args, int64_t i, const T* x, const T* weight, T* grad_x,
                   T* grad_weight) {

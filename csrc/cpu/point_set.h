@@ -34,9 +34,7 @@ struct Points {
   int64_t n;
 
   DDN_HD double point(int64_t i) const { return static_cast<double>(x[i]); }
-  DDN_HD double weight(int64_t i) const {
-    return weighted ? static_cast<double>(weights[i]) : 1.0;
-  }
+  DDN_HD double weight(int64_t i) const { return weighted ? static_cast<double>(weights[i]) : 1.0; }
   DDN_HD Points part(int64_t first, int64_t count) const {
     return {x + first, weighted ? weights + first : nullptr, count};
   }
@@ -58,8 +56,8 @@ struct Points {
   }
 };
 
-// Calls body(points, weights, mask) for the vectors of the points: weights are a vector or One, mask
-// is `all` but for the last, partial vector; flush() after each block.
+// Calls body(points, weights, mask) for the vectors of the points: weights are a vector or One,
+// mask is `all` but for the last, partial vector; flush() after each block.
 template <class V, class T, bool weighted, class Body, class Flush>
 DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flush&& flush) {
   constexpr int lanes = VectorOf<V>::lanes;
@@ -313,9 +311,8 @@ class PointSet {
         std::fill_n(counted, size, 0);
         const int64_t end = std::min(set_.n, begin + Space::bin_points);
         for_each_place(grid, begin, end, [&](int64_t, int32_t place) {
-          counted[place >> bin_fraction_bits] +=
-              (uint64_t{1} << Space::count_shift) +
-              static_cast<uint64_t>(place & bin_fraction_mask);
+          counted[place >> bin_fraction_bits] += (uint64_t{1} << Space::count_shift) +
+                                                 static_cast<uint64_t>(place & bin_fraction_mask);
         });
         for (int b = 0; b < size; ++b) {
           const auto points = static_cast<double>(counted[b] >> Space::count_shift);
@@ -375,7 +372,8 @@ class PointSet {
         });
     sort_list(size);
     const auto leaving = static_cast<int64_t>(lefts.total());
-    return {size,        leaving,     leaving, centre, alpha, weighted ? mass.total() : counts.total(),
+    return {size,        leaving,    leaving,
+            centre,      alpha,      weighted ? mass.total() : counts.total(),
             s1s.total(), s2s.total()};
   }
 
@@ -393,23 +391,21 @@ class PointSet {
   }
 
   Series series(double centre, double alpha) const {
-    return over_chunks<Series>(
-        [=](const Set& part) { return chunk_series(part, centre, alpha); },
-        [](Series& all, const Series& one) {
-          for (int i = 0; i < Series::terms; ++i) all.c[i] += one.c[i];
-        });
+    return over_chunks<Series>([=](const Set& part) { return chunk_series(part, centre, alpha); },
+                               [](Series& all, const Series& one) {
+                                 for (int i = 0; i < Series::terms; ++i) all.c[i] += one.c[i];
+                               });
   }
 
   template <class P, class V>
   Sums sums(double u, double alpha) const {
-    return over_chunks<Sums>(
-        [=](const Set& part) { return chunk_sums<P, V>(part, u, alpha); },
-        [](Sums& all, const Sums& one) {
-          all.slope += one.slope;
-          all.curvature += one.curvature;
-          all.depth += one.depth;
-          all.absolute_curvature += one.absolute_curvature;
-        });
+    return over_chunks<Sums>([=](const Set& part) { return chunk_sums<P, V>(part, u, alpha); },
+                             [](Sums& all, const Sums& one) {
+                               all.slope += one.slope;
+                               all.curvature += one.curvature;
+                               all.depth += one.depth;
+                               all.absolute_curvature += one.absolute_curvature;
+                             });
   }
 
   template <class P>
@@ -451,8 +447,8 @@ class PointSet {
         survey.hi = larger(x, survey.hi);
         survey.finite += weight;
       } else {
-        (x > 0 ? survey.positive_infinities
-               : (x < 0 ? survey.negative_infinities : survey.nans)) += weight;
+        (x > 0 ? survey.positive_infinities : (x < 0 ? survey.negative_infinities : survey.nans)) +=
+            weight;
       }
     }
     // Divided first: the sum may overflow where the mean does not.

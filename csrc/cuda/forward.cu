@@ -20,8 +20,8 @@ cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream) {
   constexpr Launcher launchers[2][2][2] = {
       {{forward_float32, forward_float64}, {forward_weighted_float32, forward_weighted_float64}},
       {{global_float32, global_float64}, {global_weighted_float32, global_weighted_float64}}};
-  const Launcher launch = launchers[is_global(args)][args.weight != nullptr]
-                                   [args.dtype == DType::float64];
+  const Launcher launch =
+      launchers[is_global(args)][args.weight != nullptr][args.dtype == DType::float64];
   return launch(args, stream);
 }
 

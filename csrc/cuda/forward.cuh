@@ -29,8 +29,7 @@ __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* p
   }
   if constexpr (weighted) {
     T* const staged = points + n;
-    const T* const given =
-        static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(set);
+    const T* const given = static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(set);
     for (int64_t i = Team::rank(); i < n; i += Team::threads) {
       staged[i] = given[args.weight_layout.points.offset(i)];
     }
@@ -51,8 +50,7 @@ __device__ __forceinline__ auto in_place(const ForwardArgs& args, int64_t set, W
   const T* const x = static_cast<const T*>(args.x) + args.layout.sets.offset(set);
   if constexpr (weighted) {
     const Dims& dims = args.weight_layout.points;
-    const T* const given =
-        static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(set);
+    const T* const given = static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(set);
     weights = survey_weights<Team, T>(args.layout.num_points,
                                       [&](int64_t i) { return given[dims.offset(i)]; });
     return WeightedInPlace<T>{x, given, &args.layout.points, &dims, 1 / weights.unit};

@@ -69,8 +69,8 @@ cudaError_t launch_global_on_chip(const GlobalArgs& args, cudaStream_t stream) {
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, grid_for(args.forward.layout.num_sets, 1), threads,
-             static_cast<size_t>(bytes), stream, args);
+  DDN_LAUNCH(kernel, grid_for(args.forward.layout.num_sets, 1), threads, static_cast<size_t>(bytes),
+             stream, args);
   return cudaGetLastError();
 }
 
@@ -102,8 +102,7 @@ cudaError_t global_of_type(const ForwardArgs& args, cudaStream_t stream) {
 
 // The bytes of lists that the kernels need in global memory.
 inline int64_t global_workspace_bytes(const ForwardArgs& args) {
-  const int64_t item =
-      (args.dtype == DType::float64 ? 8 : 4) * (args.weight != nullptr ? 2 : 1);
+  const int64_t item = (args.dtype == DType::float64 ? 8 : 4) * (args.weight != nullptr ? 2 : 1);
   const int64_t bytes = args.layout.num_points * item;
   return bytes <= global_chip_bytes ? 0 : bytes * std::min(args.layout.num_sets, most_lists);
 }

@@ -277,8 +277,7 @@ class PointSet {
       for (int b = Team::rank(); b < size; b += Team::threads) {
         constexpr double unit = 1 / Counting<weighted>::one;
         const double points = static_cast<double>(memory_->counts[b]) * unit;
-        const double moment =
-            static_cast<double>(memory_->places[b]) * (unit / one) - 0.5 * points;
+        const double moment = static_cast<double>(memory_->places[b]) * (unit / one) - 0.5 * points;
         bins.mass[b] = begin == 0 ? points : bins.mass[b] + points;
         bins.moment[b] = begin == 0 ? moment : bins.moment[b] + moment;
       }

@@ -78,8 +78,9 @@ void check_weight(const at::Tensor& weight, const at::Tensor& x) {
   TORCH_CHECK_TYPE(weight.layout() == at::kStrided, "robust_pool: `weight` has layout ",
                    weight.layout(), "; expected a dense (strided) tensor");
   const at::ScalarType dtype = weight.scalar_type();
-  TORCH_CHECK_TYPE(at::isFloatingType(dtype) || dtype == at::kBool, "robust_pool: `weight` has dtype ",
-                   dtype, "; expected a real floating-point tensor or a mask (Bool)");
+  TORCH_CHECK_TYPE(at::isFloatingType(dtype) || dtype == at::kBool,
+                   "robust_pool: `weight` has dtype ", dtype,
+                   "; expected a real floating-point tensor or a mask (Bool)");
   TORCH_CHECK_VALUE(weight.device() == x.device(), "robust_pool: `weight` is on ", weight.device(),
                     " but x is on ", x.device(), "; expected both on the same device");
   bool broadcasts = weight.dim() <= x.dim();
@@ -88,7 +89,8 @@ void check_weight(const at::Tensor& weight, const at::Tensor& x) {
     broadcasts = size == 1 || size == x.sym_size(x.dim() - d);
   }
   TORCH_CHECK_VALUE(broadcasts, "robust_pool: `weight` has shape ", weight.sym_sizes(),
-                    " for x of shape ", x.sym_sizes(), "; expected a shape that broadcasts against x");
+                    " for x of shape ", x.sym_sizes(),
+                    "; expected a shape that broadcasts against x");
 }
 
 void check_no_tangent(const at::Tensor& t, const char* name) {

@@ -160,10 +160,9 @@ Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, cons
   const std::optional<SetLayout> weight_layout =
       weights.defined() ? make_layout(weights, dim) : SetLayout{};
   if (!layout.has_value() || !weight_layout.has_value()) {
-    Forward out =
-        forward_with(launch, as_rows(x, dim), penalty, alpha_value, as_column_if_defined(alphas),
-                     as_rows_if_defined(weights, dim), /*dim=*/{1}, solver, max_iter, tol,
-                     with_info);
+    Forward out = forward_with(launch, as_rows(x, dim), penalty, alpha_value,
+                               as_column_if_defined(alphas), as_rows_if_defined(weights, dim),
+                               /*dim=*/{1}, solver, max_iter, tol, with_info);
     for (at::Tensor* t : out.tensors()) {
       if (t->defined()) *t = t->view(shape);
     }

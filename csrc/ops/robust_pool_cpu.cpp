@@ -13,12 +13,12 @@ void parallel_for(int64_t begin, int64_t end, int64_t grain, const cpu::Range& b
 }
 
 Forward forward(const at::Tensor& x, c10::string_view penalty, double alpha_value,
-                const std::optional<at::Tensor>& alpha,
-                           const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
-                c10::string_view solver, std::optional<int64_t> max_iter, std::optional<double> tol,
-                bool with_info) {
+                const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& weight,
+                at::IntArrayRef dim, c10::string_view solver, std::optional<int64_t> max_iter,
+                std::optional<double> tol, bool with_info) {
   return forward_with([](const ForwardArgs& args) { cpu::robust_pool_forward(args, parallel_for); },
-                      x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol, with_info);
+                      x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol,
+                      with_info);
 }
 
 ForwardOutputs forward_cpu(const at::Tensor& x, c10::string_view penalty, double alpha_value,
@@ -26,12 +26,13 @@ ForwardOutputs forward_cpu(const at::Tensor& x, c10::string_view penalty, double
                            const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
                            c10::string_view solver, std::optional<int64_t> max_iter,
                            std::optional<double> tol) {
-  return forward(x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol, false).answer();
+  return forward(x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol, false)
+      .answer();
 }
 
 InfoOutputs info_cpu(const at::Tensor& x, c10::string_view penalty, double alpha_value,
                      const std::optional<at::Tensor>& alpha,
-                           const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
+                     const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
                      c10::string_view solver, std::optional<int64_t> max_iter,
                      std::optional<double> tol) {
   return forward(x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol, true).all();
@@ -44,8 +45,8 @@ at::Tensor backward_cpu(const at::Tensor& grad, const at::Tensor& x, const at::T
                         const std::optional<at::Tensor>& alpha,
                         const std::optional<at::Tensor>& weight, at::IntArrayRef dim) {
   return backward_with(
-      [](const BackwardArgs& args) { cpu::robust_pool_backward(args, parallel_for); },
-      wanted, grad, x, y, remainder, curvature, penalty, alpha_value, alpha, weight, dim);
+      [](const BackwardArgs& args) { cpu::robust_pool_backward(args, parallel_for); }, wanted, grad,
+      x, y, remainder, curvature, penalty, alpha_value, alpha, weight, dim);
 }
 
 }  // namespace

@@ -14,10 +14,9 @@ namespace ddn {
 namespace {
 
 Forward forward(const at::Tensor& x, c10::string_view penalty, double alpha_value,
-                const std::optional<at::Tensor>& alpha,
-                           const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
-                c10::string_view solver, std::optional<int64_t> max_iter, std::optional<double> tol,
-                bool with_info) {
+                const std::optional<at::Tensor>& alpha, const std::optional<at::Tensor>& weight,
+                at::IntArrayRef dim, c10::string_view solver, std::optional<int64_t> max_iter,
+                std::optional<double> tol, bool with_info) {
   const c10::cuda::CUDAGuard guard(x.device());
   return forward_with(
       [&](ForwardArgs args) {
@@ -33,15 +32,16 @@ Forward forward(const at::Tensor& x, c10::string_view penalty, double alpha_valu
 
 ForwardOutputs forward_cuda(const at::Tensor& x, c10::string_view penalty, double alpha_value,
                             const std::optional<at::Tensor>& alpha,
-                           const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
+                            const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
                             c10::string_view solver, std::optional<int64_t> max_iter,
                             std::optional<double> tol) {
-  return forward(x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol, false).answer();
+  return forward(x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol, false)
+      .answer();
 }
 
 InfoOutputs info_cuda(const at::Tensor& x, c10::string_view penalty, double alpha_value,
                       const std::optional<at::Tensor>& alpha,
-                           const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
+                      const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
                       c10::string_view solver, std::optional<int64_t> max_iter,
                       std::optional<double> tol) {
   return forward(x, penalty, alpha_value, alpha, weight, dim, solver, max_iter, tol, true).all();
@@ -49,10 +49,10 @@ InfoOutputs info_cuda(const at::Tensor& x, c10::string_view penalty, double alph
 
 template <Gradient wanted>
 at::Tensor backward_cuda(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
-                        const at::Tensor& remainder, const at::Tensor& curvature,
-                        c10::string_view penalty, double alpha_value,
-                        const std::optional<at::Tensor>& alpha,
-                        const std::optional<at::Tensor>& weight, at::IntArrayRef dim) {
+                         const at::Tensor& remainder, const at::Tensor& curvature,
+                         c10::string_view penalty, double alpha_value,
+                         const std::optional<at::Tensor>& alpha,
+                         const std::optional<at::Tensor>& weight, at::IntArrayRef dim) {
   const c10::cuda::CUDAGuard guard(x.device());
   return backward_with(
       [](const BackwardArgs& args) {

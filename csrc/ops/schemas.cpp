@@ -72,7 +72,8 @@ PublicInfo robust_pool_info(const at::Tensor& x, c10::string_view penalty, doubl
                              const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
                              at::IntArrayRef, c10::string_view, std::optional<int64_t>,
                              std::optional<double>)>();
-  const InfoOutputs out = inner.call(x, penalty, alpha_value, alpha, weight, dims, solver, max_iter, tol);
+  const InfoOutputs out =
+      inner.call(x, penalty, alpha_value, alpha, weight, dims, solver, max_iter, tol);
   const auto shaped = [&](const at::Tensor& t) { return keepdim ? t : t.squeeze(dims); };
   return {shaped(std::get<0>(out)), shaped(std::get<3>(out)), shaped(std::get<4>(out)),
           shaped(std::get<5>(out)), shaped(std::get<6>(out)), shaped(std::get<7>(out)),
@@ -114,7 +115,8 @@ TORCH_LIBRARY(ddn, m) {
       "Tensor remainder, Tensor curvature)");
   m.def(
       "_robust_pool_forward_info(Tensor x, str penalty, float alpha_value, Tensor? alpha, "
-      "Tensor? weight, int[] dim, str solver, int? max_iter, float? tol) -> (Tensor y, Tensor remainder, "
+      "Tensor? weight, int[] dim, str solver, int? max_iter, float? tol) -> (Tensor y, Tensor "
+      "remainder, "
       "Tensor curvature, Tensor iterations, Tensor residual, Tensor second_derivative, "
       "Tensor objective, Tensor gap, Tensor status)");
   m.def(

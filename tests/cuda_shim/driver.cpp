@@ -49,7 +49,8 @@ int shim_was_launched(const void* kernel) { return cuda_shim::was_launched(kerne
 
 int shim_forward(int bytes, int penalty, int global, const int64_t* layout, const void* x, void* y,
                  void* remainder, void* curvature, const void* alpha, double alpha_value,
-                 int64_t max_iter, double tolerance) {
+                 const void* weight, const int64_t* weight_layout, int64_t max_iter,
+                 double tolerance) {
   ddn::ForwardArgs args{};
   args.dtype = dtype_of(bytes);
   args.penalty = penalty;
@@ -61,6 +62,8 @@ int shim_forward(int bytes, int penalty, int global, const int64_t* layout, cons
   args.curvature = curvature;
   args.alpha = alpha;
   args.alpha_value = alpha_value;
+  args.weight = weight;
+  if (weight != nullptr) args.weight_layout = read_layout(weight_layout);
   args.max_iter = max_iter;
   args.tolerance = tolerance;
   std::vector<unsigned char> workspace(
@@ -71,7 +74,8 @@ int shim_forward(int bytes, int penalty, int global, const int64_t* layout, cons
 
 int shim_backward(int bytes, int penalty, const int64_t* layout, const int64_t* grad_layout,
                   const void* grad, const void* x, const void* y, const void* remainder,
-                  const void* curvature, const void* alpha, double alpha_value, void* grad_x) {
+                  const void* curvature, const void* alpha, double alpha_value, const void* weight,
+                  const int64_t* weight_layout, void* grad_x, void* grad_weight) {
   ddn::BackwardArgs args{};
   args.dtype = dtype_of(bytes);
   args.penalty = penalty;
@@ -84,7 +88,10 @@ int shim_backward(int bytes, int penalty, const int64_t* layout, const int64_t* 
   args.curvature = curvature;
   args.alpha = alpha;
   args.alpha_value = alpha_value;
+  args.weight = weight;
+  if (weight != nullptr) args.weight_layout = read_layout(weight_layout);
   args.grad_x = grad_x;
+  args.grad_weight = grad_weight;
   return ddn::cuda::robust_pool_backward(args, nullptr);
 }
 

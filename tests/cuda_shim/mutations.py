@@ -28,7 +28,7 @@ MUTATIONS = (
     Mutation("tail of a sum", "cuda/point_set.cuh", r"i < n_;", "i + 1 < n_;"),
     Mutation("tail of staging", "cuda/forward.cuh", r"i < n;", "i + 1 < n;"),
     Mutation(
-        "tail of the gradient", "cuda/backward.cu", r"if \(i < n\)", "if (i <= n)", 0, "backward.cu"
+        "tail of the gradient", "cuda/backward.cu", r"if \(i >= n\)", "if (i > n)", 0, "backward.cu"
     ),
 )
 

@@ -122,10 +122,12 @@ class Shim:
         alpha: float | np.ndarray = 1.0,
         *,
         set_rank: int = 1,
+        weight: np.ndarray | None = None,
         solver: str = "local",
         max_iter: int = -1,
     ) -> Answer:
-        """alpha: a number, or one per set as an array of x's dtype."""
+        """alpha: a number, or one per set as an array of x's dtype; weight: of x's shape and dtype,
+        with any strides."""
         sets = (math.prod(x.shape[:set_rank]),)
         outputs = [Guarded(sets, x.dtype) for _ in Answer._fields]
         self._call(
@@ -137,6 +139,7 @@ class Shim:
             _pointer(x),
             *(_pointer(output.array) for output in outputs),
             *self._alpha(alpha, x.dtype, sets),
+            *self._weight(weight, x, set_rank),
             ctypes.c_int64(max_iter),
             ctypes.c_double(-1.0),
         )
@@ -151,9 +154,12 @@ class Shim:
         alpha: float | np.ndarray = 1.0,
         *,
         set_rank: int = 1,
+        weight: np.ndarray | None = None,
+        of: str = "points",
         into: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The gradient of x, in a new array of x's shape unless there is one to write it into."""
+        """The gradient of x or, `of` the "weights", of those, in a new array of x's shape unless
+        there is one to write it into."""
         output = Guarded(x.shape, x.dtype)
         grad_x = output.array if into is None else into
         assert grad.dtype == x.dtype == grad_x.dtype
@@ -168,7 +174,9 @@ class Shim:
             _pointer(x),
             *(_pointer(part) for part in answer),
             *self._alpha(alpha, x.dtype, grad.shape),
-            _pointer(grad_x),
+            *self._weight(weight, x, set_rank),
+            _pointer(grad_x if of == "points" else None),
+            _pointer(grad_x if of == "weights" else None),
         )
         output.check()
         return grad_x
@@ -211,6 +219,13 @@ class Shim:
         assert alpha.shape == sets
         assert alpha.flags.c_contiguous
         return _pointer(alpha), ctypes.c_double(math.nan)
+
+    def _weight(self, weight: np.ndarray | None, x: np.ndarray, set_rank: int):
+        if weight is None:
+            return _pointer(None), None
+        assert weight.dtype == x.dtype
+        assert weight.shape == x.shape
+        return _pointer(weight), layout_of(weight, set_rank)
 
     def _call(self, function, *arguments) -> int:
         code = function(*arguments)
