@@ -8,6 +8,7 @@ DDN_CUDA ?= auto
 TORCH_CUDA_ARCH_LIST ?= native
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+SOAK_ARGS ?=
 OUT ?= bench/results
 
 # What the caller's shell may carry must not reach the environment made here.
@@ -26,12 +27,13 @@ INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 # The extension lies in the source tree, where another build may have replaced it since.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
-.PHONY: help demo test lint build gpu-check clean FORCE
+.PHONY: help demo test soak lint build gpu-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
 	@echo 'make test       run the tests; PYTEST_ARGS=...'
+	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
 	@echo 'make lint       ruff, mypy and clang-format'
 	@echo 'make build      build the extension in place'
 	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has: tests, sanitizers,'
@@ -47,6 +49,9 @@ demo: build
 
 test: build
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+soak: build
+	@$(PY) tests/soak.py --json $(OUT)/soak.json $(SOAK_ARGS)
 
 lint: $(DEPS) $(LINT_DEPS)
 	@$(PY) -m ruff check .

@@ -177,6 +177,8 @@ def _truncated_quadratic(x, w, alpha, penalty):
             squares = squares + weight * share * delta * delta
             weight = total
         value = before[:, :starts] + after[:, size:] + squares
+        # A window is told from its first point, which has to be one that is there.
+        value = np.where(weights[:, :starts] > 0, value, np.inf)
         at = np.argmin(value, axis=1)
         better = value[rows, at] < least
         least = np.where(better, value[rows, at], least)

@@ -94,8 +94,9 @@ def soak(arguments):
     tallies = {(p, d): Tally() for p in arguments.penalty for d in DTYPES}
     each, kept, batches, shown = arguments.sets / len(tallies), [], 0, time.perf_counter()
     while min(tally.sets for tally in tallies.values()) < each:
-        parameters, sets = drawn.random_parameters(rng, arguments.weighted), SETS
         batches += 1
+        weighted = arguments.weights == "all" or (arguments.weights == "some" and batches % 2 == 0)
+        parameters, sets = drawn.random_parameters(rng, weighted), SETS
         if batches % LARGE_EVERY == 0:
             parameters["points"] = LARGE_SIZES[rng.integers(len(LARGE_SIZES))]
             sets = LARGE_SETS
@@ -139,7 +140,12 @@ def main(argv=None):
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--solver", choices=["global", "local"], default="global")
     parser.add_argument("--penalty", nargs="+", choices=ref.PENALTIES, default=ref.PENALTIES)
-    parser.add_argument("--weighted", action="store_true", help="sets with weights")
+    parser.add_argument(
+        "--weights",
+        choices=["none", "some", "all"],
+        default="some",
+        help="which batches have weights; some: every other one (default: %(default)s)",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
     parser.add_argument("--replay", type=Path, metavar="NPZ", help="judge one kept set again")
     arguments = parser.parse_args(argv)
@@ -157,7 +163,7 @@ def main(argv=None):
             "seed": arguments.seed,
             "device": arguments.device,
             "solver": arguments.solver,
-            "weighted": arguments.weighted,
+            "weights": arguments.weights,
             "sets": sets,
             "violations": violations,
             "seconds": wall,
