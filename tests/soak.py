@@ -6,7 +6,6 @@ python tests/soak.py --replay soak-welsch-float32.npz
 
 import argparse
 import json
-import platform
 import sys
 import time
 from pathlib import Path
@@ -21,12 +20,13 @@ import reference as ref  # noqa: E402
 import torch  # noqa: E402
 
 import ddn_cuda  # noqa: E402
+from bench import machine  # noqa: E402
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SETS = 256  # in a batch
 # Now and then a batch of a few large sets, around the sizes where kernels change.
 LARGE_SIZES = (257, 513, 1000, 1024, 1025, 2049, 4097)
-LARGE_EVERY, LARGE_SETS = 40, 16
+LARGE_EVERY, LARGE_SETS = 41, 16  # odd: with weights and without
 
 
 class Tally:
@@ -167,8 +167,8 @@ def main(argv=None):
             "sets": sets,
             "violations": violations,
             "seconds": wall,
-            "machine": platform.machine(),
-            "torch": torch.__version__,
+            "machine": machine.describe(),
+            "commit": machine.commit(),
             "build": ddn_cuda.build_info(),
             "results": [
                 {"penalty": p, "dtype": d, **vars(tally)} for (p, d), tally in tallies.items()

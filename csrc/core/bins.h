@@ -28,8 +28,8 @@ namespace ddn {
 struct Grid {
   double origin;  // left end of the first cell
   double width;   // of a cell
-  int cells;
-  int pad;
+  int cells;      // whole blocks of width alpha
+  int pad;        // likewise
 
   DDN_HD int bins() const { return cells + 2 * pad + 2; }
   DDN_HD int bin_of_cell(int cell) const { return cell + pad + 1; }
@@ -49,8 +49,9 @@ constexpr double bin_doubt = 1e-3;
 struct Bins {
   double* mass;
   double* moment;  // in bin widths
-  float* upper;    // by cell: bound of the depth there; `discarded` where its block was
-  float* blocks;   // the mass of each block of width alpha
+  float* upper;    // by cell: bound of the depth there; nothing where its block was discarded
+  float* blocks;   // the mass of each block of width alpha, those of the pad first
+  float* bounds;   // by block: bound of the depth there, or `discarded`
 };
 constexpr int bins_slack = 8;
 constexpr float discarded = -1;
@@ -83,16 +84,23 @@ struct CellBounds {
 };
 template <class V>
 DDN_HD CellBounds<V> bound_cells(const Bins& bins, const Taps& taps, int bin) {
-  V value{}, slope{}, slack{};
-  for (int t = -taps.reach; t <= taps.reach; ++t) {
+  // Sums of their own for every product and for every other bin: none waits for another.
+  V value[2]{}, shift[2]{}, slope[2]{}, slack[2]{};
+  const auto add = [&](int t, int i) {
     const int k = taps.reach - t;  // a bin further right has u - x < 0
     const V mass = Math<V>::load(bins.mass + bin + t);
     const V moment = Math<V>::load(bins.moment + bin + t);
-    value += mass * taps.value[k] - moment * taps.slope[k];
-    slope += mass * taps.slope[k];
-    slack += mass * taps.slack[k];
+    value[i] += mass * taps.value[k];
+    shift[i] += moment * taps.slope[k];
+    slope[i] += mass * taps.slope[k];
+    slack[i] += mass * taps.slack[k];
+  };
+  add(-taps.reach, 0);
+  for (int t = -taps.reach + 1; t < taps.reach; t += 2) {
+    add(t, 1);
+    add(t + 1, 0);
   }
-  return {value, slope, slack};
+  return {(value[0] + value[1]) - (shift[0] + shift[1]), slope[0] + slope[1], slack[0] + slack[1]};
 }
 
 // Upper bounds of h^2 D'' over the same cells: the expansion of Note [The bound on a

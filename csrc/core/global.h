@@ -105,8 +105,8 @@ class GlobalSearch {
     grid.width = cell_width();
     grid.pad = taps_.block_reach * taps_.per_alpha;
     const double cells = (b - a) / grid.width;
-    grid.cells =
-        static_cast<int>(cells < set_.most_cells() - 1 ? cells : set_.most_cells() - 1) + 1;
+    grid.cells = static_cast<int>(cells < set_.most_cells() - 1 ? cells : set_.most_cells() - 1);
+    grid.cells += taps_.per_alpha - grid.cells % taps_.per_alpha;  // whole blocks
     if (!sorted) count_pass();
     view.bin(grid, problem_.alpha);
     const Bins bins = set_.bins();
@@ -124,8 +124,8 @@ class GlobalSearch {
 
     // The run about the highest bound first: its minimum discards most others.
     int first = top, last = top;
-    while (first > 0 && bins.upper[first - 1] > depth) --first;
-    while (last + 1 < grid.cells && bins.upper[last + 1] > depth) ++last;
+    while (first > 0 && upper(first - 1) > depth) --first;
+    while (last + 1 < grid.cells && upper(last + 1) > depth) ++last;
     if (!(bins.upper[top] > depth)) {
       bound_ = larger(static_cast<double>(bins.upper[top]), bound_);
       return true;
@@ -133,9 +133,14 @@ class GlobalSearch {
     if (!resolve(view, grid, first, last, depth, sorted)) return false;
     const int done_first = first, done_last = last;
     int runs = 1;
+    const int k = taps_.per_alpha;
     for (int cell = 0; cell < grid.cells; ++cell) {
-      if (!(bins.upper[cell] > larger(depth, enough()))) {
-        bound_ = larger(static_cast<double>(bins.upper[cell]), bound_);
+      if (cell % k == 0 && bins.bounds[cell / k] == discarded) {
+        cell += k - 1;
+        continue;
+      }
+      if (!(upper(cell) > larger(depth, enough()))) {
+        bound_ = larger(upper(cell), bound_);
         continue;
       }
       if (cell >= done_first && cell <= done_last) {
@@ -143,12 +148,12 @@ class GlobalSearch {
         continue;
       }
       settle();
-      if (!(bins.upper[cell] > enough())) {
-        bound_ = larger(static_cast<double>(bins.upper[cell]), bound_);
+      if (!(upper(cell) > enough())) {
+        bound_ = larger(upper(cell), bound_);
         continue;
       }
       first = last = cell;
-      while (last + 1 < grid.cells && bins.upper[last + 1] > enough()) ++last;
+      while (last + 1 < grid.cells && upper(last + 1) > enough()) ++last;
       if (!sorted && ++runs > most_runs) return false;
       if (!resolve(view, grid, first, last, depth, sorted)) return false;
       cell = last;
@@ -157,33 +162,38 @@ class GlobalSearch {
     return true;
   }
 
-  // Fills in bins.upper and returns the largest depth that is known to be attained.
+  // The bound of a cell; that of one in a discarded block is part of bound_.
+  DDN_HD double upper(int cell) const {
+    const Bins bins = set_.bins();
+    return bins.bounds[cell / taps_.per_alpha] == discarded ? discarded : bins.upper[cell];
+  }
+
+  // Fills in bins.upper and bins.bounds, and returns the largest depth that is known to be
+  // attained.
   DDN_LARGE double bound_grid(const Grid& grid, double tail, double excess) {
     using V = typename Set::Lanes;
     constexpr int lanes = Math<V>::lanes;
     const Bins bins = set_.bins();
     const int k = taps_.per_alpha;
-    const int blocks = (grid.cells + k - 1) / k;
+    const int blocks = grid.cells / k;
     const int pad_blocks = taps_.block_reach;
-    float* const masses = bins.blocks;  // from the first block of the pad on
     for (int i = set_.rank(); i < blocks + 2 * pad_blocks; i += set_.size()) {
-      double mass = 0;
-      for (int j = 0; j < k; ++j) {
-        const int bin = 1 + i * k + j;
-        if (bin < grid.bins() - 1) mass += bins.mass[bin];
-      }
-      masses[i] = round_up(mass);
+      V sum{};
+      for (int j = 0; j < k; j += lanes) sum += Math<V>::load(bins.mass + 1 + i * k + j);
+      double parts[lanes], mass = 0;
+      Math<V>::store(parts, sum);
+      for (int l = 0; l < lanes; ++l) mass += parts[l];
+      bins.blocks[i] = round_up(mass);
     }
     set_.sync();
-    double highest[2] = {-1, 0};
-    for (int b = 0; b < blocks; ++b) {
-      const double upper = block_bound(masses + b + pad_blocks) + tail;
-      if (upper > highest[0]) {
-        highest[0] = upper;
-        highest[1] = b;
-      }
+    for (int b = set_.rank(); b < blocks; b += set_.size()) {
+      bins.bounds[b] = round_up(block_bound(bins.blocks + b + pad_blocks) + tail);
     }
-    const int top = static_cast<int>(highest[1]);
+    set_.sync();
+    int top = 0;
+    for (int b = 1; b < blocks; ++b) {
+      if (bins.bounds[b] > bins.bounds[top]) top = b;
+    }
     const int groups = k / lanes;
     double lower = -1;
     const auto bound_block = [&](int block, int group) {
@@ -193,7 +203,7 @@ class GlobalSearch {
       double uppers[lanes], lowers[lanes];
       Math<V>::store(uppers, upper);
       Math<V>::store(lowers, at.value - at.slack);
-      for (int l = 0; l < lanes && cell + l < grid.cells; ++l) {
+      for (int l = 0; l < lanes; ++l) {
         bins.upper[cell + l] = round_up(uppers[l] + tail);
         lower = larger(lowers[l] - excess, lower);
       }
@@ -203,17 +213,18 @@ class GlobalSearch {
     const double floor = larger(lower, enough());
     for (int b = 0; b < blocks; ++b) {
       if (b == top) continue;
-      const double upper = block_bound(masses + b + pad_blocks) + tail;
-      if (upper > floor) {
+      if (bins.bounds[b] > floor) {
         for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(b, g);
       } else {
-        bound_ = larger(upper, bound_);
-        for (int i = b * k + set_.rank(); i < (b + 1) * k && i < grid.cells; i += set_.size()) {
-          bins.upper[i] = discarded;
-        }
+        bound_ = larger(static_cast<double>(bins.bounds[b]), bound_);
       }
     }
-    return set_.largest(lower);  // also a barrier
+    const double depth = set_.largest(lower);  // also a barrier
+    for (int b = set_.rank(); b < blocks; b += set_.size()) {
+      if (b != top && !(bins.bounds[b] > floor)) bins.bounds[b] = discarded;
+    }
+    set_.sync();
+    return depth;
   }
 
   static DDN_HD float round_up(double x) { return static_cast<float>(x * (1 + 1.2e-7)); }
@@ -229,9 +240,13 @@ class GlobalSearch {
 
   DDN_HD int top_cell(const Grid& grid) const {
     const Bins bins = set_.bins();
-    int top = 0;
-    for (int i = 1; i < grid.cells; ++i) {
-      if (bins.upper[i] > bins.upper[top]) top = i;
+    const int k = taps_.per_alpha;
+    int top = -1;
+    for (int b = 0; b * k < grid.cells; ++b) {
+      if (bins.bounds[b] == discarded) continue;
+      for (int i = b * k; i < (b + 1) * k; ++i) {
+        if (top < 0 || bins.upper[i] > bins.upper[top]) top = i;
+      }
     }
     return top;
   }

@@ -193,7 +193,8 @@ struct Workspace {
 
   std::vector<uint64_t> counted = std::vector<uint64_t>(size);
   std::vector<double> mass = std::vector<double>(size), moment = std::vector<double>(size);
-  std::vector<float> upper = std::vector<float>(size), blocks = std::vector<float>(size);
+  std::vector<float> upper = std::vector<float>(size), blocks = std::vector<float>(size),
+                     bounds = std::vector<float>(size);
   std::vector<T> list, list_weights;
 };
 
@@ -274,7 +275,7 @@ class PointSet {
   }
   Bins bins() const {
     return {workspace_->mass.data(), workspace_->moment.data(), workspace_->upper.data(),
-            workspace_->blocks.data()};
+            workspace_->blocks.data(), workspace_->bounds.data()};
   }
   Set list() const {
     return {workspace_->list.data(), weighted ? workspace_->list_weights.data() : nullptr,

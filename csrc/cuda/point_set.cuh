@@ -111,10 +111,11 @@ template <class T, bool weighted>
 struct Memory {
   using Count = typename Counting<weighted>::Count;
   static constexpr int most_cells = 512;
+  static constexpr int most_blocks = 80;  // eight cells each at least, and the pad
   static constexpr int most_bins = most_cells + 2 * 48 + 2 + bins_slack;  // 48: the widest pad
   static constexpr int fixed_bytes =
-      most_bins * (2 * sizeof(double) + sizeof(float) + 2 * sizeof(Count)) + 128 * sizeof(float) +
-      16;
+      most_bins * (2 * sizeof(double) + sizeof(float) + 2 * sizeof(Count)) +
+      2 * most_blocks * sizeof(float) + 16;
   static constexpr int64_t bin_points = 1 << 15;
 
   Bins bins;
@@ -135,7 +136,8 @@ struct Memory {
     places = counts + most_bins;
     bins.upper = reinterpret_cast<float*>(places + most_bins);
     bins.blocks = bins.upper + most_bins;
-    size = reinterpret_cast<unsigned*>(bins.blocks + 128);
+    bins.bounds = bins.blocks + most_blocks;
+    size = reinterpret_cast<unsigned*>(bins.bounds + most_blocks);
   }
 };
 
