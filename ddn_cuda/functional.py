@@ -23,7 +23,8 @@ class RobustPoolInfo(NamedTuple):
         objective: f(y).
         gap: a proven bound on f(y) - min f. Zero up to rounding for a convex penalty that has
             converged and for a global minimum; f(y) itself where nothing better is known (the
-            local solver of the penalties that are not convex).
+            local solver of the penalties that are not convex); infinite where f(y) is, such as with
+            a point at infinity in a convex penalty.
         status: how the solve ended, a value of `ddn_cuda.Status` (int64): `converged`,
             `stopped_early` by `max_iter`, `flat` (the minimisers form an interval, y is its
             midpoint), `empty` (no weight is positive: y is 0), `not_finite` (alpha, a weight, a

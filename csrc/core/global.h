@@ -314,8 +314,8 @@ class GlobalSearch {
       }
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double slope = it.at.slope / problem_.alpha;
-      consider(view, it.u, unknown, sorted, &it);
       slack_ = larger(slope * slope / (-2 * bend), slack_);
+      consider(view, it.u, unknown, sorted, &it);
       return true;
     }
     const int step = taps_.per_alpha / 2;
@@ -364,7 +364,10 @@ class GlobalSearch {
     if (found_) {
       const bool better = loss < loss_ - doubt(loss);
       const bool tied = !better && loss <= loss_ + doubt(loss);
-      if (!better && !(tied && u < u_)) return;
+      const bool taken = better || (tied && u < u_);
+      // Of two that are not told apart the one left out may be the deeper one.
+      bound_ = larger(total_ - (taken ? loss_ : loss) + slack_, bound_);
+      if (!taken) return;
     }
     found_ = true;
     pending_ = loss == unknown;

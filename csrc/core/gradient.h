@@ -45,13 +45,14 @@ DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   return (finite * (set.inverse * weight)) * set.grad;
 }
 
-// grad * dy/dw for a point x, also of zero weight; zero for one that is not finite.
+// grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero
+// the quotient may be larger than any number.
 template <class P, class V>
 DDN_HD V weight_gradient(V x, const SetGradient<V>& set) {
   const V slope = P::terms(residual(x, set.base, set.offset), set.alpha).slope;
-  const V finite =
-      absolute(x) <= Math<V>::largest() ? clip(slope, Math<V>::largest()) : Math<V>::splat(0);
-  return -(finite * set.inverse) * set.grad;
+  const V most = Math<V>::largest();
+  const V finite = absolute(x) <= most ? clip(slope, most) : Math<V>::splat(0);
+  return -clip(finite * set.inverse, most) * set.grad;
 }
 
 }  // namespace ddn

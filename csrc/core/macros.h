@@ -6,6 +6,9 @@
 // For functions so large that a call costs nothing beside them and copies of them would fill the
 // registers.
 #define DDN_LARGE inline __host__ __device__ __noinline__
+#elif defined(DDN_CUDA_SHIM)
+#define DDN_HD inline __attribute__((always_inline))
+#define DDN_LARGE inline __attribute__((noinline))
 #else
 // Always inline: the same template is compiled once per instruction set, and an out-of-line
 // copy made for a wide one must never be picked by the linker for a narrow one.

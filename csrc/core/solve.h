@@ -171,6 +171,8 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
         gap = smaller((excess > 0 ? excess : 0) + rounding, objective);
       }
     }
+    // Of an objective that overflows nothing can be said.
+    if (!is_finite(objective) || !(gap >= 0)) gap = detail::infinity;
   }
   if (set.rank() == 0) {
     info.iterations[index] = solution.passes;
