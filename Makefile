@@ -9,6 +9,9 @@ TORCH_CUDA_ARCH_LIST ?= native
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+SANITIZE_ARGS ?= --cases 2000
+FUZZ_ARGS ?= -max_total_time=60
+CLANG ?= clang++
 OUT ?= bench/results
 
 # What the caller's shell may carry must not reach the environment made here.
@@ -27,13 +30,16 @@ INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 # The extension lies in the source tree, where another build may have replaced it since.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
-.PHONY: help demo test soak lint build gpu-check clean FORCE
+.PHONY: help demo test soak sanitize fuzz lint build gpu-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
 	@echo 'make test       run the tests; PYTEST_ARGS=...'
 	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
+	@echo 'make sanitize   the kernels of both devices, without torch, under address and undefined-behaviour'
+	@echo '                sanitizers, four minutes with the compiler; SANITIZE_ARGS=...'
+	@echo 'make fuzz       the same cases from libFuzzer, with CLANG=$(CLANG); FUZZ_ARGS=...'
 	@echo 'make lint       ruff, mypy and clang-format'
 	@echo 'make build      build the extension in place'
 	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has: tests, sanitizers,'
@@ -52,6 +58,16 @@ test: build
 
 soak: build
 	@$(PY) tests/soak.py --json $(OUT)/soak.json $(SOAK_ARGS)
+
+# These two need a C++ compiler alone.
+sanitize:
+	@$(MAKE) -C tests/native -j2 OUT="$(CURDIR)/build/native"
+	@build/native/pooling_cases $(SANITIZE_ARGS)
+
+fuzz:
+	@$(MAKE) -C tests/native -j2 OUT="$(CURDIR)/build/native" CLANG="$(CLANG)" fuzzer
+	@mkdir -p build/native/corpus
+	@build/native/pooling_fuzz $(FUZZ_ARGS) -artifact_prefix=build/native/ build/native/corpus
 
 lint: $(DEPS) $(LINT_DEPS)
 	@$(PY) -m ruff check .
