@@ -141,6 +141,10 @@ def is_global(y, value, x, alpha: float, lower: np.ndarray) -> np.ndarray:
     return value - lower <= allowed
 
 
+def percent(good: np.ndarray) -> float:
+    return round(100 * float(good.mean()), 4)
+
+
 def compare(x: np.ndarray, penalty: str, alpha: float) -> Row:
     """The shares of sets, in percent, that each contender solves to the global minimum, and to at
     most NEAR times the least objective."""
@@ -162,8 +166,8 @@ def compare(x: np.ndarray, penalty: str, alpha: float) -> Row:
     }
     near = {name: value <= NEAR * found.value for name, value in values.items()}
     return {
-        "percent": {name: 100 * float(good.mean()) for name, good in solved.items()},
-        "percent_near": {name: 100 * float(good.mean()) for name, good in near.items()},
+        "percent": {name: percent(good) for name, good in solved.items()},
+        "percent_near": {name: percent(good) for name, good in near.items()},
     }
 
 
@@ -188,9 +192,9 @@ NAMES = {
     "local": 'ddn_cuda, solver="local"',
 }
 STYLES: dict[str, dict[str, Any]] = {
-    "global": {"color": "#0072b2", "marker": "o", "lw": 2.2},
-    "starts": {"color": "#d55e00", "marker": "s", "lw": 1.6},
-    "local": {"color": "#009e73", "marker": "^", "lw": 1.6},
+    "global": {"color": "#0072b2", "marker": "o", "ms": 6, "lw": 2.2},
+    "starts": {"color": "#d55e00", "marker": "s", "mfc": "white", "ms": 8, "lw": 1.6},
+    "local": {"color": "#009e73", "marker": "^", "ms": 5, "lw": 1.6, "ls": "--"},
 }
 TITLES = {"welsch": "Welsch", "truncated_quadratic": "Truncated quadratic"}
 
@@ -213,7 +217,7 @@ def plot_sweep(axes: Axes, rows: Sequence[Row], swept: str) -> None:
     for name, style in STYLES.items():
         values = [row["percent"][name] for row in rows]
         # The global solver's line lies on the upper edge.
-        axes.plot(places, values, ms=6, clip_on=False, zorder=3, **style)
+        axes.plot(places, values, clip_on=False, zorder=3, **style)
     if swept == "alpha":
         axes.set_xscale("log", base=2)
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -237,11 +241,11 @@ def plot(result: Row, path: Path) -> None:
                 if swept == "alpha"
                 else f"alpha = {settings['alpha']:g}"
             )
-            axes.set_title(f"{TITLES[penalty]}, {fixed}", loc="left", fontsize=11)
+            axes.set_title(f"{TITLES[penalty]}, {fixed}", loc="left", fontsize=11, pad=9)
         line[0].set_ylabel("sets solved globally (%)")
     panels[-1][0].set_xlabel("alpha (clusters have unit spread)")
     panels[-1][1].set_xlabel("number of clusters")
-    handles = [Line2D([], [], ms=6, label=NAMES[name], **style) for name, style in STYLES.items()]
+    handles = [Line2D([], [], label=NAMES[name], **style) for name, style in STYLES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
