@@ -1,0 +1,206 @@
+"""The constants and inequalities on which docs/global.md builds, by NumPy alone. Constants are read
+from the sources, so that a wrong one is found there."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CORE = Path(__file__).resolve().parent.parent / "csrc" / "core"
+BINS, SERIES = ((CORE / name).read_text() for name in ("bins.h", "series.h"))
+
+
+def constant(text, pattern):
+    (found,) = set(re.findall(pattern, text))
+    return float(found)
+
+
+THIRD = constant(BINS, r"far \* \(std::fabs\(d\[2\]\) \+ ([\d.]+) \* far\)")
+FIFTH = constant(BINS, r"far \* \(std::fabs\(d\[4\]\) \+ ([\d.]+) \* far\)")
+DOUBT = constant(BINS, r"bin_doubt = ([\d.e-]+);")
+REACH = constant(BINS, r"/\*reach_alpha=\*/(\d+)\)")
+TERMS = int(constant(SERIES, r"int terms = (\d+);"))
+RADIUS = constant(SERIES, r"radius = ([\d.]+);")
+REMAINDER = constant(SERIES, r"remainder = ([\d.e-]+);")
+CRAMER = 1.0865  # Abramowitz and Stegun, 22.14.17: 1.086435, rounded up
+MOST_BINS = 2048 + 2 * 64 + 2
+
+
+def kernel(z, n=0):
+    """The n-th derivative of exp(-z^2 / 2)."""
+    before, here = np.zeros_like(z), np.exp(-0.5 * z * z)
+    for k in range(n):
+        before, here = here, -(z * here + k * before)
+    return here
+
+
+LINE = np.linspace(-15, 15, 600_001)
+
+
+def test_the_derivatives_are_derivatives():
+    h = 1e-5
+    for n in range(6):
+        slope = (kernel(LINE + h, n) - kernel(LINE - h, n)) / (2 * h)
+        np.testing.assert_allclose(kernel(LINE, n + 1), slope, atol=1e-7)
+
+
+@pytest.mark.parametrize(("order", "bound"), [(3, THIRD), (5, FIFTH)])
+def test_largest_derivatives(order, bound):
+    largest = np.abs(kernel(LINE, order)).max()
+    assert largest <= bound <= 1.001 * largest
+
+
+def test_cramers_bound_and_the_remainder_of_the_series():
+    for n in range(41):
+        scaled = np.abs(kernel(LINE, n)) * np.exp(LINE**2 / 4) / math.sqrt(math.factorial(n))
+        assert scaled.max() <= CRAMER
+    bound = CRAMER * RADIUS**TERMS / math.sqrt(math.factorial(TERMS))
+    assert bound <= REMAINDER <= 1.1 * bound
+    # What is left of the series of one point, by extended precision.
+    z, t = np.linspace(-8, 8, 801).astype(np.longdouble)[:, None], np.longdouble(RADIUS)
+    g = [np.exp(-z * z / 2), -z * np.exp(-z * z / 2)]
+    for k in range(1, 40):
+        g.append(-(z * g[k] + g[k - 1]) / (k + 1))
+    rest = sum(g[k] * t**k for k in range(TERMS, 40))
+    assert 0.2 * REMAINDER <= np.abs(rest).max() <= REMAINDER
+    shorter = sum(g[k] * t**k for k in range(TERMS - 1, 40))
+    assert np.abs(shorter).max() > REMAINDER
+
+
+def test_a_place_in_single_precision_is_within_its_doubt():
+    rng = np.random.default_rng(0)
+    f32, one, worst = np.float32, 2.0**16, 0.0
+    for _ in range(200):
+        alpha = 10 ** rng.uniform(-3, 3)
+        width = alpha / rng.choice([8, 16, 32])
+        origin = rng.uniform(-1, 1) * 2048 * width  # a point lies within a window of it
+        base = f32(origin)
+        offset = f32(origin - float(base))
+        x = (origin + width * rng.uniform(0, 2112, 2000)).astype(f32)
+        shift = f32(65 * one)
+        place = shift - ((base - x) + offset) * f32(one / width)
+        fixed = np.trunc(place.astype(float)) / one
+        true = 65 + (x.astype(float) - origin) / width
+        worst = max(worst, np.abs(fixed - true).max())
+    assert worst <= DOUBT
+    # Six roundings in the worst case, and the fixed point's.
+    assert 6 * 2**-24 * MOST_BINS + 2**-16 <= DOUBT <= 10 * worst
+
+
+def welsch_taps(t, h):
+    """Value, slope, slack of value, bend, twist, slack of bend at a distance of t bins of h."""
+    z, far = t * h, h * (1 + 2 * DOUBT)
+    d = [kernel(z, n) for n in range(5)]
+    slack = far**2 / 2 * (np.abs(d[2]) + THIRD * far) + np.abs(d[1]) * h * DOUBT
+    bend_slack = far**2 / 2 * (np.abs(d[4]) + FIFTH * far) + np.abs(d[3]) * h * DOUBT
+    return d[0], d[1] * h, slack, d[2], d[3] * h, bend_slack
+
+
+def parabola_taps(t, h):
+    inside = np.abs(t) < round(1 / h)
+    nearest = (np.abs(t) - 1 - 2 * DOUBT) * h
+    value = np.where(inside, 1 - (t * h) ** 2, 0)
+    slack = np.where(
+        inside, 0.25 * h * h * 1.01 + 6 * h * DOUBT, np.maximum(0, 1 - np.maximum(nearest, 0) ** 2)
+    )
+    return value, np.where(inside, -2 * t * h * h, 0), slack
+
+
+def depth(u, x, w, penalty, n=0):
+    z = u[:, None] - x
+    terms = kernel(z, n) if penalty == "welsch" else np.maximum(0, 1 - z * z)
+    return (w * terms).sum(1)
+
+
+def binned_sets(penalty):
+    """Bins of width h of random sets, as seen from the cell about 0: their places, masses, moments
+    and points, each of which lies up to DOUBT bins from where its bin says."""
+    rng = np.random.default_rng(1)
+    h = 1 / 8 if penalty == "welsch" else 1 / rng.choice([16, 32])
+    reach = round(REACH / h) if penalty == "welsch" else round(1 / h) + 1
+    for trial in range(400):
+        count = int(rng.choice([1, 2, 10, 100]))
+        bins = rng.integers(-reach, reach + 1, count)
+        if trial % 4 == 0:
+            bins[:] = bins[0]
+        offset = rng.uniform(-0.5, 0.5, count)
+        if trial % 3 == 0:
+            offset = rng.choice([-0.5, 0.5], count)
+        x = h * (bins + offset + DOUBT * rng.uniform(-1, 1, count))
+        yield h, -bins, rng.uniform(0.1, 2, count), offset, x
+
+
+@pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
+def test_the_bound_on_a_cell(penalty):
+    taps = welsch_taps if penalty == "welsch" else parabola_taps
+    violations_with_less = 0
+    for h, t, w, offset, x in binned_sets(penalty):
+        value, slope, slack = taps(t, h)[:3]
+        u = np.linspace(-h / 2, h / 2, 101)
+        there = depth(u, x, w, penalty)
+        middle = (w * (value - offset * slope)).sum()
+        room = abs((w * slope).sum()) / 2
+        assert there.max() <= middle + room + (w * slack).sum() + 1e-14
+        assert there[50] >= middle - (w * slack).sum() - 1e-14
+        less = 0.5 * (w * slack).sum()
+        violations_with_less += there.max() > middle + room + less or there[50] < middle - less
+    assert violations_with_less > 0  # half of the slack is not enough
+
+
+def test_the_bound_on_the_curvature_in_a_cell():
+    violations_with_less = 0
+    for h, t, w, offset, x in binned_sets("welsch"):
+        bend, twist, slack = welsch_taps(t, h)[3:]
+        u = np.linspace(-h / 2, h / 2, 101)
+        there = depth(u, x, w, "welsch", 2).max()
+        middle = (w * (bend - offset * twist)).sum() + abs((w * twist).sum()) / 2
+        assert there <= middle + (w * slack).sum() + 1e-14
+        violations_with_less += there > middle + 0.5 * (w * slack).sum()
+    assert violations_with_less > 0
+
+
+def test_what_lies_beyond_the_reach():
+    h = 1 / 8
+    beyond = np.linspace(REACH - h * DOUBT, 15, 1001)
+    tail = math.exp(-((REACH - h) ** 2) / 2)
+    assert kernel(beyond).max() <= tail <= 7e-6
+    assert kernel(beyond, 2).max() <= (REACH - h) ** 2 * tail <= 1.65e-4
+
+
+def test_a_maximum_is_not_narrow_and_a_small_minimum_is_alone():
+    rng = np.random.default_rng(2)
+    for penalty, factor in (("welsch", 0.5), ("truncated_quadratic", 1.0)):
+        for _ in range(50):
+            x, w = rng.uniform(-2, 2, 12), rng.uniform(0.1, 1, 12)
+            u = np.linspace(-3, 3, 6001)
+            d = depth(u, x, w, penalty)
+            top = u[np.argmax(d)]
+            # The maximum lies up to half a step from the best place of the grid.
+            away = np.abs(u - top) + 5e-4
+            assert (d >= d.max() - factor * w.sum() * away**2).all()
+    phi, bend = 1 - kernel(LINE), -kernel(LINE, 2)
+    assert (1 - bend <= 3 * phi + 1e-15).all()
+    assert (1 - bend > 2.9 * phi).any()
+
+
+def test_the_least_loss_of_all_windows_is_the_least_objective():
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        x, w = np.sort(rng.uniform(-2, 2, 8)), rng.uniform(0.1, 1, 8)
+
+        def objective(u, x=x, w=w):
+            return (w * np.minimum(1, (np.reshape(u, (-1, 1)) - x) ** 2)).sum(1)
+
+        losses = []
+        for first in range(8):
+            for last in range(first, 8):
+                inside = slice(first, last + 1)
+                mean = (w[inside] * x[inside]).sum() / w[inside].sum()
+                squares = (w[inside] * (x[inside] - mean) ** 2).sum()
+                losses.append(w.sum() - w[inside].sum() + squares)
+                assert losses[-1] >= objective(mean)[0] - 1e-14
+        u = np.linspace(-3, 3, 6001)
+        least = objective(u).min()
+        assert least - w.sum() * 5e-4**2 <= min(losses) <= least + 1e-14
