@@ -279,7 +279,10 @@ class GlobalSearch {
       if (half >= 0.5 * problem_.alpha || stopped()) return false;
       count_pass();
       const SweepInput in = view.gather(0.5 * a + 0.5 * b, half, problem_.alpha);
-      consider(sweep(set_, set_.list(), in, total_));
+      const Window window = sweep(set_, set_.list(), in, total_);
+      // A loss that is that small needs the digits of all points; see core/sweep.h.
+      if (Set::weighted && window.loss < 1e-3 * total_) return false;
+      consider(window, in.s2);
       return true;
     }
   }
@@ -310,10 +313,14 @@ class GlobalSearch {
       detail::Iterate it = descend(view, start, a, b);
       const double edge = 1e-9 * problem_.alpha;
       if (!it.stopped && ((it.u - a <= edge && a > lo_) || (b - it.u <= edge && b < hi_))) {
-        it = descend(set_, it.u, lo_, hi_);
+        // The minimum lies beyond; of a stretch the points for one alpha more are at hand.
+        const double alpha = problem_.alpha;
+        it = sorted ? descend(view, it.u, larger(a - alpha, lo_), smaller(b + alpha, hi_))
+                    : descend(set_, it.u, lo_, hi_);
       }
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
-      const double slope = it.at.slope / problem_.alpha;
+      const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
+      const double slope = ::fabs(it.at.slope) / problem_.alpha + 4 * rounding * total_;
       slack_ = larger(slope * slope / (-2 * bend), slack_);
       consider(view, it.u, unknown, sorted, &it);
       return true;
@@ -377,9 +384,12 @@ class GlobalSearch {
     if (polished_) it_ = *it;
   }
 
-  DDN_HD void consider(const Window& window) {
-    bound_ = larger(total_ - window.loss * (1 - 2 * loss_rounding()), bound_);
-    consider(set_, window.u, window.loss, /*sorted=*/true, nullptr);
+  // squares: what was summed in the arithmetic of the points.
+  DDN_HD void consider(const Window& window, double squares) {
+    const double error = 2 * loss_rounding() * (window.loss + squares);
+    bound_ = larger(total_ - window.loss + error, bound_);
+    const bool exact = sizeof(Real) == sizeof(double) || squares == 0;
+    consider(set_, window.u, exact ? window.loss : unknown, /*sorted=*/false, nullptr);
   }
 
   // Makes the loss of the best candidate known.
@@ -399,8 +409,9 @@ class GlobalSearch {
     const int64_t count = set_.sort();
     const auto list = set_.list();
     if constexpr (!P::is_smooth) {
+      found_ = false;  // what follows is exact, and no window is left out
       const SweepInput all{count, count, 0, list.point(0), problem_.alpha, 0, 0, 0};
-      consider(sweep(set_, list, all, total_));
+      consider(sweep(set_, list, all, total_), 0);
     } else {
       const auto at = [&](int64_t i) { return list.point(i); };
       const double alpha = problem_.alpha;

@@ -151,22 +151,20 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
       if (at.slope != 0) {
         const double side = at.slope > 0 ? -1 : 1;
         double width = 8 * detail::accepted_step<Real>(problem, alpha) + 4e-16 * ::fabs(y);
-        for (int k = 0; k < 300; ++k) {
+        const double most = Math<double>::largest() - side * y;  // no answer lies further away
+        while (width < most) {
           const double slope = set.template sums<P, double>(y + side * width, alpha).slope;
-          if (!(side * slope < 0) || !is_finite(y + side * width)) break;
+          if (!(side * slope < 0)) break;
           width *= 16;
         }
-        gap = ::fabs(at.slope) * width;
+        gap = ::fabs(at.slope) * smaller(width, most);
       }
     } else {
       const double limit = P::limit(alpha), rounding = 2e-15 * total * limit;
       gap = objective;
       if (is_finite(solution.bound)) {
-        double bound = solution.bound;
-        if (solution.slack > 0) {
-          const double own = set.template sums<P, double>(solution.y, alpha).depth + solution.slack;
-          bound = larger(own, bound);
-        }
+        const double own = set.template sums<P, double>(solution.y, alpha).depth;
+        const double bound = larger(own + solution.slack, solution.bound);
         const double excess = objective - limit * (total - bound);
         gap = smaller((excess > 0 ? excess : 0) + rounding, objective);
       }

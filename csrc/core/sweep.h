@@ -38,27 +38,41 @@ struct Window {
 template <bool weighted>
 class WindowSums {
  public:
-  DDN_HD WindowSums(const SweepInput& in) : base_(in.base), inverse_(1 / in.alpha) {
+  DDN_HD WindowSums(const SweepInput& in, double outside) : base_(in.base), inverse_(1 / in.alpha) {
     mass_.sum = in.mass;
+    outside_.sum = outside;
     s1_.sum = in.s1;
     s2_.sum = in.s2;
   }
+  // Sums about another base: of the points that are added from now on.
   DDN_HD void clear(double base) {
+    if (weighted) {
+      outside_.add(mass_.sum);
+      outside_.add(mass_.error);
+    } else {
+      outside_.sum += mass_.sum;
+    }
     base_ = base;
     mass_ = {};
     s1_ = {};
     s2_ = {};
+  }
+  // All of a list is outside: to more digits than their total has.
+  template <class List>
+  DDN_HD void weigh_outside(const List& list, int64_t count) {
+    outside_ = {};
+    for (int64_t i = 0; i < count; ++i) outside_.add(list.weight(i));
   }
   DDN_HD void add(double x, double weight) { change(x, weight); }
   DDN_HD void remove(double x, double weight) { change(x, -weight); }
   DDN_HD double mass() const { return weighted ? mass_.total() : mass_.sum; }
   DDN_HD double base() const { return base_; }
 
-  // The window's mean, and the loss with all of `total` that is not in it outside.
-  DDN_HD Window window(double total, double alpha) const {
+  // The window's mean, and its loss.
+  DDN_HD Window window(double alpha) const {
     const double s1 = s1_.total(), mean = s1 / mass();
     const double squares = s2_.total() - s1 * mean;
-    return {base_ + alpha * mean, (total - mass()) + (squares > 0 ? squares : 0)};
+    return {base_ + alpha * mean, outside_.total() + (squares > 0 ? squares : 0)};
   }
 
  private:
@@ -66,26 +80,28 @@ class WindowSums {
     const double t = (x - base_) * inverse_;
     if (weighted) {
       mass_.add(weight);
+      outside_.add(-weight);
     } else {
       mass_.sum += weight;
+      outside_.sum -= weight;
     }
     s1_.add(weight * t);
     s2_.add(weight * t * t);
   }
 
   double base_, inverse_;
-  CompensatedSum<double> mass_, s1_, s2_;
+  CompensatedSum<double> mass_, outside_, s1_, s2_;
 };
 
 // Losses of one sweep that differ by less are not told apart: the smallest u is taken. What they
 // have in common, the sums of the points that are inside throughout, may be less exact.
 constexpr double sweep_doubt = 1e-14;
 
-// total: the mass of the set. Every thread of its team takes a stretch of the points that leave.
+// total: the mass of the set. With `rebase` the base follows the window, else it is in.base.
 template <class Set, class List>
-DDN_HD Window sweep(const Set& set, const List& list, const SweepInput& in, double total) {
+DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in, double total,
+                          bool rebase) {
   const double reach = 2 * in.alpha;
-  const bool rebase = in.entering < in.leaving;  // the window moves far
   const auto at = [&](int64_t i) { return list.point(i); };
 
   const int64_t share = (in.leaving + set.size()) / set.size();
@@ -105,12 +121,14 @@ DDN_HD Window sweep(const Set& set, const List& list, const SweepInput& in, doub
         }
       }
     }
-    WindowSums<Set::weighted> sums(in);
+    WindowSums<Set::weighted> sums(in, total - in.mass);
+    // A list in which all may leave and enter is the whole set.
+    if (Set::weighted && in.entering < in.leaving) sums.weigh_outside(list, in.count);
     if (rebase && begin < in.count) sums.clear(at(begin));
     for (int64_t i = begin; i < entered; ++i) sums.add(at(i), list.weight(i));
     const auto consider = [&] {
       if (!(sums.mass() > 0)) return;
-      const Window here = sums.window(total, in.alpha);
+      const Window here = sums.window(in.alpha);
       if (here.loss < best.loss - sweep_doubt * here.loss) best = here;
     };
     for (int64_t first = begin; first < end; ++first) {
@@ -131,6 +149,25 @@ DDN_HD Window sweep(const Set& set, const List& list, const SweepInput& in, doub
   const double least = -set.largest(-best.loss);
   const bool tied = best.loss <= least + sweep_doubt * least;
   return {-set.largest(tied ? -best.u : -detail::infinity), least};
+}
+
+// Every thread of a set's team takes a stretch of the points that leave.
+//
+// Note: [Weights that all but vanish]
+// Where nearly all of the weight is inside, the loss is far smaller than the sums that it is found
+// from. The weight outside keeps its own account; the squares lose no digits when they are taken
+// about the window's own mean. So when the least loss is that small, a second sweep about the mean
+// of its window tells its like apart, which share nearly all of the weight and thus the mean.
+template <class Set, class List>
+DDN_HD Window sweep(const Set& set, const List& list, const SweepInput& in, double total) {
+  const bool moving = in.entering < in.leaving;  // the window moves far
+  Window best = sweep_about(set, list, in, total, moving);
+  if (Set::weighted && moving && best.loss < 1e-3 * total) {
+    SweepInput about = in;
+    about.base = best.u;
+    best = sweep_about(set, list, about, total, false);
+  }
+  return best;
 }
 
 }  // namespace ddn

@@ -325,7 +325,9 @@ class PointSet {
     }
   }
 
-  double bin_excess() const { return 0; }
+  double bin_excess() const {
+    return weighted ? static_cast<double>(set_.n) * 0x1p-53 * total_weight_ : 0;
+  }
 
   SweepInput gather(double centre, double half, double alpha) const {
     using Lanes = Vector<T>;
