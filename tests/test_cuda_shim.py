@@ -601,6 +601,16 @@ def run_probe(path, folder):
                     y, g = (found[f"{order}/{penalty}/{i}/{part}"] for part in ("y", "gradient"))
                     g *= incoming(len(x), x.dtype)[:, None]
                     assert_right(x, y, g, penalty, probe.ALPHA, torch.float32)
+            for i, x in enumerate(probe.searched_sets()):
+                for penalty in probe.SEARCHED:
+                    y, *others = (
+                        found[f"{o}/global {penalty}/{i}/y"]
+                        for o in (order, *ORDERS)
+                        if f"{o}/error" not in found
+                    )
+                    assert all(np.array_equal(y, other) for other in others), "orders differ"
+                    for one, points in zip(y, x, strict=True):
+                        assert_global(one, points, penalty, probe.ALPHA, torch.float32)
         except AssertionError as error:
             wrong[order] = str(error)
     return wrong

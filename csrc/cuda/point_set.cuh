@@ -155,8 +155,9 @@ struct List {
   }
 };
 
-// Bitonic, with the first step of each merge mirrored: then every exchange moves the larger number
-// up, and places beyond the end act as if they held +inf.
+// A list that all threads have seen completed. Bitonic, with the first step of each merge mirrored:
+// then every exchange moves the larger number up, and places beyond the end act as if they held
+// +inf.
 template <class Team, bool weighted, class T>
 __device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
   const auto swap = [](T* of, int64_t i, int64_t j) {
@@ -176,7 +177,6 @@ __device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
   };
   int64_t half = 1;
   while (2 * half < n) half *= 2;
-  __syncthreads();
   for (int64_t width = 2; width / 2 < n; width *= 2) {
     for (int64_t p = Team::rank(); p < half; p += Team::threads) {
       const int64_t start = p / (width / 2) * width, at = p % (width / 2);
@@ -258,7 +258,6 @@ class PointSet {
     const T scale = static_cast<T>(one / grid.width);
     const T shift = static_cast<T>((grid.pad + 1) * one);
     const T limit = static_cast<T>((size - 1) * one + one / 2);
-    __syncthreads();  // the readers of an earlier grid have left
     for (int64_t begin = 0; begin < n_; begin += Space::bin_points) {
       for (int b = Team::rank(); b < size; b += Team::threads) {
         memory_->counts[b] = memory_->places[b] = 0;
@@ -515,7 +514,7 @@ class PointSet {
     if constexpr (weighted) memory_->list_weights[at] = weight;
   }
   __device__ __forceinline__ void clear_list() const {
-    __syncthreads();
+    __syncthreads();  // for whoever may still read the last one, of this set or the one before
     if (Team::rank() == 0) *memory_->size = 0;
     __syncthreads();
   }

@@ -26,6 +26,19 @@ MUTATIONS = (
     Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
     Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
     Mutation("tail of a sum", "cuda/point_set.cuh", r"i < n_;", "i + 1 < n_;"),
+    *(
+        Mutation(name, "cuda/point_set.cuh", BARRIER, "", nth, "global_float32.cu")
+        for nth, name in (
+            (0, "barrier in a sort, after the mirrored step"),
+            (1, "barrier in a sort, after the other steps"),
+            (2, "barrier of the grid's bounds"),
+            (3, "barrier between clearing the bins and counting"),
+            (4, "barrier between counting and the sums"),
+            (5, "barrier after the bins"),
+            (6, "barrier after a list"),
+            (8, "barrier after a list is cleared"),
+        )
+    ),
     Mutation("tail of staging", "cuda/forward.cuh", r"i < n;", "i + 1 < n;"),
     Mutation(
         "tail of the gradient", "cuda/backward.cu", r"if \(i >= n\)", "if (i > n)", 0, "backward.cu"

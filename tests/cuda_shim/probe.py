@@ -13,6 +13,7 @@ from cuda_shim.shim import ORDERS, Shim, ShimError
 
 ALPHA = 1.0
 PENALTIES = ("huber", "welsch")
+SEARCHED = ("welsch", "truncated_quadratic")
 
 
 def probe_sets() -> list[np.ndarray]:
@@ -20,6 +21,16 @@ def probe_sets() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     shapes = [(20, 33), (3, 1030), (3, 16_500)]
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def searched_sets() -> list[np.ndarray]:
+    """The same for the kernels of the global search, with a few modes."""
+    rng = np.random.default_rng(1)
+    shapes = [(5, 60), (3, 1030), (2, 8200)]
+    return [
+        (rng.standard_normal(shape) + 4 * rng.integers(0, 3, shape)).astype(np.float32)
+        for shape in shapes
+    ]
 
 
 def main(library: Path, out: Path) -> None:
@@ -37,6 +48,10 @@ def main(library: Path, out: Path) -> None:
                     found[f"{order}/{penalty}/{i}/gradient"] = shim.backward(
                         grad, x, answer, penalty, ALPHA
                     )
+            for i, x in enumerate(searched_sets()):
+                for penalty in SEARCHED:
+                    y = shim.forward(x, penalty, ALPHA, solver="global").y
+                    found[f"{order}/global {penalty}/{i}/y"] = y
         except ShimError as error:
             found[f"{order}/error"] = np.array(str(error))
     np.savez(out, allow_pickle=False, **found)
