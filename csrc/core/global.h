@@ -64,7 +64,9 @@ class GlobalSearch {
   static constexpr int most_runs = 4;       // by one pass over all points each
   static constexpr int most_series = 8;     // likewise
   static constexpr int sorted_window = 16;  // in units of alpha
-  static constexpr double reach = 9;        // exp(-reach^2/2) is below the rounding of one
+  // Beyond 9 alpha the terms are below the rounding of one; whole blocks and the descent from an
+  // end may lead two alpha out of a stretch.
+  static constexpr double reach = 11;
 
   DDN_LARGE double robust_start() {
     return detail::robust_start(set_, larger(smaller(mean_, hi_), lo_), {lo_, hi_, range()},
@@ -311,16 +313,28 @@ class GlobalSearch {
       double start = vertex(grid, top);
       start = start > a && start < b ? start : 0.5 * a + 0.5 * b;
       detail::Iterate it = descend(view, start, a, b);
-      const double edge = 1e-9 * problem_.alpha;
-      if (!it.stopped && ((it.u - a <= edge && a > lo_) || (b - it.u <= edge && b < hi_))) {
-        // The minimum lies beyond; of a stretch the points for one alpha more are at hand.
-        const double alpha = problem_.alpha;
-        it = sorted ? descend(view, it.u, larger(a - alpha, lo_), smaller(b + alpha, hi_))
-                    : descend(set_, it.u, lo_, hi_);
+      const double alpha = problem_.alpha;
+      const auto at_end = [&](double left, double right) {
+        // A descent in a bracket may stop that far from its end.
+        const double edge = (sizeof(Real) == 8 ? 1e-9 : 4e-6) * alpha;
+        return !it.stopped &&
+               ((it.u - left <= edge && left > lo_) || (right - it.u <= edge && right < hi_));
+      };
+      if (at_end(a, b)) {
+        // The minimum lies beyond.
+        if (sorted) {
+          // Of a stretch the points for one alpha more are at hand. What lies further is found
+          // from the next stretch, and no higher than that is the depth here.
+          const double left = larger(a - alpha, lo_), right = smaller(b + alpha, hi_);
+          it = descend(view, it.u, left, right);
+          if (at_end(left, right)) return true;
+        } else {
+          it = descend(set_, it.u, lo_, hi_);
+        }
       }
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
-      const double slope = ::fabs(it.at.slope) / problem_.alpha + 4 * rounding * total_;
+      const double slope = ::fabs(it.at.slope) / alpha + 4 * rounding * total_;
       slack_ = larger(slope * slope / (-2 * bend), slack_);
       consider(view, it.u, unknown, sorted, &it);
       return true;

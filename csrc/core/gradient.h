@@ -52,7 +52,9 @@ DDN_HD V weight_gradient(V x, const SetGradient<V>& set) {
   const V slope = P::terms(residual(x, set.base, set.offset), set.alpha).slope;
   const V most = Math<V>::largest();
   const V finite = absolute(x) <= most ? clip(slope, most) : Math<V>::splat(0);
-  return -clip(finite * set.inverse, most) * set.grad;
+  const V quotient = finite * set.inverse;  // or NaN, which has to stay
+  const V below = quotient > most ? most : quotient;
+  return -(below < -most ? -most : below) * set.grad;
 }
 
 }  // namespace ddn
