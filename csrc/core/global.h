@@ -327,7 +327,8 @@ class GlobalSearch {
           // from the next stretch, and no higher than that is the depth here.
           const double left = larger(a - alpha, lo_), right = smaller(b + alpha, hi_);
           it = descend(view, it.u, left, right);
-          if (at_end(left, right)) return true;
+          // Far from zero there may be no number between the ends of both.
+          if (left < a && b < right && at_end(left, right)) return true;
         } else {
           it = descend(set_, it.u, lo_, hi_);
         }
