@@ -107,7 +107,7 @@ def test_any_order_of_the_points(parameters, order, penalty, device, dtype):
 @pytest.mark.parametrize("penalty", NONCONVEX)
 @pytest.mark.parametrize("far", [1e9, 1e12, 1e18, 1e30])
 def test_points_so_far_that_alpha_is_below_their_spacing(far, penalty, device, dtype):
-    """The place that most points share, wherever it is."""
+    """A place that most points share, wherever it is."""
     places = np.array([-3.0, -1.0, 0.25, 1.0, 2.0]) * far
     for heavy in range(5):
         for seed in range(4):
@@ -117,8 +117,9 @@ def test_points_so_far_that_alpha_is_below_their_spacing(far, penalty, device, d
             shares = np.bincount(which, minlength=5)
             x = torch.tensor(rng.permuted(places[which]), dtype=dtype, device=device)
             y = ddn_cuda.robust_pool(x, penalty, 1.0)
-            best = torch.tensor(places[np.argmax(shares)], dtype=dtype, device=device)
-            assert y == best, (x.tolist(), y.item())
+            best = drawn.rounded(places[shares == shares.max()], dtype)
+            distance = np.abs(best - y.double().item())
+            assert (distance <= oracle.accuracy(best, 1.0, dtype)).any(), (x.tolist(), y.item())
 
 
 # ---- Ties ----------------------------------------------------------------------------------------
