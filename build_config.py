@@ -200,4 +200,5 @@ def compile_flags(env: Mapping[str, str]) -> dict[str, list[str]]:
     nvcc = ["-O3", "-lineinfo"]
     if env.get("DDN_PTXAS_VERBOSE") == "1":
         nvcc += ["-Xptxas", "-v"]
-    return {"cxx": ["-O3", "-g0", "-fvisibility=hidden"], "nvcc": nvcc}
+    # Compensated sums need each product rounded before it is added.
+    return {"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"], "nvcc": nvcc}

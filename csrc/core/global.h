@@ -316,7 +316,7 @@ class GlobalSearch {
       const double alpha = problem_.alpha;
       const auto at_end = [&](double left, double right) {
         // A descent in a bracket may stop that far from its end.
-        const double edge = (sizeof(Real) == 8 ? 1e-9 : 4e-6) * alpha;
+        const double edge = larger((sizeof(Real) == 8 ? 1e-9 : 4e-6) * alpha, 2e-15 * ::fabs(it.u));
         return !it.stopped &&
                ((it.u - left <= edge && left > lo_) || (right - it.u <= edge && right < hi_));
       };
@@ -335,9 +335,8 @@ class GlobalSearch {
       }
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
-      const double slope = ::fabs(it.at.slope) / alpha + 4 * rounding * total_;
-      slack_ = larger(slope * slope / (-2 * bend), slack_);
-      consider(view, it.u, unknown, sorted, &it);
+      const double slope = ::fabs(it.at.slope) / alpha + 4 * rounding * view.total_weight();
+      consider(view, it.u, unknown, sorted, &it, slope * slope / (-2 * bend));
       return true;
     }
     const int step = taps_.per_alpha / 2;
@@ -355,8 +354,10 @@ class GlobalSearch {
                                   left ? 4e-16 * total_ : allowed());
       bound_ = larger(at.bound + Series::remainder * total_ + 2e-15 * total_, bound_);
       if (at.found) {
-        const double u = centre + problem_.alpha * at.t;
-        consider(view, larger(smaller(u, hi_), lo_), total_ - at.value, sorted, nullptr);
+        const Maximum first =
+            leftmost(series, Series::radius, at.value - doubt(total_ - at.value), at);
+        const double u = centre + problem_.alpha * first.t;
+        consider(view, larger(smaller(u, hi_), lo_), total_ - first.value, sorted, nullptr, 0);
       }
     }
     return true;
@@ -377,10 +378,10 @@ class GlobalSearch {
   }
 
   // Takes a candidate when it is better; of equally good ones the smallest. An unknown loss is
-  // found when there is something to compare it with.
+  // found when there is something to compare it with. slack: of the depth near it above its own.
   template <class View>
   DDN_HD void consider(const View& view, double u, double loss, bool sorted,
-                       const detail::Iterate* it) {
+                       const detail::Iterate* it, double slack) {
     settle();
     if (loss == unknown && (found_ || sorted)) loss = loss_at(view, u);
     if (found_) {
@@ -388,9 +389,10 @@ class GlobalSearch {
       const bool tied = !better && loss <= loss_ + doubt(loss);
       const bool taken = better || (tied && u < u_);
       // Of two that are not told apart the one left out may be the deeper one.
-      bound_ = larger(total_ - (taken ? loss_ : loss) + slack_, bound_);
+      bound_ = larger(taken ? total_ - loss_ + slack_ : total_ - loss + slack, bound_);
       if (!taken) return;
     }
+    slack_ = slack;
     found_ = true;
     pending_ = loss == unknown;
     u_ = u;
@@ -404,7 +406,7 @@ class GlobalSearch {
     const double error = 2 * loss_rounding() * (window.loss + squares);
     bound_ = larger(total_ - window.loss + error, bound_);
     const bool exact = sizeof(Real) == sizeof(double) || squares == 0;
-    consider(set_, window.u, exact ? window.loss : unknown, /*sorted=*/false, nullptr);
+    consider(set_, window.u, exact ? window.loss : unknown, /*sorted=*/false, nullptr, 0);
   }
 
   // Makes the loss of the best candidate known.
@@ -458,8 +460,18 @@ class GlobalSearch {
   DDN_HD Global finish() {
     if (!found_) u_ = start_;
     const bool cut = stopped();
-    // A sweep's window and a series' maximum are stationary up to rounding: one pass shows it.
-    if (!cut && !polished_) it_ = descend(set_, u_, lo_, hi_);
+    if (!cut && !polished_) {
+      if (P::is_smooth && found_) {
+        // Where the depth is flat, a descent in single precision or without bounds would stray.
+        const double a = larger(u_ - 0.5 * problem_.alpha, lo_);
+        const double b = smaller(u_ + 0.5 * problem_.alpha, hi_);
+        it_ = detail::descend<P, double>(set_, u_, {a, b, range()}, problem_, passes_left_);
+        it_.in_double = true;
+      } else {
+        // A sweep's window is stationary up to rounding: one pass shows it.
+        it_ = descend(set_, u_, lo_, hi_);
+      }
+    }
     if (cut && !polished_) it_ = {u_, {}, true, true};
     return {it_, cut ? smaller(ceiling_, total_) : bound_, slack_};
   }

@@ -67,6 +67,18 @@ DDN_HD V clip(V x, V bound) {
 
 DDN_HD bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }
 
+// Never part of a fused multiply-add: nvcc would contract x = a * b into the sums below, each in
+// its own way, and the error of a sum would no longer be what it has lost. (On the CPU a flag of
+// the compiler forbids it; see build_config.py.)
+template <class V>
+DDN_HD V rounded_sum(V a, V b) {
+#if defined(__CUDA_ARCH__)
+  return __dadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+
 // A sum whose rounding errors are kept and added at the end (Knuth's TwoSum): right to the last few
 // bits however many terms there are. V: double, or a SIMD vector of doubles.
 template <class V>
@@ -74,9 +86,9 @@ struct CompensatedSum {
   V sum{}, error{};
 
   DDN_HD void add(V x) {
-    const V next = sum + x;
+    const V next = rounded_sum(sum, x);
     const V part = next - sum;
-    error += (sum - (next - part)) + (x - part);
+    error += (sum - (next - part)) + rounded_sum(x, -part);
     sum = next;
   }
   DDN_HD V total() const { return sum + error; }

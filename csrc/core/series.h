@@ -45,6 +45,31 @@ struct Series {
   }
 };
 
+// Where a series that is concave on |t| <= radius is largest there: Newton's method on the slope,
+// held in the interval.
+DDN_HD double top_of_concave(const Series& s, double radius) {
+  double lo = -radius, hi = radius, t = 0;
+  for (int k = 0; k < 60 && hi - lo > 1e-14; ++k) {
+    double slope = 0, curve = 0;
+    for (int i = Series::terms - 1; i >= 1; --i) {
+      curve = curve * t + slope;
+      slope = slope * t + i * s.c[i];
+    }
+    if (slope > 0) lo = t;
+    if (slope <= 0) hi = t;
+    double next = t - slope / curve;
+    if (!(next > lo && next < hi)) next = 0.5 * (lo + hi);
+    if (::fabs(next - t) < 1e-15) break;
+    t = next;
+  }
+  return t;
+}
+
+struct Interval {
+  double centre, radius;
+};
+constexpr int most_halvings = 48;  // beyond it an interval is shorter than any spacing
+
 struct Maximum {
   bool found;  // a value of at least `floor`
   double t;
@@ -56,11 +81,7 @@ struct Maximum {
 // but `bound`. Intervals that cannot hold more than the best value found and the tolerance are
 // discarded, those where the series is concave solved, the others halved, left ones first.
 DDN_LARGE Maximum maximise(const Series& series, double radius, double floor, double tolerance) {
-  struct Interval {
-    double centre, radius;
-  };
-  constexpr int depth = 48;  // of halvings: beyond it an interval is shorter than any spacing
-  Interval stack[depth];
+  Interval stack[most_halvings];
   int size = 0;
   stack[size++] = {0, radius};
   Maximum best{false, 0, floor, -1};
@@ -79,21 +100,7 @@ DDN_LARGE Maximum maximise(const Series& series, double radius, double floor, do
     }
     const double bend = 2 * s.c[2] + s.rest_of_bend(here.radius);
     if (bend < 0) {
-      // Concave here: Newton's method, held in the interval, on the slope.
-      double lo = -here.radius, hi = here.radius, t = 0;
-      for (int k = 0; k < 60 && hi - lo > 1e-14; ++k) {
-        double slope = 0, curve = 0;
-        for (int i = Series::terms - 1; i >= 1; --i) {
-          curve = curve * t + slope;
-          slope = slope * t + i * s.c[i];
-        }
-        if (slope > 0) lo = t;
-        if (slope <= 0) hi = t;
-        double next = t - slope / curve;
-        if (!(next > lo && next < hi)) next = 0.5 * (lo + hi);
-        if (::fabs(next - t) < 1e-15) break;
-        t = next;
-      }
+      const double t = top_of_concave(s, here.radius);
       const double value = s.at(t);
       if (value > best.value || (!best.found && value >= floor)) {
         best.t = here.centre + t;
@@ -106,6 +113,35 @@ DDN_LARGE Maximum maximise(const Series& series, double radius, double floor, do
     const double half = 0.5 * here.radius;
     stack[size++] = {here.centre + half, half};
     stack[size++] = {here.centre - half, half};
+  }
+  return best;
+}
+
+// Of the local maxima on |t| <= radius that lie left of `best` and are at least `floor`, the
+// leftmost; `best` itself where there is none.
+DDN_LARGE Maximum leftmost(const Series& series, double radius, double floor, Maximum best) {
+  Interval stack[most_halvings];
+  int size = 0;
+  const double half = 0.5 * (best.t + radius);
+  stack[size++] = {best.t - half, half};
+  while (size > 0) {
+    const Interval here = stack[--size];
+    const Series s = series.moved(here.centre);
+    if (s.c[0] + s.rest(here.radius) < floor) continue;
+    const bool flat = here.radius < 1e-9;
+    if (flat || 2 * s.c[2] + s.rest_of_bend(here.radius) < 0) {
+      const double t = flat ? 0 : top_of_concave(s, here.radius);
+      const double value = s.at(t);
+      // At an end the series still rises, to a maximum further on.
+      const bool inside = flat || ::fabs(t) < here.radius - 1e-9;
+      if (!inside || value < floor) continue;
+      best.t = here.centre + t;
+      best.value = value;
+      break;
+    }
+    const double part = 0.5 * here.radius;
+    stack[size++] = {here.centre + part, part};
+    stack[size++] = {here.centre - part, part};
   }
   return best;
 }

@@ -23,10 +23,9 @@
 //   int     most_cells()                   of a grid
 //   Bins    bins()                         working memory for a grid
 //   void    bin(grid, alpha)               counts the points in bins(); also a sync()
-//   double  bin_excess()                   by how much the masses of the bins may exceed the
-//   weights Input   gather(centre, half, alpha)    see core/sweep.h: for a sweep of |u - centre| <=
-//   half;
-//                                          the points that enter or leave, in list(), sorted
+//   double  bin_excess()                   by how much the bins may hold more than the set weighs
+//   SweepInput gather(centre, half, alpha) for a sweep of |u - centre| <= half (core/sweep.h): the
+//                                          points that enter or leave are then in list(), sorted
 //   int64_t sort()                         the finite points in list(), sorted; their number
 //   List    list()                         with point(i) and weight(i)
 //   Set     view(first, count)             a stretch of list() as a set

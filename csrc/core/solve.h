@@ -69,24 +69,38 @@ DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solutio
     const double mean = larger(smaller(survey.mean, survey.hi), survey.lo);
     return solution = fixed(mean, finite, Status::converged), true;
   }
-  if (survey.lo == survey.hi) return solution = fixed(survey.lo, finite, Status::converged), true;
+  if (survey.lo == survey.hi) {
+    solution = fixed(survey.lo, finite, Status::converged);
+    solution.bound = finite;
+    return true;
+  }
   return false;
+}
+
+// Of an alpha from a tensor; one that is a number was checked.
+template <class Real>
+DDN_HD bool in_range(double alpha) {
+  constexpr double limit = alpha_limit(sizeof(Real) == 8 ? DType::float64 : DType::float32);
+  constexpr double rounding = 1e-6;  // of a limit in single precision
+  return alpha >= (1 - rounding) / limit && alpha <= limit * (1 + rounding);
 }
 
 template <class P, bool global, class Set>
 DDN_HD Solution solve(const Set& set, Problem problem) {
   using Real = typename Set::Real;
   const double nan = __builtin_nan("");
-  if (!(problem.alpha > 0) || !is_finite(problem.alpha)) {
-    return fixed(nan, nan, Status::not_finite);
-  }
+  if (!in_range<Real>(problem.alpha)) return fixed(nan, nan, Status::not_finite);
   const double total = set.total_weight();
   if (!(total * set.unit() <= Math<Real>::largest())) return fixed(nan, nan, Status::not_finite);
   if (total == 0) return fixed(0, 0, Status::empty);
 
   Solution solution = fixed(nan, nan, Status::not_finite);
   Survey survey = set.survey();
-  if (solve_directly<P>(set, problem.alpha, survey, solution)) return solution;
+  const double least_curvature = detail::smallest_normal<Real>() / set.unit();
+  if (solve_directly<P>(set, problem.alpha, survey, solution)) {
+    if (solution.curvature < least_curvature) solution.curvature = 0;
+    return solution;
+  }
 
   if constexpr (!P::is_mean) {
     int64_t passes_left = problem.max_iter;  // negative: counts down and never reaches zero
@@ -115,11 +129,12 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     // to one: a Huber point may enter or leave within the last step.
     if (it.in_double || it.stopped) it.at = set.template sums<P, Real>(it.u, problem.alpha);
     // Note: [Vanishing curvature]
-    // Below the rounding error of its own sum a curvature says nothing; the implicit function
-    // theorem then gives no gradient, and zero is returned for it.
+    // Below the rounding error of its own sum a curvature says nothing, and below the smallest
+    // normal number it has no reciprocal; the implicit function theorem then gives no gradient, and
+    // zero is returned for it.
     const double absolute = P::convex ? it.at.curvature : it.at.absolute_curvature;
     const bool vanishes = !(it.at.curvature > 16 * detail::rounding<Real>() * absolute) ||
-                          it.at.curvature * set.unit() < detail::smallest_normal<Real>();
+                          it.at.curvature < least_curvature;
     solution.y = it.u;
     solution.curvature = vanishes ? 0 : it.at.curvature;
     solution.status = it.stopped ? Status::stopped_early : Status::converged;
@@ -150,14 +165,16 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
       gap = 0;
       if (at.slope != 0) {
         const double side = at.slope > 0 ? -1 : 1;
-        double width = 8 * detail::accepted_step<Real>(problem, alpha) + 4e-16 * ::fabs(y);
+        const Survey ends = set.survey();
+        double width =
+            8 * detail::accepted_step<Real>(problem, ends.hi - ends.lo) + 4e-16 * ::fabs(y);
         const double most = Math<double>::largest() - side * y;  // no answer lies further away
         while (width < most) {
           const double slope = set.template sums<P, double>(y + side * width, alpha).slope;
           if (!(side * slope < 0)) break;
           width *= 16;
         }
-        gap = ::fabs(at.slope) * smaller(width, most);
+        gap = smaller(::fabs(at.slope) * smaller(width, most), objective);
       }
     } else {
       const double limit = P::limit(alpha), rounding = 2e-15 * total * limit;

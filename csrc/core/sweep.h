@@ -38,9 +38,9 @@ struct Window {
 template <bool weighted>
 class WindowSums {
  public:
-  DDN_HD WindowSums(const SweepInput& in, double outside) : base_(in.base), inverse_(1 / in.alpha) {
+  DDN_HD WindowSums(const SweepInput& in, const CompensatedSum<double>& outside)
+      : base_(in.base), inverse_(1 / in.alpha), outside_(outside) {
     mass_.sum = in.mass;
-    outside_.sum = outside;
     s1_.sum = in.s1;
     s2_.sum = in.s2;
   }
@@ -56,12 +56,6 @@ class WindowSums {
     mass_ = {};
     s1_ = {};
     s2_ = {};
-  }
-  // All of a list is outside: to more digits than their total has.
-  template <class List>
-  DDN_HD void weigh_outside(const List& list, int64_t count) {
-    outside_ = {};
-    for (int64_t i = 0; i < count; ++i) outside_.add(list.weight(i));
   }
   DDN_HD void add(double x, double weight) { change(x, weight); }
   DDN_HD void remove(double x, double weight) { change(x, -weight); }
@@ -90,17 +84,18 @@ class WindowSums {
   }
 
   double base_, inverse_;
-  CompensatedSum<double> mass_, outside_, s1_, s2_;
+  CompensatedSum<double> outside_, mass_, s1_, s2_;
 };
 
 // Losses of one sweep that differ by less are not told apart: the smallest u is taken. What they
 // have in common, the sums of the points that are inside throughout, may be less exact.
 constexpr double sweep_doubt = 1e-14;
 
-// total: the mass of the set. With `rebase` the base follows the window, else it is in.base.
+// outside: of the set, all that is not inside throughout. With `rebase` the base follows the
+// window, else it is in.base.
 template <class Set, class List>
-DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in, double total,
-                          bool rebase) {
+DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in,
+                          const CompensatedSum<double>& outside, bool rebase) {
   const double reach = 2 * in.alpha;
   const auto at = [&](int64_t i) { return list.point(i); };
 
@@ -121,9 +116,7 @@ DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in
         }
       }
     }
-    WindowSums<Set::weighted> sums(in, total - in.mass);
-    // A list in which all may leave and enter is the whole set.
-    if (Set::weighted && in.entering < in.leaving) sums.weigh_outside(list, in.count);
+    WindowSums<Set::weighted> sums(in, outside);
     if (rebase && begin < in.count) sums.clear(at(begin));
     for (int64_t i = begin; i < entered; ++i) sums.add(at(i), list.weight(i));
     const auto consider = [&] {
@@ -151,23 +144,58 @@ DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in
   return {-set.largest(tied ? -best.u : -detail::infinity), least};
 }
 
+// Points from the first-th of a list on.
+template <class List>
+struct Tail {
+  const List& list;
+  int64_t first;
+
+  DDN_HD double point(int64_t i) const { return list.point(first + i); }
+  DDN_HD double weight(int64_t i) const { return list.weight(first + i); }
+};
+
+// The first point of a list of `count` that is not below x.
+template <class List>
+DDN_HD int64_t first_from(const List& list, int64_t count, double x) {
+  int64_t first = 0, past = count;
+  while (first < past) {
+    const int64_t middle = first + (past - first) / 2;
+    if (list.point(middle) < x) {
+      first = middle + 1;
+    } else {
+      past = middle;
+    }
+  }
+  return first;
+}
+
 // Every thread of a set's team takes a stretch of the points that leave.
 //
 // Note: [Weights that all but vanish]
 // Where nearly all of the weight is inside, the loss is far smaller than the sums that it is found
 // from. The weight outside keeps its own account; the squares lose no digits when they are taken
 // about the window's own mean. So when the least loss is that small, a second sweep about the mean
-// of its window tells its like apart, which share nearly all of the weight and thus the mean.
+// of its window tells its like apart, which share nearly all of the weight and thus the mean. Such
+// windows overlap with it: no point is looked at from which squares far larger than theirs would
+// come.
 template <class Set, class List>
 DDN_HD Window sweep(const Set& set, const List& list, const SweepInput& in, double total) {
-  const bool moving = in.entering < in.leaving;  // the window moves far
-  Window best = sweep_about(set, list, in, total, moving);
-  if (Set::weighted && moving && best.loss < 1e-3 * total) {
-    SweepInput about = in;
-    about.base = best.u;
-    best = sweep_about(set, list, about, total, false);
+  const bool all = in.entering < in.leaving;  // the list is the whole set, the window moves far
+  CompensatedSum<double> outside;
+  outside.sum = total - in.mass;
+  if (Set::weighted && all) {
+    // To more digits than the total has.
+    outside = {};
+    for (int64_t i = 0; i < in.count; ++i) outside.add(list.weight(i));
   }
-  return best;
+  const Window best = sweep_about(set, list, in, outside, all);
+  if (!(Set::weighted && all && best.loss < 1e-3 * total)) return best;
+  SweepInput about = in;
+  about.base = best.u;
+  const int64_t first = first_from(list, in.count, best.u - 4 * in.alpha);
+  about.count = about.leaving = first_from(list, in.count, best.u + 4 * in.alpha) - first;
+  const Window again = sweep_about(set, Tail<List>{list, first}, about, outside, false);
+  return again.loss < detail::infinity ? again : best;
 }
 
 }  // namespace ddn

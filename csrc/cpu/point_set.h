@@ -198,6 +198,35 @@ struct Workspace {
   std::vector<T> list, list_weights;
 };
 
+// A list of up to so many numbers is sorted by ranks: that takes n^2 comparisons, but as many at
+// once as a vector has lanes, and no branch to mispredict. Beyond, std::sort is faster.
+template <class T>
+constexpr int most_ranked = 32 * VectorOf<T>::lanes;
+
+// Puts finite numbers in order: each goes to the place of its rank, the number of those that are
+// smaller or, of equal ones, stand further left.
+template <class T>
+void sort_by_rank(T* x, int n) {
+  using Lanes = Vector<T>;
+  using Rank = typename LanesOf<std::conditional_t<sizeof(T) == 8, int64_t, int32_t>, T>::type;
+  constexpr int lanes = VectorOf<T>::lanes;
+  T unsorted[most_ranked<T> + lanes];
+  std::copy_n(x, n, unsorted);
+  std::fill_n(unsorted + n, lanes, static_cast<T>(detail::infinity));
+  for (int i = 0; i < n; i += lanes) {
+    const Lanes own = load<T>(unsorted + i);
+    Rank rank{};
+    const int past = std::min(i + lanes, n);
+    for (int j = 0; j < i; ++j) rank -= splat(unsorted[j]) <= own;
+    for (int j = i; j < past; ++j) {
+      const Lanes other = splat(unsorted[j]);
+      rank -= (other < own) | ((other == own) & ~first_lanes<T>(j - i + 1));
+    }
+    for (int j = past; j < n; ++j) rank -= splat(unsorted[j]) < own;
+    for (int j = i; j < past; ++j) x[rank[j - i]] = unsorted[j];
+  }
+}
+
 // Points of a list and their weights put in order together.
 template <class T>
 void sort_weighted(T* x, T* weights, int64_t n) {
@@ -503,6 +532,8 @@ class PointSet {
     T* const list = workspace_->list.data();
     if constexpr (weighted) {
       sort_weighted(list, workspace_->list_weights.data(), size);
+    } else if (size <= most_ranked<T>) {
+      sort_by_rank(list, static_cast<int>(size));
     } else {
       std::sort(list, list + size);
     }
