@@ -121,8 +121,8 @@ def robust_pool(
         alpha: the scale of the penalty, in the units of x: residuals beyond it count as outliers. A
             float from 1e-15 to 1e15 (float32) or 1e-30 to 1e30 (float64), or a floating-point
             tensor on x's device that broadcasts against the output with `keepdim=True`, such as one
-            value per channel. The values of a tensor are not looked at: one that is not positive
-            and finite gives its set NaN.
+            value per channel. The values of a tensor are not looked at: one outside that range
+            gives its set NaN.
         dim: the dim or dims to pool, together; `()` pools all.
         keepdim: whether pooled dims stay, with size 1.
         weight: w, non-negative, a floating-point tensor that broadcasts against x (and is not

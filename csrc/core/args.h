@@ -98,6 +98,6 @@ DDN_HD Real set_alpha(const Args& args, int64_t set) {
 }
 
 // The range of alpha in which nothing over- or underflows.
-constexpr double alpha_limit(DType dtype) { return dtype == DType::float64 ? 1e30 : 1e15; }
+DDN_HD constexpr double alpha_limit(DType dtype) { return dtype == DType::float64 ? 1e30 : 1e15; }
 
 }  // namespace ddn
