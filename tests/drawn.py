@@ -18,7 +18,7 @@ TABLE = {
     # Of clusters: from alpha far above the spacing of points to far below; 0: one place each.
     "spread": (0.0, 1e-4, 1e-2, 0.1, 0.3, 0.3, 1.0, 1.0, 3.0, 30.0, 1e4),
     # Clusters lie in +-reach: 1e6 alpha and beyond is where sums over the set lose digits.
-    "reach": (0.5, 2.0, 2.0, 5.0, 5.0, 30.0, 1e3, 1e6),
+    "reach": (0.5, 2.0, 2.0, 5.0, 5.0, 30.0, 1e3, 1e6, 1e10),
     # Distances between the clusters' centres are multiples of this: None is any distance.
     "apart": (None, None, None, 1.0, 2.0),
     "outliers": (0.0, 0.0, 0.1, 0.4),
@@ -31,7 +31,7 @@ TABLE = {
     "alpha": (1.0, 1.0, 0.1, 2.0**-20, 3e-9, 2.0**30, 7e7),
     "alpha_each": (False, False, True),
 }
-WEIGHTS = ("integers", "uniform", "wide", "mask")
+WEIGHTS = ("integers", "uniform", "wide", "vanishing", "mask")
 
 
 class Batch(NamedTuple):
@@ -109,6 +109,7 @@ def _weights(p, rng, shape, dtype):
         "integers": lambda: rng.integers(1, 6, shape).astype(np.float64),
         "uniform": lambda: rng.random(shape),
         "wide": lambda: 10.0 ** rng.uniform(-3, 3, shape),
+        "vanishing": lambda: 10.0 ** rng.uniform(-14, 0, shape),
         "mask": lambda: (rng.random(shape) < 0.7).astype(np.float64),
     }[p["weights"]]()
     return rounded(np.where(rng.random(shape) < p["zeros"], 0.0, weight), dtype)
