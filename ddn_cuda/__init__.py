@@ -3,6 +3,7 @@
 The operators are `torch.ops.ddn.*`; this package is their Python face:
 
 - `robust_pool`: pools dims of a tensor.
+- `segment_robust_pool`: pools segments of the first dim, sets of different sizes in one tensor.
 - `RobustPool`: the same as an `nn.Module`.
 - `RobustPoolInfo`, `Status`: what is told of an answer, and how a solve ended.
 - `PENALTIES`: the penalties, each full name with its short one.
@@ -14,13 +15,18 @@ from ddn_cuda._build import load as _load
 
 _C = _load()
 
-from ddn_cuda import _autograd, _fallback  # noqa: E402
-from ddn_cuda.functional import RobustPoolInfo, robust_pool  # noqa: E402
-from ddn_cuda.modules import RobustPool  # noqa: E402
+from ddn_cuda import _fallback, _operators  # noqa: E402
 
-_autograd.register()
+_operators.register()
 if _C.CUDA_VERSION is None:
     _fallback.register()
+
+from ddn_cuda.functional import (  # noqa: E402
+    RobustPoolInfo,
+    robust_pool,
+    segment_robust_pool,
+)
+from ddn_cuda.modules import RobustPool  # noqa: E402
 
 PENALTIES: dict[str, str] = dict(_C.PENALTIES)
 Status = _C.Status
@@ -34,4 +40,5 @@ __all__ = [
     "__version__",
     "build_info",
     "robust_pool",
+    "segment_robust_pool",
 ]

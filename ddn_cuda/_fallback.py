@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ddn_cuda._operators import OPERATORS
+
 _warned = False
 
 
@@ -43,11 +45,5 @@ def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
 
 def register() -> None:
     """Registers `via_cpu` as the CUDA kernel of the inner operators."""
-    for name in (
-        "_robust_pool_forward",
-        "_robust_pool_forward_info",
-        "_robust_pool_backward",
-        "_robust_pool_backward_weight",
-    ):
-        op = getattr(torch.ops.ddn, name).default
+    for name, op in OPERATORS.items():
         torch.library.impl(f"ddn::{name}", "CUDA")(partial(via_cpu, op))

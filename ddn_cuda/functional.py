@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, overload
 import torch
 from torch import Tensor
 
+from ddn_cuda import _functions, _operators
+
 
 class RobustPoolInfo(NamedTuple):
     """What `robust_pool(..., return_info=True)` tells of each answer y.
@@ -39,15 +41,15 @@ class RobustPoolInfo(NamedTuple):
     status: Tensor
 
 
-def _check_flag(name: str, value: bool) -> None:
+def _check_flag(function: str, name: str, value: bool) -> None:
     if not isinstance(value, bool):
-        raise TypeError(f"robust_pool: `{name}` is {value!r}; expected True or False")
+        raise TypeError(f"{function}: `{name}` is {value!r}; expected True or False")
 
 
-def _check_values(name: str, values: Tensor, good: Tensor, expected: str) -> None:
+def _check_values(function: str, name: str, values: Tensor, good: Tensor, expected: str) -> None:
     if not bool(good.all()):
         bad = values[~good].flatten()[0].item()
-        raise ValueError(f"robust_pool: `{name}` holds {bad}; expected {expected} finite values")
+        raise ValueError(f"{function}: `{name}` holds {bad}; expected {expected}")
 
 
 @overload
@@ -164,35 +166,124 @@ def robust_pool(
     Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
     proposition 4.4 (the gradient) and section 5.2 (the penalties).
     """
-    _check_flag("keepdim", keepdim)
-    _check_flag("return_info", return_info)
-    _check_flag("validate", validate)
+    _check_flag("robust_pool", "keepdim", keepdim)
+    y, info = _pool(
+        _Problem("robust_pool", x, penalty, alpha, dim, weight, None),
+        _Solver(solver, max_iter, tol),
+        return_info=return_info,
+        validate=validate,
+    )
+    if not keepdim:
+        y, *info = (t.squeeze(_squeezed(x, dim)) for t in (y, *info))
+    return (y, RobustPoolInfo(*info)) if return_info else y
+
+
+def segment_robust_pool(
+    x: Tensor,
+    ptr: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    weight: Tensor | None = None,
+    solver: str = "global",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: bool = False,
+    validate: bool = False,
+) -> Tensor | tuple[Tensor, RobustPoolInfo]:
+    """Pools segments of the first dim of x, as `robust_pool` pools dims: ragged sets.
+
+    Segment s holds the rows ptr[s] to ptr[s + 1] of x; each of its channels is a set of its own. An
+    answer and its gradient are, to the last bit, those of `robust_pool` for the same points.
+
+    Args:
+        x: points of shape (T, *channels), float16, bfloat16, float32 or float64, any strides.
+        ptr: S + 1 offsets (int64, on x's device), ascending, from 0 to T. The values are not looked
+            at: they are clamped to that range, and one below its predecessor is raised to it. Rows
+            in no segment get zero gradients.
+        penalty, solver, max_iter, tol, return_info: as in `robust_pool`.
+        alpha: as in `robust_pool`; a tensor broadcasts against the output, (S, *channels).
+        weight: as in `robust_pool`; broadcasts against x, such as (T, 1, ...).
+        validate: also check the values in ptr, an alpha tensor and weight, which waits for the
+            device.
+
+    Returns:
+        A tensor of shape (S, *channels), of x's dtype and device; with `return_info=True` a tuple
+        of it and a `RobustPoolInfo`. An empty segment gives 0, with status `empty` and no gradient.
+
+    Raises:
+        As `robust_pool`; TypeError when ptr is not int64, ValueError when it is not of one dim or
+        is on another device.
+    """
+    if not isinstance(ptr, Tensor):
+        raise TypeError(f"segment_robust_pool: `ptr` is {ptr!r}; expected an int64 tensor")
+    y, info = _pool(
+        _Problem("segment_robust_pool", x, penalty, alpha, 0, weight, ptr),
+        _Solver(solver, max_iter, tol),
+        return_info=return_info,
+        validate=validate,
+    )
+    return (y, RobustPoolInfo(*info)) if return_info else y
+
+
+class _Problem(NamedTuple):
+    name: str  # of the function, for messages
+    x: Tensor
+    penalty: str
+    alpha: float | Tensor
+    dim: int | Sequence[int]
+    weight: Tensor | None
+    ptr: Tensor | None
+
+
+class _Solver(NamedTuple):
+    name: str
+    max_iter: int | None
+    tol: float | None
+
+
+def _squeezed(x: Tensor, dim: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(dim, int):
+        return (dim,) if x.dim() else ()
+    return tuple(dim) or tuple(range(x.dim()))
+
+
+def _validate(problem: _Problem) -> None:
+    name, x, _, alpha, _, weight, ptr = problem
+    if isinstance(alpha, Tensor):
+        good = torch.isfinite(alpha) & (alpha > 0)
+        _check_values(name, "alpha", alpha, good, "positive finite values")
+    if weight is not None:
+        good = torch.isfinite(weight) & (weight >= 0)
+        _check_values(name, "weight", weight, good, "non-negative finite values")
+    if ptr is not None:
+        good = (ptr >= 0) & (ptr <= x.shape[0])
+        _check_values(name, "ptr", ptr, good, f"offsets from 0 to {x.shape[0]}")
+        descends = torch.cat([ptr.new_zeros(1, dtype=torch.bool), ptr[1:] < ptr[:-1]])
+        _check_values(name, "ptr", ptr, ~descends, "offsets none of which is below the one before")
+
+
+def _pool(
+    problem: _Problem, solver: _Solver, *, return_info: bool, validate: bool
+) -> tuple[Tensor, Sequence[Tensor]]:
+    """The answers with keepdim, and what is told of them."""
+    name, x, penalty, alpha, dim, weight, ptr = problem
+    _check_flag(name, "return_info", return_info)
+    _check_flag(name, "validate", validate)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float, Tensor)):
         raise TypeError(
-            f"robust_pool: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
+            f"{name}: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
         )
     dims = [dim] if isinstance(dim, int) else dim
     if validate:
-        if isinstance(alpha, Tensor):
-            good = torch.isfinite(alpha) & (alpha > 0)
-            _check_values("alpha", alpha, good, "positive")
-        if weight is not None:
-            good = torch.isfinite(weight) & (weight >= 0)
-            _check_values("weight", weight, good, "non-negative")
-    if return_info:
-        alpha_value, alpha_tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
-        y, *info = torch.ops.ddn._robust_pool_info(
-            x, penalty, alpha_value, alpha_tensor, dims, keepdim, weight, solver, max_iter, tol
-        )
-        return y, RobustPoolInfo(*info)
-    options = {
-        "dim": dims,
-        "keepdim": keepdim,
-        "weight": weight,
-        "solver": solver,
-        "max_iter": max_iter,
-        "tol": tol,
-    }
-    if isinstance(alpha, Tensor):
-        return torch.ops.ddn.robust_pool.tensor(x, penalty, alpha=alpha, **options)
-    return torch.ops.ddn.robust_pool.default(x, penalty, alpha=alpha, **options)
+        _validate(problem)
+    alpha_value, alpha_tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
+    checked = torch.ops.ddn._robust_pool_check(
+        x, penalty, alpha_value, alpha_tensor, dims, weight, ptr, *solver
+    )
+    functions = _operators if torch.compiler.is_compiling() else _functions
+    call = functions.FORWARD_INFO if return_info else functions.CALLS.forward
+    y, _remainder, _curvature, *info = call(
+        x, penalty, alpha_value, alpha_tensor, weight, ptr, checked, *solver
+    )
+    return y, info

@@ -3,11 +3,50 @@
 
 #include <cstdint>
 
-#include "core/macros.h"
+#include "core/half.h"
 
 namespace ddn {
 
-enum class DType : int { float32, float64 };
+enum class DType : int { float32, float64, float16, bfloat16 };
+
+// Calls f(S{}) with the type that numbers of that dtype are stored as. Real is the type of the
+// arithmetic on them: double for float64, float for the others.
+template <class Real, class F>
+DDN_HD void with_storage(DType dtype, F&& f) {
+  if constexpr (sizeof(Real) == sizeof(double)) {
+    f(double{});
+  } else if (dtype == DType::float16) {
+    f(Half{});
+  } else if (dtype == DType::bfloat16) {
+    f(BFloat16{});
+  } else {
+    f(float{});
+  }
+}
+
+DDN_HD float to_real(float x) { return x; }
+DDN_HD double to_real(double x) { return x; }
+DDN_HD float to_real(Half x) { return to_float(x); }
+DDN_HD float to_real(BFloat16 x) { return to_float(x); }
+
+template <class S, class Real>
+DDN_HD S from_real(Real x) {
+  if constexpr (sizeof(S) == sizeof(Real)) {
+    return x;
+  } else {
+    return from_float<S>(x);
+  }
+}
+
+// Element i of an array of that dtype.
+template <class Real>
+DDN_HD Real load_real(const void* array, DType dtype, int64_t i) {
+  Real x{};
+  with_storage<Real>(dtype, [&](auto zero) {
+    x = to_real(static_cast<const decltype(zero)*>(array)[i]);
+  });
+  return x;
+}
 
 // Some dims of a tensor in row-major order, merged where their strides allow it.
 struct Dims {
@@ -27,16 +66,33 @@ struct Dims {
   }
 };
 
-// A tensor as num_sets sets of num_points points each: point j of set i lies at
-// sets.offset(i) + points.offset(j). Points are visited in row-major order of the pooled dims.
+// Where a set lies: point j of it at first + points.offset(j), with `points` of its layout.
+struct Place {
+  int64_t first;
+  int64_t num_points;
+};
+
+// A tensor as sets of points, which are visited in row-major order of the pooled dims.
+//
+// Dense: num_sets sets of num_points points each. Ragged: the segments ptr[s] to ptr[s + 1] of one
+// dim of num_points points, the only one in `points`; each of them is `channels` sets, whose places
+// `sets` describes.
 struct SetLayout {
   int64_t num_sets = 0;
   int64_t num_points = 0;
   Dims sets;
   Dims points;
+  const int64_t* ptr = nullptr;  // ragged: offsets from 0 to num_points, none below the one before
+  int64_t channels = 1;
 
   DDN_HD bool contiguous_points() const {
     return points.rank == 0 || (points.rank == 1 && points.stride[0] == 1);
+  }
+  DDN_HD Place place(int64_t set) const {
+    if (ptr == nullptr) return {sets.offset(set), num_points};
+    const int64_t segment = set / channels, begin = ptr[segment];
+    return {begin * points.stride[0] + sets.offset(set - segment * channels),
+            ptr[segment + 1] - begin};
   }
 };
 
@@ -53,42 +109,80 @@ struct InfoArgs {
   int64_t* status;  // null: nothing is asked for
 };
 
-struct ForwardArgs {
-  DType dtype;         // of x and y
+// How the points of all sets enter their objectives.
+struct PoolArgs {
+  DType dtype;         // of x and of what has its type
   int penalty;         // its place in `Penalties`
-  bool global;         // for penalties that are not convex: the global search
   SetLayout layout;    // of x
   const void* x;       //
-  void* y;             // [num_sets], the answer rounded to dtype
-  void* remainder;     // [num_sets], the unrounded answer minus y, in the opmath type
-  void* curvature;     // [num_sets], f''(y) / phi''(0), in the opmath type; see core/solve.h
   const void* alpha;   // [num_sets] in the opmath type, or null:
   double alpha_value;  // then this one is meant
   const void* weight;  // in the opmath type, or null: each is one
   SetLayout weight_layout;
+};
+
+struct ForwardArgs : PoolArgs {
+  bool global;       // for penalties that are not convex: the global search
+  void* y;           // [num_sets], the answer rounded to dtype
+  void* remainder;   // [num_sets], the unrounded answer minus y, in the opmath type
+  void* curvature;   // [num_sets], f''(y) / phi''(0), in the opmath type; see core/solve.h
   int64_t max_iter;  // passes over a set; negative: until done
   double tolerance;  // accepted |step| in units of alpha; negative: the contract's
   InfoArgs info;     //
   void* workspace;   // what a device's kernels ask for, or null
 };
 
-struct BackwardArgs {
-  DType dtype;            // of grad, x, y and grad_x
-  int penalty;            //
-  SetLayout layout;       // of x
-  SetLayout grad_layout;  // of grad_x
-  const void* grad;       // [num_sets]
-  const void* x;          //
-  const void* y;          // the forward's outputs, as there
-  const void* remainder;  //
-  const void* curvature;  //
-  const void* alpha;      // as in the forward
-  double alpha_value;     //
-  const void* weight;     // as in the forward
-  SetLayout weight_layout;
-  void* grad_x;       // or null: not asked for
-  void* grad_weight;  // one for each point, laid out as grad_x; or null
+// One number for each point, by the place of x's numbers in a layout of its own; or null.
+struct PointArray {
+  void* data;
+  SetLayout layout;
 };
+
+// The forward's outputs, and the gradients of the answers with what multiplies them.
+struct BackwardArgs : PoolArgs {
+  const void* y;
+  const void* remainder;
+  const void* curvature;
+  const void* grad;        // of y, [num_sets] in dtype
+  PointArray grad_x;       // in dtype
+  PointArray grad_weight;  // in the opmath type
+  void* grad_alpha;        // [num_sets] in the opmath type, or null
+  // Second order: the direction in which the gradients above are differentiated; null parts are
+  // zero. See Note [The second derivatives] in core/second_order.h.
+  PointArray tangent_x;       // in dtype
+  PointArray tangent_weight;  // in the opmath type
+  const void* tangent_alpha;  // [num_sets] in the opmath type, or null
+  void* tangent_y;            // [num_sets] in dtype, or null: of y in that direction
+
+  DDN_HD bool is_second_order() const {
+    return tangent_x.data != nullptr || tangent_weight.data != nullptr || tangent_alpha != nullptr;
+  }
+};
+
+// x rounded once to that dtype.
+template <class Real>
+DDN_HD Real rounded(DType dtype, double x) {
+  Real result{};
+  with_storage<Real>(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    if constexpr (sizeof(S) == sizeof(Real)) {
+      result = static_cast<Real>(x);
+    } else {
+      result = to_float(from_float<S>(rounded_to_odd(x)));
+    }
+  });
+  return result;
+}
+
+// Writes element i of an array of that dtype, rounded once.
+template <class Real>
+DDN_HD void store_real(void* array, DType dtype, int64_t i, double x) {
+  const Real value = rounded<Real>(dtype, x);
+  with_storage<Real>(dtype, [&](auto zero) {
+    using S = decltype(zero);
+    static_cast<S*>(array)[i] = from_real<S>(value);
+  });
+}
 
 // The alpha of a set as the kernels' arithmetic knows it.
 template <class Real, class Args>
@@ -98,6 +192,8 @@ DDN_HD Real set_alpha(const Args& args, int64_t set) {
 }
 
 // The range of alpha in which nothing over- or underflows.
-DDN_HD constexpr double alpha_limit(DType dtype) { return dtype == DType::float64 ? 1e30 : 1e15; }
+DDN_HD constexpr double alpha_limit(DType dtype) {
+  return dtype == DType::float64 ? 1e30 : 1e15;
+}
 
 }  // namespace ddn

@@ -1,14 +1,18 @@
-// The gradient of one answer with respect to one of its points and to the weight of that.
+// The gradients of one answer: with respect to one of its points, the weight of that, and alpha.
 //
 // Note: [The implicit gradient]
-// y solves f'(y) = sum_i w_i phi'(y - x_i) = 0. With H = f''(y) = sum_j w_j phi''(y - x_j), this
-// identity differentiated by x_i and by w_i gives
+// y solves f'(y) = sum_i w_i phi'(y - x_i; alpha) = 0. With H = f''(y) = sum_j w_j phi''(y - x_j),
+// this identity differentiated by x_i, by w_i and by alpha gives
 //
-//   H dy/dx_i - w_i phi''(y - x_i) = 0,   so   dy/dx_i = w_i phi''(y - x_i) / H
-//   H dy/dw_i + phi'(y - x_i) = 0,        so   dy/dw_i = -phi'(y - x_i) / H
+//   H dy/dx_i - w_i phi''(y - x_i) = 0,                so   dy/dx_i = w_i phi''(y - x_i) / H
+//   H dy/dw_i + phi'(y - x_i) = 0,                     so   dy/dw_i = -phi'(y - x_i) / H
+//   H dy/dalpha + sum_i w_i dphi'/dalpha(y - x_i) = 0, so
+//                                        dy/dalpha = -sum_i w_i dphi'/dalpha(y - x_i) / H
 //
 // (the implicit function theorem; Gould, Hartley, Campbell, "Deep Declarative Networks", IEEE TPAMI
-// 44(8), 2022, proposition 4.4). Both sides of a quotient are kept divided by phi''(0).
+// 44(8), 2022, proposition 4.4). Both sides of a quotient are kept divided by phi''(0): also where
+// that depends on alpha, since a factor in front of an identity that is zero may be differentiated
+// or not.
 #pragma once
 
 #include "core/args.h"
@@ -25,14 +29,14 @@ struct SetGradient {
   Alpha<V> alpha;
 };
 
-template <class Scalar, class Real>
+template <class Real>
 DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
   const Real alpha = set_alpha<Real>(args, set);
   const Real curvature = static_cast<const Real*>(args.curvature)[set];
-  return {static_cast<Real>(static_cast<const Scalar*>(args.y)[set]),
+  return {load_real<Real>(args.y, args.dtype, set),
           static_cast<const Real*>(args.remainder)[set],
           curvature == 0 ? 0 : 1 / curvature,
-          static_cast<Real>(static_cast<const Scalar*>(args.grad)[set]),
+          args.grad == nullptr ? 1 : load_real<Real>(args.grad, args.dtype, set),
           {alpha, 1 / alpha}};
 }
 

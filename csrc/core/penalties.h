@@ -11,12 +11,19 @@
 // A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
 //
+// Every slope is alpha times a function of t = z / alpha alone, so that two more numbers give all
+// its derivatives by z and alpha (core/gradient.h), as `seconds` has them:
+//
+//   bend(z)        alpha d curvature / dz
+//   by_alpha(z)    d slope / d alpha
+//
+// Besides,
 //
 //   value(z)                   phi(z) itself, free of cancellation
 //   second(alpha)              phi''(0)
 //   limit(alpha)               phi(inf) of the non-convex ones
 //
-// Besides, a penalty says whether it is `convex`, whether its answer `is_mean`, whether its
+// A penalty says whether it is `convex`, whether its answer `is_mean`, whether its
 // minimisers can fill an interval (`has_flats`), whether its depth is summed (`has_depth`), and, if
 // it is not convex, whether it `is_smooth`: which way of the global search it takes
 // (core/global.h).
@@ -47,6 +54,12 @@ struct Terms {
   V depth;  // of the non-convex penalties; for Huber, see there
 };
 
+template <class V>
+struct Seconds {
+  V bend;
+  V by_alpha;
+};
+
 struct Quadratic {
   static constexpr const char* name = "quadratic";
   static constexpr const char* alias = "Q";
@@ -58,6 +71,10 @@ struct Quadratic {
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
     return {z, Math<V>::splat(1), Math<V>::splat(0)};
+  }
+  template <class V>
+  static DDN_HD Seconds<V> seconds(V, const Alpha<V>&) {
+    return {Math<V>::splat(0), Math<V>::splat(0)};
   }
   static DDN_HD double value(double z, double) { return 0.5 * z * z; }
   static DDN_HD double second(double) { return 1; }
@@ -71,15 +88,24 @@ struct PseudoHuber {
   static constexpr bool has_flats = false;
   static constexpr bool has_depth = false;
 
+  // t is clipped where the slope is alpha to the last bit and the curvature underflows to zero, an
+  // infinite point pulls with exactly alpha, and the square of t does not overflow.
+  template <class V>
+  static DDN_HD V limit() {
+    return Math<V>::splat(sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18);
+  }
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
-    // Clipped where the slope is alpha to the last bit and the curvature underflows to zero, an
-    // infinite point pulls with exactly alpha, and the square of t does not overflow.
-    constexpr double limit = sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18;
-    z = clip(z, a.alpha * Math<V>::splat(limit));
+    z = clip(z, a.alpha * limit<V>());
     const V t = z * a.inverse;
     const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1));
     return {z * r, r * r * r, Math<V>::splat(0)};
+  }
+  template <class V>
+  static DDN_HD Seconds<V> seconds(V z, const Alpha<V>& a) {
+    const V t = clip(z * a.inverse, limit<V>());
+    const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1)), sine = t * r;
+    return {Math<V>::splat(-3) * sine * (r * r) * (r * r), sine * sine * sine};
   }
   static DDN_HD double value(double z, double alpha) {
     // Where t is large the square would overflow before the quotient is taken.
@@ -106,6 +132,12 @@ struct Huber {
     return {clip(z, a.alpha), distance <= a.alpha ? one : zero,
             distance < a.alpha * Math<V>::splat(1 - 1e-5) ? one : zero};
   }
+  template <class V>
+  static DDN_HD Seconds<V> seconds(V z, const Alpha<V>& a) {
+    const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
+    const V sign = z < zero ? -one : one;
+    return {zero, absolute(z) > a.alpha ? sign : zero};
+  }
   static DDN_HD double value(double z, double alpha) {
     const double distance = ::fabs(z);
     return distance <= alpha ? 0.5 * z * z : alpha * (distance - 0.5 * alpha);
@@ -131,6 +163,13 @@ struct Welsch {
     const V e = Math<V>::exp(square * Math<V>::splat(-0.5));
     return {z * e, e - square * e, e};
   }
+  template <class V>
+  static DDN_HD Seconds<V> seconds(V z, const Alpha<V>& a) {
+    const V t = clip(z, a.alpha * Math<V>::splat(1e3)) * a.inverse;
+    const V square = t * t;
+    const V e = Math<V>::exp(square * Math<V>::splat(-0.5)), weighted = t * e;
+    return {(square - Math<V>::splat(3)) * weighted, square * weighted};
+  }
   static DDN_HD double value(double z, double alpha) {
     const double t = clip(z / alpha, 1e3);
     return -::expm1(-0.5 * t * t);
@@ -155,6 +194,10 @@ struct TruncatedQuadratic {
     const auto inside = absolute(z) <= a.alpha;
     const V t = z * a.inverse;
     return {inside ? z : zero, inside ? one : zero, inside ? one - t * t : zero};
+  }
+  template <class V>
+  static DDN_HD Seconds<V> seconds(V, const Alpha<V>&) {
+    return {Math<V>::splat(0), Math<V>::splat(0)};
   }
   static DDN_HD double value(double z, double alpha) {
     const double distance = smaller(::fabs(z), alpha);

@@ -199,25 +199,26 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
   }
 }
 
-template <class Scalar, class Real>
+// y as the caller will have it, and how much the unrounded answer differs.
+template <class Real>
 DDN_HD void write_solution(const ForwardArgs& args, int64_t index, const Solution& solution,
                            double unit) {
-  const Split<Scalar, Real> y(solution.y);
-  static_cast<Scalar*>(args.y)[index] = y.base;
-  static_cast<Real*>(args.remainder)[index] = y.offset;
+  store_real<Real>(args.y, args.dtype, index, solution.y);
+  const double y = static_cast<double>(rounded<Real>(args.dtype, solution.y));
+  static_cast<Real*>(args.remainder)[index] =
+      is_finite(y) ? static_cast<Real>(solution.y - y) : Real(0);
   static_cast<Real*>(args.curvature)[index] = static_cast<Real>(solution.curvature * unit);
 }
 
 // Solves set number `index` and writes all that is asked for.
 template <class P, bool global, class Set>
 DDN_HD void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set) {
-  using Scalar = typename Set::Scalar;
   using Real = typename Set::Real;
   const Problem problem{set_alpha<Real>(args, index), args.tolerance, args.max_iter};
   const Solution solution = solve<P, global>(set, problem);
-  if (set.rank() == 0) write_solution<Scalar, Real>(args, index, solution, set.unit());
+  if (set.rank() == 0) write_solution<Real>(args, index, solution, set.unit());
   if (args.info.status != nullptr) {
-    const double y = static_cast<double>(static_cast<Scalar>(solution.y));
+    const double y = static_cast<double>(rounded<Real>(args.dtype, solution.y));
     write_info<P>(args.info, index, set, y, solution, problem);
   }
 }

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/second_order.h"
 #include "cpu/point_set.h"
 
 namespace ddn {
@@ -28,18 +29,89 @@ void for_each_run(Tensor* x, const Dims& points, const Body& body) {
     if (d < 0) return;
   }
 }
-template <class T>
-void gather(const T* x, const Dims& points, T* buffer) {
-  for_each_run(x, points, [&](const T* run, int64_t size, int64_t stride) {
-    for (int64_t i = 0; i < size; ++i) *buffer++ = run[i * stride];
+template <class S, class T>
+void gather(const S* x, const Dims& points, T* buffer) {
+  for_each_run(x, points, [&](const S* run, int64_t size, int64_t stride) {
+    if (stride == 1) {
+      for (int64_t i = 0; i < size; ++i) buffer[i] = to_real(run[i]);
+    } else {
+      for (int64_t i = 0; i < size; ++i) buffer[i] = to_real(run[i * stride]);
+    }
+    buffer += size;
   });
 }
-template <class T>
-void scatter(const T* buffer, T* x, const Dims& points) {
-  for_each_run(x, points, [&](T* run, int64_t size, int64_t stride) {
-    for (int64_t i = 0; i < size; ++i) run[i * stride] = *buffer++;
+template <class S, class T>
+void scatter(const T* buffer, S* x, const Dims& points) {
+  for_each_run(x, points, [&](S* run, int64_t size, int64_t stride) {
+    if (stride == 1) {
+      for (int64_t i = 0; i < size; ++i) run[i] = from_real<S>(buffer[i]);
+    } else {
+      for (int64_t i = 0; i < size; ++i) run[i * stride] = from_real<S>(buffer[i]);
+    }
+    buffer += size;
   });
 }
+
+// The numbers of one set after another in one stretch, as type T: where they lie if they lie so,
+// else in a buffer. A null tensor has none.
+template <class T>
+class Staged {
+ public:
+  Staged(const void* tensor, DType dtype, const SetLayout& layout)
+      : tensor_(const_cast<void*>(tensor)),
+        dtype_(dtype),
+        layout_(layout),
+        in_place_(layout.contiguous_points() && is_stored_as_real(dtype)) {}
+  Staged(const PointArray& array, DType dtype) : Staged(array.data, dtype, array.layout) {}
+
+  // Room for the set, for write() to put back.
+  T* room(int64_t set) {
+    if (tensor_ == nullptr) return nullptr;
+    const Place place = layout_.place(set);
+    if (in_place_) return static_cast<T*>(tensor_) + place.first;
+    buffer_.resize(static_cast<size_t>(place.num_points));
+    return buffer_.data();
+  }
+  const T* read(int64_t set) {
+    T* const numbers = room(set);
+    if (tensor_ != nullptr && !in_place_) {
+      const Place place = layout_.place(set);
+      with_storage<T>(dtype_, [&](auto zero) {
+        using S = decltype(zero);
+        gather(static_cast<const S*>(tensor_) + place.first, dims(place), numbers);
+      });
+    }
+    return numbers;
+  }
+  void write(int64_t set) {
+    if (tensor_ == nullptr || in_place_) return;
+    const Place place = layout_.place(set);
+    with_storage<T>(dtype_, [&](auto zero) {
+      using S = decltype(zero);
+      scatter(buffer_.data(), static_cast<S*>(tensor_) + place.first, dims(place));
+    });
+  }
+
+ private:
+  static bool is_stored_as_real(DType dtype) {
+    return dtype == DType::float32 || dtype == DType::float64;
+  }
+  Dims dims(const Place& place) const {
+    Dims points = layout_.points;
+    if (layout_.ptr != nullptr) points.size[0] = place.num_points;
+    return points;
+  }
+
+  void* tensor_;
+  DType dtype_;
+  const SetLayout& layout_;
+  bool in_place_;
+  std::vector<T> buffer_;
+};
+
+// The dtype of weights and of what belongs to alpha.
+template <class T>
+constexpr DType real_dtype = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
 
 // Sets per task, so that a task is long against the cost of handing it to a thread.
 inline int64_t grain(int64_t num_points) {
@@ -50,20 +122,17 @@ inline int64_t grain(int64_t num_points) {
 template <class T>
 class WeightedPoints {
  public:
-  explicit WeightedPoints(int64_t n)
-      : n_(n), points_(static_cast<size_t>(n)), weights_(static_cast<size_t>(n)) {}
-
-  void read(const T* x, const Dims& x_dims, const T* weight, const Dims& weight_dims) {
-    gather(x, x_dims, points_.data());
-    gather(weight, weight_dims, weights_.data());
+  void read(const T* x, const T* weight, int64_t n) {
+    points_.resize(static_cast<size_t>(n));
+    weights_.resize(static_cast<size_t>(n));
     double largest = 0;
     bool valid = true;
     kept_ = 0;
-    for (int64_t i = 0; i < n_; ++i) {
-      const T weight_here = weights_[static_cast<size_t>(i)];
+    for (int64_t i = 0; i < n; ++i) {
+      const T weight_here = weight[i];
       if (weight_here == 0) continue;
       valid = valid && weight_here > 0;  // false for NaN
-      points_[static_cast<size_t>(kept_)] = points_[static_cast<size_t>(i)];
+      points_[static_cast<size_t>(kept_)] = x[i];
       weights_[static_cast<size_t>(kept_)] = weight_here;
       largest = larger(static_cast<double>(weight_here), largest);
       ++kept_;
@@ -97,7 +166,6 @@ class WeightedPoints {
   }
 
  private:
-  int64_t n_;
   int64_t kept_ = 0;
   std::vector<T> points_, weights_;
   double total_ = 0;
@@ -108,113 +176,134 @@ class WeightedPoints {
 template <class P, bool global, class T>
 void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
                   const cpu::ParallelFor* parallel_for) {
-  const SetLayout& layout = args.layout;
-  const auto points_of = [&](int64_t i) {
-    return static_cast<const T*>(args.x) + layout.sets.offset(i);
-  };
+  Staged<T> x(args.x, args.dtype, args.layout);
+  Staged<T> weight(args.weight, real_dtype<T>, args.weight_layout);
+  WeightedPoints<T> weighted;
   std::unique_ptr<Workspace<T>> workspace;
   if constexpr (global) workspace = std::make_unique<Workspace<T>>();
-  if (args.weight != nullptr) {
-    WeightedPoints<T> points(layout.num_points);
-    for (int64_t i = begin; i < end; ++i) {
-      const T* const weight =
-          static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(i);
-      points.read(points_of(i), layout.points, weight, args.weight_layout.points);
-      points.visit(parallel_for, workspace.get(),
-                   [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
-    }
-    return;
-  }
-  const int64_t n = layout.num_points;
-  const bool contiguous = layout.contiguous_points();
-  std::vector<T> buffer(contiguous ? 0 : static_cast<size_t>(n));
   for (int64_t i = begin; i < end; ++i) {
-    const T* x = points_of(i);
-    if (!contiguous) {
-      gather(x, layout.points, buffer.data());
-      x = buffer.data();
+    const int64_t n = args.layout.place(i).num_points;
+    const T* const points = x.read(i);
+    if (args.weight != nullptr) {
+      weighted.read(points, weight.read(i), n);
+      weighted.visit(parallel_for, workspace.get(),
+                     [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
+    } else {
+      const PointSet<T> set({points, nullptr, n}, static_cast<double>(n), 1, parallel_for,
+                            workspace.get());
+      solve_and_write<P, global>(args, i, set);
     }
-    const PointSet<T> set({x, nullptr, n}, static_cast<double>(n), 1, parallel_for,
-                          workspace.get());
-    solve_and_write<P, global>(args, i, set);
   }
 }
 
-// The gradients of the points and, where their pointers are not null, of the weights of one set;
-// all of them lie one after the other.
-template <class P, class T>
-void backward_set(const BackwardArgs& args, int64_t i, const T* x, const T* weight, T* grad_x,
-                  T* grad_weight) {
-  const SetGradient<T> one = set_gradient<T, T>(args, i);
-  const SetGradient<Vector<T>> set{splat(one.base),
-                                   splat(one.offset),
-                                   splat(one.inverse),
-                                   splat(one.grad),
-                                   {splat(one.alpha.alpha), splat(one.alpha.inverse)}};
-  constexpr int lanes = VectorOf<T>::lanes;
-  const int64_t n = args.layout.num_points;
-  const auto write = [&](T* out, auto gradient) __attribute__((always_inline)) {
-    int64_t j = 0;
-    for (; j + lanes <= n; j += lanes) store<T>(out + j, gradient(j, lanes));
-    const int rest = static_cast<int>(n - j);
-    if (rest > 0) store_first<T>(out + j, gradient(j, rest), rest);
-  };
-  if (grad_x != nullptr && weight == nullptr) {
-    write(grad_x, [&](int64_t j, int count) __attribute__((always_inline)) {
-      return point_gradient<P>(load_up_to<T>(x + j, count), One{}, set);
-    });
-  } else if (grad_x != nullptr) {
-    write(grad_x, [&](int64_t j, int count) __attribute__((always_inline)) {
-      return point_gradient<P>(load_up_to<T>(x + j, count), load_up_to<T>(weight + j, count), set);
-    });
-  }
-  if (grad_weight != nullptr) {
-    write(grad_weight, [&](int64_t j, int count) __attribute__((always_inline)) {
-      return weight_gradient<P>(load_up_to<T>(x + j, count), set);
-    });
-  }
-}
-
-// The points of one set after another in one stretch: where they lie if they lie so, else in a
-// buffer.
+// The points of a set with what moves them, as core/second_order.h sums over them.
 template <class T>
-class Staged {
- public:
-  Staged(T* tensor, const SetLayout& layout)
-      : tensor_(tensor),
-        layout_(layout),
-        buffer_(tensor == nullptr || layout.contiguous_points()
-                    ? 0
-                    : static_cast<size_t>(layout.num_points)) {}
+struct MovingPoints {
+  using V = Vector<T>;
+  static constexpr int lanes = VectorOf<T>::lanes;
 
-  T* place(int64_t set) {
-    if (tensor_ == nullptr) return nullptr;
-    return layout_.contiguous_points() ? at(set) : buffer_.data();
-  }
-  T* read(int64_t set) {
-    if (!buffer_.empty()) gather(at(set), layout_.points, buffer_.data());
-    return place(set);
-  }
-  void write(int64_t set) {
-    if (!buffer_.empty()) scatter(buffer_.data(), at(set), layout_.points);
-  }
+  const T *x, *weight, *x_tangent, *weight_tangent;  // all but x may be null
+  T *grad_x, *grad_weight;                           // where gradients go, or null
+  int64_t n;
 
- private:
-  T* at(int64_t set) { return tensor_ + layout_.sets.offset(set); }
-
-  T* tensor_;
-  const SetLayout& layout_;
-  std::vector<std::remove_const_t<T>> buffer_;
+  static int rank() { return 0; }
+  static SetGradient<V> shared(const SetGradient<T>& set) {
+    return {splat(set.base),
+            splat(set.offset),
+            splat(set.inverse),
+            splat(set.grad),
+            {splat(set.alpha.alpha), splat(set.alpha.inverse)}};
+  }
+  // Lanes beyond the last point have no weight.
+  MovingPoint<V> load(int64_t i, int count) const {
+    const auto load_or_zero = [&](const T* p) __attribute__((always_inline)) {
+      return p == nullptr ? V{} : load_up_to<T>(p + i, count);
+    };
+    const V one = first_lanes<T>(count) ? splat(T(1)) : V{};
+    return {load_up_to<T>(x + i, count), weight == nullptr ? one : load_or_zero(weight),
+            load_or_zero(x_tangent), load_or_zero(weight_tangent)};
+  }
+  template <class Body>
+  void for_each(const Body& body) const {
+    for (int64_t i = 0; i < n; i += lanes) {
+      body(i, static_cast<int>(std::min<int64_t>(lanes, n - i)));
+    }
+  }
+  template <int count, class Body>
+  void sum(double (&sums)[count], const Body& body) const {
+    DoublePair totals[count];
+    V block[count] = {};
+    int vectors = 0;
+    const auto flush = [&]() __attribute__((always_inline)) {
+      for (int k = 0; k < count; ++k) {
+        totals[k].add(block[k]);
+        block[k] = V{};
+      }
+    };
+    for_each([&](int64_t i, int points) __attribute__((always_inline)) {
+      V terms[count];
+      body(load(i, points), terms);
+      for (int k = 0; k < count; ++k) block[k] += terms[k];
+      if (++vectors % block_vectors == 0) flush();
+    });
+    flush();
+    for (int k = 0; k < count; ++k) sums[k] = totals[k].total();
+  }
+  template <class PointBody, class WeightBody>
+  void write(const PointBody& point_body, const WeightBody& weight_body) const {
+    for_each([&](int64_t i, int points) __attribute__((always_inline)) {
+      const MovingPoint<V> at = load(i, points);
+      if (grad_x != nullptr) store_up_to<T>(grad_x + i, point_body(at), points);
+      if (grad_weight != nullptr) store_up_to<T>(grad_weight + i, weight_body(at), points);
+    });
+  }
 };
+
+// The gradients of the points and of the weights of one set, where they are wanted.
+template <class P, class T>
+void first_order(const MovingPoints<T>& points, const SetGradient<T>& one) {
+  const SetGradient<Vector<T>> set = points.shared(one);
+  const T *const x = points.x, *const weight = points.weight;
+  const auto write = [&](T* out, auto gradient) __attribute__((always_inline)) {
+    points.for_each([&](int64_t i, int count) __attribute__((always_inline)) {
+      store_up_to<T>(out + i, gradient(i, count), count);
+    });
+  };
+  if (points.grad_x != nullptr && weight == nullptr) {
+    write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
+      return point_gradient<P>(load_up_to<T>(x + i, count), One{}, set);
+    });
+  } else if (points.grad_x != nullptr) {
+    write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
+      return point_gradient<P>(load_up_to<T>(x + i, count), load_up_to<T>(weight + i, count), set);
+    });
+  }
+  if (points.grad_weight != nullptr) {
+    write(points.grad_weight, [&](int64_t i, int count) __attribute__((always_inline)) {
+      return weight_gradient<P>(load_up_to<T>(x + i, count), set);
+    });
+  }
+}
 
 template <class P, class T>
 void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
-  Staged<const T> x(static_cast<const T*>(args.x), args.layout);
-  Staged<const T> weight(static_cast<const T*>(args.weight), args.weight_layout);
-  Staged<T> grad_x(static_cast<T*>(args.grad_x), args.grad_layout);
-  Staged<T> grad_weight(static_cast<T*>(args.grad_weight), args.grad_layout);
+  Staged<T> x(args.x, args.dtype, args.layout);
+  Staged<T> weight(args.weight, real_dtype<T>, args.weight_layout);
+  Staged<T> x_tangent(args.tangent_x, args.dtype);
+  Staged<T> weight_tangent(args.tangent_weight, real_dtype<T>);
+  Staged<T> grad_x(args.grad_x, args.dtype);
+  Staged<T> grad_weight(args.grad_weight, real_dtype<T>);
   for (int64_t i = begin; i < end; ++i) {
-    backward_set<P, T>(args, i, x.read(i), weight.read(i), grad_x.place(i), grad_weight.place(i));
+    const MovingPoints<T> points{
+        x.read(i),      weight.read(i),      x_tangent.read(i), weight_tangent.read(i),
+        grad_x.room(i), grad_weight.room(i), args.layout.place(i).num_points};
+    const SetGradient<T> set = set_gradient<T>(args, i);
+    if (args.is_second_order()) {
+      write_second_order<P>(args, i, points, set);
+    } else {
+      first_order<P>(points, set);
+      write_alpha_gradient<P>(args, i, points, set);
+    }
     grad_x.write(i);
     grad_weight.write(i);
   }
@@ -229,15 +318,47 @@ void with_type(DType dtype, F&& f) {
   }
 }
 
+// Calls body(begin, end) on stretches of the sets, several at a time. Segments are shared out by
+// their points, so that a long one does not wait for its turn behind others.
+inline void over_sets(const SetLayout& layout, const cpu::ParallelFor& parallel_for,
+                      const cpu::Range& body) {
+  if (layout.ptr == nullptr) {
+    parallel_for(0, layout.num_sets, grain(layout.num_points), body);
+    return;
+  }
+  const int64_t segments = layout.num_sets / layout.channels;
+  const int64_t* const starts = layout.ptr;
+  // A segment counts one more than its points, so that each begins somewhere else.
+  const auto at = [&](int64_t segment) { return starts[segment] - starts[0] + segment; };
+  const auto first_from = [&](int64_t place) {
+    int64_t first = 0, past = segments;
+    while (first < past) {
+      const int64_t middle = first + (past - first) / 2;
+      if (at(middle) < place) {
+        first = middle + 1;
+      } else {
+        past = middle;
+      }
+    }
+    return first;
+  };
+  parallel_for(0, at(segments), grain(layout.channels), [&](int64_t begin, int64_t end) {
+    body(first_from(begin) * layout.channels, first_from(end) * layout.channels);
+  });
+}
+
+// Sets of more points, if they are few, are taken one after the other, by all threads together.
+constexpr int64_t shared_points = 2 * chunk_points;
+constexpr int64_t few_sets = 64;
+
 template <class P, bool global, class T>
 void forward_all(const ForwardArgs& args, const cpu::ParallelFor& parallel_for) {
   const SetLayout& layout = args.layout;
-  // A few large sets: the threads share each of them.
-  if (layout.num_points > 2 * chunk_points && layout.num_sets < 64) {
+  if (layout.num_points > shared_points && layout.num_sets < few_sets) {
     forward_sets<P, global, T>(args, 0, layout.num_sets, &parallel_for);
     return;
   }
-  parallel_for(0, layout.num_sets, grain(layout.num_points), [&](int64_t begin, int64_t end) {
+  over_sets(layout, parallel_for, [&](int64_t begin, int64_t end) {
     forward_sets<P, global, T>(args, begin, end, nullptr);
   });
 }
@@ -261,8 +382,8 @@ void backward(const BackwardArgs& args, const cpu::ParallelFor& parallel_for) {
     with_type(args.dtype, [&](auto zero) {
       using P = decltype(penalty);
       using T = decltype(zero);
-      parallel_for(0, args.layout.num_sets, grain(args.layout.num_points),
-                   [&](int64_t begin, int64_t end) { backward_sets<P, T>(args, begin, end); });
+      over_sets(args.layout, parallel_for,
+                [&](int64_t begin, int64_t end) { backward_sets<P, T>(args, begin, end); });
     });
   });
 }

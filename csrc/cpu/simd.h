@@ -63,6 +63,14 @@ DDN_HD void store_first(T* p, Vector<V> x, int count) {
   store<V>(buffer, x);
   for (int i = 0; i < count; ++i) p[i] = buffer[i];
 }
+template <class V, class T>
+DDN_HD void store_up_to(T* p, Vector<V> x, int count) {
+  if (count == VectorOf<V>::lanes) {
+    store<V>(p, x);
+  } else {
+    store_first<V>(p, x, count);
+  }
+}
 // All bits set in the first `count` lanes.
 template <class V>
 DDN_HD auto first_lanes(int count) {

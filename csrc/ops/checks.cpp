@@ -16,10 +16,10 @@ void check_points(const at::Tensor& x) {
   TORCH_CHECK_TYPE(x.layout() == at::kStrided, "robust_pool: `x` has layout ", x.layout(),
                    "; expected a dense (strided) tensor");
   const at::ScalarType dtype = x.scalar_type();
-  TORCH_CHECK_TYPE(at::isFloatingType(dtype), "robust_pool: `x` has dtype ", dtype,
-                   "; expected a real floating-point tensor (Float, Double)");
-  TORCH_CHECK_NOT_IMPLEMENTED(dtype == at::kFloat || dtype == at::kDouble,
-                              "robust_pool: `x` has dtype ", dtype, "; expected Float or Double");
+  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
+                       dtype == at::kBFloat16,
+                   "robust_pool: `x` has dtype ", dtype,
+                   "; expected Float, Double, Half or BFloat16");
 }
 
 std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim) {
@@ -54,24 +54,36 @@ void check_alpha(double alpha, const at::Tensor& x) {
                     " for x of dtype ", x.scalar_type());
 }
 
-void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim) {
+void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
+                 const std::optional<at::Tensor>& ptr) {
   TORCH_CHECK_TYPE(at::isFloatingType(alpha.scalar_type()), "robust_pool: `alpha` has dtype ",
                    alpha.scalar_type(), "; expected a real floating-point tensor or a float");
   TORCH_CHECK_VALUE(alpha.device() == x.device(), "robust_pool: `alpha` is on ", alpha.device(),
                     " but x is on ", x.device(), "; expected both on the same device");
-  TORCH_CHECK_NOT_IMPLEMENTED(!alpha.requires_grad(),
-                              "robust_pool: `alpha` is a tensor that requires grad; expected a "
-                              "float or a tensor without: the gradient of alpha is not supported");
   bool broadcasts = alpha.dim() <= x.dim();
   for (int64_t d = 1; broadcasts && d <= alpha.dim(); ++d) {
     const int64_t at = x.dim() - d;
     const bool pooled = std::find(dim.begin(), dim.end(), at) != dim.end();
     const c10::SymInt size = alpha.sym_size(alpha.dim() - d);
-    broadcasts = size == 1 || (!pooled && size == x.sym_size(at));
+    const c10::SymInt answers =
+        !pooled ? x.sym_size(at) : (ptr.has_value() ? ptr->sym_size(0) - 1 : c10::SymInt(1));
+    broadcasts = size == 1 || size == answers;
   }
   TORCH_CHECK_VALUE(broadcasts, "robust_pool: `alpha` has shape ", alpha.sym_sizes(),
                     " for x of shape ", x.sym_sizes(), " pooled over dims ", dim,
+                    ptr.has_value() ? " by segments" : "",
                     "; expected a shape that broadcasts against the output with keepdim=True");
+}
+
+void check_offsets(const at::Tensor& ptr, const at::Tensor& x) {
+  TORCH_CHECK_VALUE(x.dim() >= 1, "segment_robust_pool: `x` is a 0-dim tensor; expected one whose "
+                                  "first dim holds the points");
+  TORCH_CHECK_TYPE(ptr.scalar_type() == at::kLong, "segment_robust_pool: `ptr` has dtype ",
+                   ptr.scalar_type(), "; expected Long");
+  TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.sym_size(0) >= 1, "segment_robust_pool: `ptr` has shape ",
+                    ptr.sym_sizes(), "; expected one dim of at least one offset");
+  TORCH_CHECK_VALUE(ptr.device() == x.device(), "segment_robust_pool: `ptr` is on ", ptr.device(),
+                    " but x is on ", x.device(), "; expected both on the same device");
 }
 
 void check_weight(const at::Tensor& weight, const at::Tensor& x) {

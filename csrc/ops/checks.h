@@ -16,7 +16,11 @@ void check_points(const at::Tensor& x);
 std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim);
 
 void check_alpha(double alpha, const at::Tensor& x);
-void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim);
+void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
+                 const std::optional<at::Tensor>& ptr);
+
+// Offsets of segments along the first dim of x.
+void check_offsets(const at::Tensor& ptr, const at::Tensor& x);
 
 void check_weight(const at::Tensor& weight, const at::Tensor& x);
 

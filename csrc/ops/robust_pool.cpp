@@ -2,6 +2,8 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <string>
@@ -33,91 +35,219 @@ bool is_pooled(int64_t d, at::IntArrayRef dim) {
   return std::find(dim.begin(), dim.end(), d) != dim.end();
 }
 
-// None for a tensor of so many scattered dims that the kernels cannot describe it.
-std::optional<SetLayout> make_layout(const at::Tensor& x, at::IntArrayRef dim) {
-  SetLayout layout;
-  layout.num_sets = layout.num_points = 1;
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    const bool pooled = is_pooled(d, dim);
-    (pooled ? layout.num_points : layout.num_sets) *= x.size(d);
-    if (!append(pooled ? layout.points : layout.sets, x.size(d), x.stride(d))) return std::nullopt;
+DType dtype_of(const at::Tensor& x) {
+  switch (x.scalar_type()) {
+    case at::kDouble:
+      return DType::float64;
+    case at::kHalf:
+      return DType::float16;
+    case at::kBFloat16:
+      return DType::bfloat16;
+    default:
+      return DType::float32;
   }
-  return layout;
 }
 
-// The kept dims in their order, then the pooled ones.
-std::vector<int64_t> sets_first(const at::Tensor& x, at::IntArrayRef dim) {
-  std::vector<int64_t> order;
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    if (!is_pooled(d, dim)) order.push_back(d);
-  }
-  order.insert(order.end(), dim.begin(), dim.end());
-  return order;
+// The type of the arithmetic, of weights and of all that belongs to the unrounded answer.
+at::ScalarType opmath(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// A copy of x with one row per set, for tensors that have no layout.
-at::Tensor as_rows(const at::Tensor& x, at::IntArrayRef dim) {
-  int64_t points = 1;
-  for (const int64_t d : dim) points *= x.size(d);
-  return x.permute(sets_first(x, dim)).reshape({-1, points});
-}
-std::optional<at::Tensor> as_rows_if_defined(const at::Tensor& t, at::IntArrayRef dim) {
-  if (!t.defined()) return std::nullopt;
-  return as_rows(t, dim);
-}
-
-at::Tensor as_column(const at::Tensor& per_set) { return per_set.reshape({-1, 1}); }
-
-std::optional<at::Tensor> as_column_if_defined(const at::Tensor& per_set) {
-  if (!per_set.defined()) return std::nullopt;
-  return as_column(per_set);
-}
-
-std::vector<int64_t> keepdim_shape(const at::Tensor& x, at::IntArrayRef dim) {
-  std::vector<int64_t> shape = x.sizes().vec();
-  for (const int64_t d : dim) shape[d] = 1;
+std::vector<int64_t> shape_of_answer(const Problem& problem) {
+  std::vector<int64_t> shape = problem.x.sizes().vec();
+  for (const int64_t d : problem.dim) shape[d] = 1;
+  if (problem.ptr.has_value()) shape[0] = problem.ptr->size(0) - 1;
   return shape;
 }
 
-DType dtype_of(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? DType::float64 : DType::float32;
+// Offsets as the kernels rely on them, whatever their values: from 0 to the number of points, none
+// below the one before.
+at::Tensor safe_offsets(const std::optional<at::Tensor>& ptr, const at::Tensor& x) {
+  if (!ptr.has_value()) return {};
+  return std::get<0>(ptr->clamp(0, x.size(0)).cummax(0)).contiguous();
 }
 
-// The type of the arithmetic, of the remainder and of the curvature.
-at::ScalarType opmath(const at::Tensor& x) { return x.scalar_type(); }
-
-// One alpha per set, or an undefined tensor where one number serves all.
-at::Tensor alpha_per_set(const std::optional<at::Tensor>& alpha, const at::Tensor& x,
-                         at::IntArrayRef shape) {
-  if (!alpha.has_value()) return {};
-  return alpha->to(opmath(x)).expand(shape).contiguous();
-}
-
-// A view of x's shape, or an undefined tensor where there are no weights.
-at::Tensor weight_per_point(const std::optional<at::Tensor>& weight, const at::Tensor& x) {
-  if (!weight.has_value()) return {};
-  return weight->to(opmath(x)).expand(x.sizes());
+at::Tensor expanded(const std::optional<at::Tensor>& t, at::IntArrayRef shape,
+                    at::ScalarType dtype) {
+  if (!t.has_value()) return {};
+  return t->to(dtype).expand(shape);
 }
 
 const void* data_or_null(const at::Tensor& t) { return t.defined() ? t.const_data_ptr() : nullptr; }
 
 // The inner operators can be called by name: what the kernels rely on is checked here once more.
-void check_inner(const at::Tensor& x, const std::optional<at::Tensor>& weight,
-                 at::IntArrayRef dim) {
-  check_points(x);
-  check_no_tangent(x, "x");
-  if (weight.has_value()) {
-    check_weight(*weight, x);
-    check_no_tangent(*weight, "weight");
+void check_inner(const Problem& problem) {
+  check_points(problem.x);
+  check_no_tangent(problem.x, "x");
+  if (problem.weight.has_value()) {
+    check_weight(*problem.weight, problem.x);
+    check_no_tangent(*problem.weight, "weight");
+  }
+  if (problem.ptr.has_value()) check_offsets(*problem.ptr, problem.x);
+  if (problem.alpha.has_value()) {
+    check_alpha(*problem.alpha, problem.x, problem.dim, problem.ptr);
+    check_no_tangent(*problem.alpha, "alpha");
   }
   int64_t previous = -1;
-  for (const int64_t d : dim) {
-    TORCH_CHECK_VALUE(previous < d && d < x.dim(), "robust_pool: `dim` of an inner operator is ",
-                      dim, "; expected sorted non-negative dims of x, without repeats");
-    TORCH_CHECK_VALUE(x.size(d) != 0, "robust_pool: `x` is empty in pooled dim ", d,
+  for (const int64_t d : problem.dim) {
+    TORCH_CHECK_VALUE(previous < d && d < problem.x.dim(),
+                      "robust_pool: `dim` of an inner operator is ", problem.dim,
+                      "; expected sorted non-negative dims of x, without repeats");
+    TORCH_CHECK_VALUE(problem.ptr.has_value() || problem.x.size(d) != 0,
+                      "robust_pool: `x` is empty in pooled dim ", d,
                       "; expected at least one point");
     previous = d;
   }
+  TORCH_CHECK_VALUE(!problem.ptr.has_value() || problem.dim.equals({0}),
+                    "robust_pool: `dim` of an inner operator with ptr is ", problem.dim,
+                    "; expected 0");
+}
+
+// The tensors of one call as the kernels take them: what belongs to points expanded to x's shape,
+// what belongs to answers contiguous and in y's shape. Undefined ones are not there.
+struct Operands {
+  std::vector<int64_t> dim;
+  at::Tensor ptr;
+  at::Tensor x, weight, x_tangent, weight_tangent, grad_x, grad_weight;
+  at::Tensor alpha, alpha_tangent;
+
+  explicit Operands(const Problem& problem)
+      : dim(problem.dim.vec()), ptr(safe_offsets(problem.ptr, problem.x)), x(problem.x) {
+    weight = expanded(problem.weight, x.sizes(), opmath(x));
+    alpha = expanded(problem.alpha, shape_of_answer(problem), opmath(x));
+    if (alpha.defined()) alpha = alpha.contiguous();
+  }
+
+  // None for a tensor of so many scattered dims that the kernels cannot describe it.
+  std::optional<SetLayout> layout_of(const at::Tensor& t) const {
+    SetLayout layout;
+    if (!t.defined()) return layout;
+    layout.num_sets = layout.num_points = 1;
+    for (int64_t d = 0; d < t.dim(); ++d) {
+      const bool pooled = is_pooled(d, dim);
+      (pooled ? layout.num_points : layout.num_sets) *= t.size(d);
+      if (pooled && ptr.defined()) continue;
+      if (!append(pooled ? layout.points : layout.sets, t.size(d), t.stride(d))) {
+        return std::nullopt;
+      }
+    }
+    if (ptr.defined()) {
+      layout.points.rank = 1;
+      layout.points.size[0] = t.size(0);
+      layout.points.stride[0] = t.stride(0);
+      layout.ptr = ptr.const_data_ptr<int64_t>();
+      layout.channels = layout.num_sets;
+      layout.num_sets *= ptr.size(0) - 1;
+    }
+    return layout;
+  }
+
+  std::vector<at::Tensor*> per_point() {
+    return {&x, &weight, &x_tangent, &weight_tangent, &grad_x, &grad_weight};
+  }
+
+  // Copies tensors that have no layout, in the order in which their points are visited.
+  void describe() {
+    for (at::Tensor* t : per_point()) {
+      if (layout_of(*t).has_value()) continue;
+      std::vector<int64_t> order;
+      for (int64_t d = 0; d < t->dim(); ++d) {
+        if (!is_pooled(d, dim)) order.push_back(d);
+      }
+      order.insert(ptr.defined() ? order.begin() : order.end(), dim.begin(), dim.end());
+      std::vector<int64_t> back(order.size());
+      for (size_t d = 0; d < order.size(); ++d) back[static_cast<size_t>(order[d])] = static_cast<int64_t>(d);
+      *t = t->permute(order).contiguous().permute(back);
+    }
+  }
+};
+
+void fill_in(PoolArgs& args, const Operands& operands, const Problem& problem) {
+  args.dtype = dtype_of(operands.x);
+  args.penalty = penalty_number(problem.penalty);
+  args.layout = *operands.layout_of(operands.x);
+  args.x = operands.x.const_data_ptr();
+  args.alpha = data_or_null(operands.alpha);
+  args.alpha_value = problem.alpha_value;
+  args.weight = data_or_null(operands.weight);
+  args.weight_layout = *operands.layout_of(operands.weight);
+}
+
+PointArray point_array(const Operands& operands, const at::Tensor& t) {
+  return {const_cast<void*>(data_or_null(t)), *operands.layout_of(t)};
+}
+
+// The answer's tensors, checked and contiguous.
+Answer checked_answer(const Problem& problem, const Answer& answer) {
+  const std::vector<int64_t> shape = shape_of_answer(problem);
+  const at::Tensor& x = problem.x;
+  const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
+    TORCH_CHECK_VALUE(
+        t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype && t.device() == x.device(),
+        "robust_pool: `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
+        dtype, " of shape ", shape, " on ", x.device());
+    return t.contiguous();
+  };
+  Answer checked{per_set(answer.y, "y", x.scalar_type()),
+                 per_set(answer.remainder, "remainder", opmath(x)),
+                 per_set(answer.curvature, "curvature", opmath(x)), std::nullopt};
+  if (answer.grad.has_value()) checked.grad = per_set(*answer.grad, "grad", x.scalar_type());
+  return checked;
+}
+
+// Direction parts as the kernels take them.
+void add_direction(Operands& operands, const Problem& problem, const Direction& direction) {
+  const at::Tensor& x = problem.x;
+  if (direction.x.has_value()) {
+    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), "robust_pool: `x_tangent` has shape ",
+                      direction.x->sizes(), "; expected that of x, ", x.sizes());
+  }
+  operands.x_tangent = expanded(direction.x, x.sizes(), x.scalar_type());
+  operands.weight_tangent = expanded(direction.weight, x.sizes(), opmath(x));
+  operands.alpha_tangent = expanded(direction.alpha, shape_of_answer(problem), opmath(x));
+  if (operands.alpha_tangent.defined()) {
+    operands.alpha_tangent = operands.alpha_tangent.contiguous();
+  }
+}
+
+// Runs a backward launch into new tensors; answer was checked.
+Gradients gradients_with(const LaunchBackward& launch, const Problem& problem,
+                         const Answer& answer, Operands& operands, const Wanted& wanted) {
+  const at::Tensor& x = problem.x;
+  const auto options = [&](bool real) {
+    return x.options().dtype(real ? opmath(x) : x.scalar_type());
+  };
+  // Of points in no segment the gradient is zero.
+  const auto like_x = [&](bool wanted_, bool real) {
+    if (!wanted_) return at::empty({0}, options(real));
+    return operands.ptr.defined() ? at::zeros_like(x, options(real))
+                                  : at::empty_like(x, options(real));
+  };
+  const at::Tensor grad_x = like_x(wanted[0], false), grad_weight = like_x(wanted[1], true);
+  const at::Tensor grad_alpha =
+      wanted[2] ? at::empty(shape_of_answer(problem), options(true)) : at::empty({0}, options(true));
+  operands.grad_x = wanted[0] ? grad_x : at::Tensor();
+  operands.grad_weight = wanted[1] ? grad_weight : at::Tensor();
+  operands.describe();
+
+  BackwardArgs args{};
+  fill_in(args, operands, problem);
+  args.y = answer.y.const_data_ptr();
+  args.remainder = answer.remainder.const_data_ptr();
+  args.curvature = answer.curvature.const_data_ptr();
+  args.grad = data_or_null(*answer.grad);
+  args.grad_x = point_array(operands, operands.grad_x);
+  args.grad_weight = point_array(operands, operands.grad_weight);
+  args.grad_alpha = wanted[2] ? grad_alpha.mutable_data_ptr() : nullptr;
+  args.tangent_x = point_array(operands, operands.x_tangent);
+  args.tangent_weight = point_array(operands, operands.weight_tangent);
+  args.tangent_alpha = data_or_null(operands.alpha_tangent);
+  if (args.layout.num_sets > 0) launch(args);
+  if (wanted[0] && !operands.grad_x.is_same(grad_x)) grad_x.copy_(operands.grad_x);
+  if (wanted[1] && !operands.grad_weight.is_same(grad_weight)) {
+    grad_weight.copy_(operands.grad_weight);
+  }
+  return {grad_x, grad_weight, grad_alpha};
 }
 
 std::string penalty_names() {
@@ -146,48 +276,26 @@ int penalty_number(std::string_view name) {
   return number;
 }
 
-Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, const at::Tensor& x,
-                     std::string_view penalty, double alpha_value,
-                     const std::optional<at::Tensor>& alpha,
-                     const std::optional<at::Tensor>& weight, at::IntArrayRef dim,
-                     std::string_view solver, std::optional<int64_t> max_iter,
-                     std::optional<double> tol, bool with_info) {
-  check_inner(x, weight, dim);
-  const std::vector<int64_t> shape = keepdim_shape(x, dim);
-  const at::Tensor alphas = alpha_per_set(alpha, x, shape);
-  const at::Tensor weights = weight_per_point(weight, x);
-  const std::optional<SetLayout> layout = make_layout(x, dim);
-  const std::optional<SetLayout> weight_layout =
-      weights.defined() ? make_layout(weights, dim) : SetLayout{};
-  if (!layout.has_value() || !weight_layout.has_value()) {
-    Forward out = forward_with(launch, as_rows(x, dim), penalty, alpha_value,
-                               as_column_if_defined(alphas), as_rows_if_defined(weights, dim),
-                               /*dim=*/{1}, solver, max_iter, tol, with_info);
-    for (at::Tensor* t : out.tensors()) {
-      if (t->defined()) *t = t->view(shape);
-    }
-    return out;
-  }
+Forward forward_with(const LaunchForward& launch, const Problem& problem, const Solver& solver,
+                     bool with_info) {
+  check_inner(problem);
+  Operands operands(problem);
+  operands.describe();
+  const at::Tensor& x = problem.x;
+  const std::vector<int64_t> shape = shape_of_answer(problem);
   Forward out;
   out.y = at::empty(shape, x.options());
   out.remainder = at::empty(shape, x.options().dtype(opmath(x)));
   out.curvature = at::empty_like(out.remainder);
 
   ForwardArgs args{};
-  args.dtype = dtype_of(x);
-  args.penalty = penalty_number(penalty);
-  args.global = solver == "global";
-  args.layout = *layout;
-  args.x = x.const_data_ptr();
+  fill_in(args, operands, problem);
+  args.global = solver.name == "global";
   args.y = out.y.mutable_data_ptr();
   args.remainder = out.remainder.mutable_data_ptr();
   args.curvature = out.curvature.mutable_data_ptr();
-  args.alpha = data_or_null(alphas);
-  args.alpha_value = alpha_value;
-  args.weight = data_or_null(weights);
-  args.weight_layout = *weight_layout;
-  args.max_iter = max_iter.value_or(-1);
-  args.tolerance = tol.value_or(-1);
+  args.max_iter = solver.max_iter.value_or(-1);
+  args.tolerance = solver.tol.value_or(-1);
   if (with_info) {
     const auto reals = [&] { return at::empty(shape, x.options().dtype(at::kDouble)); };
     const auto numbers = [&] { return at::empty(shape, x.options().dtype(at::kLong)); };
@@ -208,59 +316,52 @@ Forward forward_with(const std::function<void(const ForwardArgs&)>& launch, cons
   return out;
 }
 
-at::Tensor backward_with(const std::function<void(const BackwardArgs&)>& launch, Gradient wanted,
-                         const at::Tensor& grad, const at::Tensor& x, const at::Tensor& y,
-                         const at::Tensor& remainder, const at::Tensor& curvature,
-                         std::string_view penalty, double alpha_value,
-                         const std::optional<at::Tensor>& alpha,
-                         const std::optional<at::Tensor>& weight, at::IntArrayRef dim) {
-  check_inner(x, weight, dim);
-  const std::vector<int64_t> shape = keepdim_shape(x, dim);
-  const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
-    TORCH_CHECK_VALUE(
-        t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype && t.device() == x.device(),
-        "robust_pool: `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
-        dtype, " of shape ", shape, " on ", x.device());
-    return t.contiguous();
-  };
-  const at::Tensor grads = per_set(grad, "grad", x.scalar_type());
-  const at::Tensor ys = per_set(y, "y", x.scalar_type());
-  const at::Tensor remainders = per_set(remainder, "remainder", opmath(x));
-  const at::Tensor curvatures = per_set(curvature, "curvature", opmath(x));
-  const at::Tensor alphas = alpha_per_set(alpha, x, shape);
-  const at::Tensor weights = weight_per_point(weight, x);
-  at::Tensor out = at::empty_like(x);
-  const std::optional<SetLayout> layout = make_layout(x, dim);
-  const std::optional<SetLayout> weight_layout =
-      weights.defined() ? make_layout(weights, dim) : SetLayout{};
-  const std::optional<SetLayout> grad_layout = make_layout(out, dim);
-  if (!layout.has_value() || !weight_layout.has_value() || !grad_layout.has_value()) {
-    const at::Tensor rows =
-        backward_with(launch, wanted, as_column(grads), as_rows(x, dim), as_column(ys),
-                      as_column(remainders), as_column(curvatures), penalty, alpha_value,
-                      as_column_if_defined(alphas), as_rows_if_defined(weights, dim), /*dim=*/{1});
-    at::Tensor permuted = out.permute(sets_first(x, dim));
-    permuted.copy_(rows.view(permuted.sizes()));
-    return out;
-  }
+Gradients backward_with(const LaunchBackward& launch, const Problem& problem, const Answer& answer,
+                        const Wanted& wanted) {
+  check_inner(problem);
+  Operands operands(problem);
+  return gradients_with(launch, problem, checked_answer(problem, answer), operands, wanted);
+}
 
+at::Tensor tangent_with(const LaunchBackward& launch, const Problem& problem, const Answer& answer,
+                        const Direction& direction) {
+  check_inner(problem);
+  const Answer checked = checked_answer(problem, answer);
+  at::Tensor tangent = at::zeros(shape_of_answer(problem), problem.x.options());
+  if (direction.is_zero()) return tangent;
+  Operands operands(problem);
+  add_direction(operands, problem, direction);
+  operands.describe();
   BackwardArgs args{};
-  args.dtype = dtype_of(x);
-  args.penalty = penalty_number(penalty);
-  args.layout = *layout;
-  args.grad_layout = *grad_layout;
-  args.grad = grads.const_data_ptr();
-  args.x = x.const_data_ptr();
-  args.y = ys.const_data_ptr();
-  args.remainder = remainders.const_data_ptr();
-  args.curvature = curvatures.const_data_ptr();
-  args.alpha = data_or_null(alphas);
-  args.alpha_value = alpha_value;
-  args.weight = data_or_null(weights);
-  args.weight_layout = *weight_layout;
-  (wanted == Gradient::points ? args.grad_x : args.grad_weight) = out.mutable_data_ptr();
+  fill_in(args, operands, problem);
+  args.y = checked.y.const_data_ptr();
+  args.remainder = checked.remainder.const_data_ptr();
+  args.curvature = checked.curvature.const_data_ptr();
+  args.tangent_x = point_array(operands, operands.x_tangent);
+  args.tangent_weight = point_array(operands, operands.weight_tangent);
+  args.tangent_alpha = data_or_null(operands.alpha_tangent);
+  args.tangent_y = tangent.mutable_data_ptr();
   if (args.layout.num_sets > 0) launch(args);
-  return out;
+  return tangent;
+}
+
+Gradients double_backward_with(const LaunchBackward& launch, const Problem& problem,
+                               const Answer& answer, const Direction& direction,
+                               const Wanted& wanted) {
+  check_inner(problem);
+  const Answer checked = checked_answer(problem, answer);
+  Operands operands(problem);
+  add_direction(operands, problem, direction);
+  if (direction.is_zero()) {
+    const auto zeros = [&](bool wanted_, at::IntArrayRef shape, at::ScalarType dtype) {
+      return at::zeros(wanted_ ? shape : at::IntArrayRef{0}, problem.x.options().dtype(dtype));
+    };
+    const at::ScalarType real = opmath(problem.x);
+    return {zeros(wanted[0], problem.x.sizes(), problem.x.scalar_type()),
+            zeros(wanted[1], problem.x.sizes(), real),
+            zeros(wanted[2], shape_of_answer(problem), real)};
+  }
+  return gradients_with(launch, problem, checked, operands, wanted);
 }
 
 }  // namespace ddn

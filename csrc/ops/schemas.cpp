@@ -1,7 +1,7 @@
 // The operators of the namespace `ddn`, and the public ones as compositions of the inner ones.
 //
-// The inner operators carry kernels (robust_pool_cpu.cpp, robust_pool_cuda.cpp), fakes and
-// derivatives (ddn_cuda/_autograd.py). The forward one hands its curvature to the backward one.
+// The inner operators carry kernels (robust_pool_cpu.cpp, robust_pool_cuda.cpp), fakes, rules for
+// vmap and derivatives (ddn_cuda/_operators.py). The forward one hands its curvature to the others.
 
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
@@ -12,86 +12,81 @@
 namespace ddn {
 namespace {
 
-using PublicInfo =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using OptionalTensor = std::optional<at::Tensor>;
 
 // Raises for bad arguments; returns dim as sorted non-negative dims.
 std::vector<int64_t> check(const at::Tensor& x, c10::string_view penalty, double alpha_value,
-                           const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
-                           const std::optional<at::Tensor>& weight, c10::string_view solver,
-                           std::optional<int64_t> max_iter, std::optional<double> tol) {
+                           const OptionalTensor& alpha, at::IntArrayRef dim,
+                           const OptionalTensor& weight, const OptionalTensor& ptr,
+                           c10::string_view solver, std::optional<int64_t> max_iter,
+                           std::optional<double> tol) {
   penalty_number(penalty);
   check_points(x);
   check_solver(solver);
-  std::vector<int64_t> dims = checked_dims(x, dim);
+  std::vector<int64_t> dims{0};
+  if (ptr.has_value()) {
+    check_offsets(*ptr, x);
+  } else {
+    dims = checked_dims(x, dim);
+  }
   if (alpha.has_value()) {
-    check_alpha(*alpha, x, dims);
-    check_no_tangent(*alpha, "alpha");
+    check_alpha(*alpha, x, dims, ptr);
   } else {
     check_alpha(alpha_value, x);
   }
-  if (weight.has_value()) {
-    check_weight(*weight, x);
-    check_no_tangent(*weight, "weight");
-  }
+  if (weight.has_value()) check_weight(*weight, x);
   check_stopping(max_iter, tol);
-  check_no_tangent(x, "x");
   return dims;
 }
 
-at::Tensor robust_pool(const at::Tensor& x, c10::string_view penalty, double alpha_value,
-                       const std::optional<at::Tensor>& alpha, at::IntArrayRef dim, bool keepdim,
-                       const std::optional<at::Tensor>& weight, c10::string_view solver,
-                       std::optional<int64_t> max_iter, std::optional<double> tol) {
+at::Tensor pool(const at::Tensor& x, c10::string_view penalty, double alpha_value,
+                const OptionalTensor& alpha, at::IntArrayRef dim, bool keepdim,
+                const OptionalTensor& weight, const OptionalTensor& ptr, c10::string_view solver,
+                std::optional<int64_t> max_iter, std::optional<double> tol) {
   const std::vector<int64_t> dims =
-      check(x, penalty, alpha_value, alpha, dim, weight, solver, max_iter, tol);
+      check(x, penalty, alpha_value, alpha, dim, weight, ptr, solver, max_iter, tol);
+  check_no_tangent(x, "x");
+  if (alpha.has_value()) check_no_tangent(*alpha, "alpha");
+  if (weight.has_value()) check_no_tangent(*weight, "weight");
   static const auto inner =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("ddn::_robust_pool_forward", "")
-          .typed<ForwardOutputs(const at::Tensor&, c10::string_view, double,
-                                const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
-                                at::IntArrayRef, c10::string_view, std::optional<int64_t>,
+          .typed<ForwardOutputs(const at::Tensor&, c10::string_view, double, const OptionalTensor&,
+                                const OptionalTensor&, const OptionalTensor&, at::IntArrayRef,
+                                c10::string_view, std::optional<int64_t>,
                                 std::optional<double>)>();
-  const at::Tensor y =
-      std::get<0>(inner.call(x, penalty, alpha_value, alpha, weight, dims, solver, max_iter, tol));
-  return keepdim ? y : y.squeeze(dims);
-}
-
-// The same with what is told of each answer; see RobustPoolInfo in ddn_cuda/functional.py.
-PublicInfo robust_pool_info(const at::Tensor& x, c10::string_view penalty, double alpha_value,
-                            const std::optional<at::Tensor>& alpha, at::IntArrayRef dim,
-                            bool keepdim, const std::optional<at::Tensor>& weight,
-                            c10::string_view solver, std::optional<int64_t> max_iter,
-                            std::optional<double> tol) {
-  const std::vector<int64_t> dims =
-      check(x, penalty, alpha_value, alpha, dim, weight, solver, max_iter, tol);
-  static const auto inner =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("ddn::_robust_pool_forward_info", "")
-          .typed<InfoOutputs(const at::Tensor&, c10::string_view, double,
-                             const std::optional<at::Tensor>&, const std::optional<at::Tensor>&,
-                             at::IntArrayRef, c10::string_view, std::optional<int64_t>,
-                             std::optional<double>)>();
-  const InfoOutputs out =
-      inner.call(x, penalty, alpha_value, alpha, weight, dims, solver, max_iter, tol);
-  const auto shaped = [&](const at::Tensor& t) { return keepdim ? t : t.squeeze(dims); };
-  return {shaped(std::get<0>(out)), shaped(std::get<3>(out)), shaped(std::get<4>(out)),
-          shaped(std::get<5>(out)), shaped(std::get<6>(out)), shaped(std::get<7>(out)),
-          shaped(std::get<8>(out))};
+  const at::Tensor y = std::get<0>(
+      inner.call(x, penalty, alpha_value, alpha, weight, ptr, dims, solver, max_iter, tol));
+  return keepdim || ptr.has_value() ? y : y.squeeze(dims);
 }
 
 at::Tensor robust_pool_tensor(const at::Tensor& x, c10::string_view penalty,
                               const at::Tensor& alpha, at::IntArrayRef dim, bool keepdim,
-                              const std::optional<at::Tensor>& weight, c10::string_view solver,
+                              const OptionalTensor& weight, c10::string_view solver,
                               std::optional<int64_t> max_iter, std::optional<double> tol) {
-  return robust_pool(x, penalty, 1.0, alpha, dim, keepdim, weight, solver, max_iter, tol);
+  return pool(x, penalty, 1.0, alpha, dim, keepdim, weight, std::nullopt, solver, max_iter, tol);
 }
 
 at::Tensor robust_pool_float(const at::Tensor& x, c10::string_view penalty, double alpha,
-                             at::IntArrayRef dim, bool keepdim,
-                             const std::optional<at::Tensor>& weight, c10::string_view solver,
-                             std::optional<int64_t> max_iter, std::optional<double> tol) {
-  return robust_pool(x, penalty, alpha, std::nullopt, dim, keepdim, weight, solver, max_iter, tol);
+                             at::IntArrayRef dim, bool keepdim, const OptionalTensor& weight,
+                             c10::string_view solver, std::optional<int64_t> max_iter,
+                             std::optional<double> tol) {
+  return pool(x, penalty, alpha, std::nullopt, dim, keepdim, weight, std::nullopt, solver, max_iter,
+              tol);
+}
+
+at::Tensor segment_robust_pool_tensor(const at::Tensor& x, const at::Tensor& ptr,
+                                      c10::string_view penalty, const at::Tensor& alpha,
+                                      const OptionalTensor& weight, c10::string_view solver,
+                                      std::optional<int64_t> max_iter, std::optional<double> tol) {
+  return pool(x, penalty, 1.0, alpha, {0}, true, weight, ptr, solver, max_iter, tol);
+}
+
+at::Tensor segment_robust_pool_float(const at::Tensor& x, const at::Tensor& ptr,
+                                     c10::string_view penalty, double alpha,
+                                     const OptionalTensor& weight, c10::string_view solver,
+                                     std::optional<int64_t> max_iter, std::optional<double> tol) {
+  return pool(x, penalty, alpha, std::nullopt, {0}, true, weight, ptr, solver, max_iter, tol);
 }
 
 }  // namespace
@@ -110,28 +105,40 @@ TORCH_LIBRARY(ddn, m) {
       "float? tol=None) -> Tensor",
       robust_pool_float);
   m.def(
+      "segment_robust_pool.tensor(Tensor x, Tensor ptr, str penalty=\"huber\", *, Tensor alpha, "
+      "Tensor? weight=None, str solver=\"global\", int? max_iter=None, float? tol=None) -> Tensor",
+      segment_robust_pool_tensor);
+  m.def(
+      "segment_robust_pool(Tensor x, Tensor ptr, str penalty=\"huber\", *, float alpha=1.0, "
+      "Tensor? weight=None, str solver=\"global\", int? max_iter=None, float? tol=None) -> Tensor",
+      segment_robust_pool_float);
+
+  m.def(
+      "_robust_pool_check(Tensor x, str penalty, float alpha_value, Tensor? alpha, int[1] dim, "
+      "Tensor? weight, Tensor? ptr, str solver, int? max_iter, float? tol) -> int[]",
+      check);
+  m.def(
       "_robust_pool_forward(Tensor x, str penalty, float alpha_value, Tensor? alpha, "
-      "Tensor? weight, int[] dim, str solver, int? max_iter, float? tol) -> (Tensor y, "
-      "Tensor remainder, Tensor curvature)");
+      "Tensor? weight, Tensor? ptr, int[] dim, str solver, int? max_iter, float? tol) -> "
+      "(Tensor y, Tensor remainder, Tensor curvature)");
   m.def(
       "_robust_pool_forward_info(Tensor x, str penalty, float alpha_value, Tensor? alpha, "
-      "Tensor? weight, int[] dim, str solver, int? max_iter, float? tol) -> (Tensor y, Tensor "
-      "remainder, "
-      "Tensor curvature, Tensor iterations, Tensor residual, Tensor second_derivative, "
-      "Tensor objective, Tensor gap, Tensor status)");
-  m.def(
-      "_robust_pool_info(Tensor x, str penalty, float alpha_value, Tensor? alpha, int[1] dim, "
-      "bool keepdim, Tensor? weight, str solver, int? max_iter, float? tol) -> (Tensor y, "
-      "Tensor iterations, Tensor residual, Tensor curvature, Tensor objective, Tensor gap, "
-      "Tensor status)",
-      robust_pool_info);
+      "Tensor? weight, Tensor? ptr, int[] dim, str solver, int? max_iter, float? tol) -> "
+      "(Tensor y, Tensor remainder, Tensor curvature, Tensor iterations, Tensor residual, "
+      "Tensor second_derivative, Tensor objective, Tensor gap, Tensor status)");
   m.def(
       "_robust_pool_backward(Tensor grad, Tensor x, Tensor y, Tensor remainder, Tensor curvature, "
-      "str penalty, float alpha_value, Tensor? alpha, Tensor? weight, int[] dim) -> Tensor");
+      "str penalty, float alpha_value, Tensor? alpha, Tensor? weight, Tensor? ptr, int[] dim, "
+      "bool[3] wanted) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_alpha)");
   m.def(
-      "_robust_pool_backward_weight(Tensor grad, Tensor x, Tensor y, Tensor remainder, "
-      "Tensor curvature, str penalty, float alpha_value, Tensor? alpha, Tensor? weight, "
-      "int[] dim) -> Tensor");
+      "_robust_pool_tangent(Tensor? x_tangent, Tensor? weight_tangent, Tensor? alpha_tangent, "
+      "Tensor x, Tensor y, Tensor remainder, Tensor curvature, str penalty, float alpha_value, "
+      "Tensor? alpha, Tensor? weight, Tensor? ptr, int[] dim) -> Tensor");
+  m.def(
+      "_robust_pool_double_backward(Tensor grad, Tensor? x_tangent, Tensor? weight_tangent, "
+      "Tensor? alpha_tangent, Tensor x, Tensor y, Tensor remainder, Tensor curvature, "
+      "str penalty, float alpha_value, Tensor? alpha, Tensor? weight, Tensor? ptr, int[] dim, "
+      "bool[3] wanted) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_alpha)");
 }
 
 }  // namespace ddn

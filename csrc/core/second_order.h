@@ -1,0 +1,161 @@
+// What takes sums over a set besides its answer: the gradient of alpha, the derivative of the
+// answer in a direction, and the gradients of that.
+//
+// Note: [The second derivatives]
+// Let s(z) = phi'(z) / phi''(0), c = ds/dz its curvature and z_i = y - x_i, so that y solves
+// sum_i w_i s(z_i) = 0. In the direction that moves x by v, the weights by m and alpha by n, y
+// moves by
+//
+//   y' = (sum_i w_i c_i v_i - m_i s_i - w_i n ds_i/dalpha) / H,     H = sum_i w_i c_i
+//
+// and z_i by e_i = y' - v_i. As s is alpha times a function of t = z / alpha alone, with b = alpha
+// dc/dz its remaining derivatives are d2s/dz dalpha = -t b / alpha and d2s/dalpha2 = t^2 b / alpha.
+// The identity that defines y',
+//
+//   sum_i m_i s_i + w_i (c_i e_i + n ds_i/dalpha) = 0,
+//
+// differentiated once more by x_i, w_i and alpha, of which y depends on each as in Note [The
+// implicit gradient], gives
+//
+//   dy'/dx_i    = (q_i - Q w_i c_i / H) / H
+//   dy'/dw_i    = (-(c_i e_i + n ds_i/dalpha) + Q s_i / H) / H
+//   dy'/dalpha  = (-R + Q A / H) / H
+//
+//   p_i = w_i b_i (e_i - t_i n) / alpha       q_i = m_i c_i + p_i       Q = sum_i q_i
+//   R = sum_i m_i ds_i/dalpha - t_i p_i       A = sum_i w_i ds_i/dalpha
+//
+// The Hessian is symmetric: this is both the derivative of the gradients in the direction
+// (forward over reverse) and the gradient of y' (reverse over reverse).
+#pragma once
+
+#include "core/gradient.h"
+
+namespace ddn {
+
+// A point, its weight, and how both move.
+template <class V>
+struct MovingPoint {
+  V x, weight, x_tangent, weight_tangent;
+};
+
+// All of one point that the formulas need, with weights divided by the curvature of the set. A
+// point that is not finite has no part in them but its pull on alpha.
+template <class V>
+struct PointTerms {
+  V weight, weight_tangent;
+  V slope, curvature, by_alpha;
+  V t, bend;
+};
+
+template <class P, class V>
+DDN_HD PointTerms<V> point_terms(const MovingPoint<V>& point, const SetGradient<V>& set) {
+  const V zero = Math<V>::splat(0), most = Math<V>::largest();
+  const V z = residual(point.x, set.base, set.offset);
+  const Terms<V> terms = P::terms(z, set.alpha);
+  const Seconds<V> seconds = P::seconds(z, set.alpha);
+  const auto finite = absolute(point.x) <= most;
+  const V far = Math<V>::splat(sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18);
+  return {point.weight * set.inverse,
+          point.weight_tangent * set.inverse,
+          finite ? clip(terms.slope, most) : zero,
+          finite ? terms.curvature : zero,
+          point.x == point.x ? seconds.by_alpha : zero,
+          finite ? clip(z * set.alpha.inverse, far) : zero,
+          finite ? seconds.bend : zero};
+}
+
+// What a set's alpha does to its answer: dy/dalpha.
+template <class P, class Points, class Real>
+DDN_HD double alpha_derivative(const Points& points, const SetGradient<Real>& set) {
+  using V = typename Points::V;
+  double sums[1] = {};
+  const auto shared = points.shared(set);
+  points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[1]) {
+    const PointTerms<V> at = point_terms<P>(point, shared);
+    terms[0] = at.weight * at.by_alpha;
+  });
+  return -sums[0];
+}
+
+// The derivative of the answer in a direction, y'; also A / H of the Note above.
+template <class P, class Points, class Real>
+DDN_HD double direction_derivative(const Points& points, const SetGradient<Real>& set,
+                                   double alpha_tangent, double& alpha_pull) {
+  using V = typename Points::V;
+  double sums[2] = {};
+  const auto shared = points.shared(set);
+  points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[2]) {
+    const PointTerms<V> at = point_terms<P>(point, shared);
+    const V zero = Math<V>::splat(0);
+    const V pull = at.weight * at.curvature;
+    // Selected: whatever a point of no weight does, it is not there.
+    terms[0] = (pull == zero ? pull : pull * point.x_tangent) - at.slope * at.weight_tangent;
+    terms[1] = at.weight * at.by_alpha;
+  });
+  alpha_pull = sums[1];
+  return sums[0] - alpha_pull * alpha_tangent;
+}
+
+// Writes the gradients of y', times that of the outcome, to what of `points` takes them, and
+// returns that of alpha.
+template <class P, class Points, class Real>
+DDN_HD double second_order(const Points& points, const SetGradient<Real>& set, double y_tangent,
+                           double alpha_tangent, double alpha_pull) {
+  using V = typename Points::V;
+  const auto shared = points.shared(set);
+  const V direction = Math<V>::splat(y_tangent), by_alpha = Math<V>::splat(alpha_tangent);
+  const auto bent = [&](const MovingPoint<V>& point, const PointTerms<V>& at) {
+    const V pull = at.weight * at.bend * shared.alpha.inverse;
+    const V moved = (direction - point.x_tangent) - at.t * by_alpha;
+    return pull == Math<V>::splat(0) ? pull : pull * moved;
+  };
+  double sums[2] = {};
+  points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[2]) {
+    const PointTerms<V> at = point_terms<P>(point, shared);
+    const V p = bent(point, at);
+    terms[0] = at.weight_tangent * at.curvature + p;
+    terms[1] = at.weight_tangent * at.by_alpha - at.t * p;
+  });
+  const V total = Math<V>::splat(sums[0]);
+  points.write(
+      [&](const MovingPoint<V>& point) {
+        const PointTerms<V> at = point_terms<P>(point, shared);
+        const V q = at.weight_tangent * at.curvature + bent(point, at);
+        return (q - total * at.weight * at.curvature) * shared.grad;
+      },
+      [&](const MovingPoint<V>& point) {
+        const PointTerms<V> at = point_terms<P>(point, shared);
+        const V moved = at.curvature * (direction - point.x_tangent) + at.by_alpha * by_alpha;
+        return (total * at.slope - moved) * shared.inverse * shared.grad;
+      });
+  return (sums[0] * alpha_pull - sums[1]) * static_cast<double>(set.grad);
+}
+
+template <class P, class Points, class Real>
+DDN_HD void write_alpha_gradient(const BackwardArgs& args, int64_t set, const Points& points,
+                                 const SetGradient<Real>& shared) {
+  if (args.grad_alpha == nullptr) return;
+  const double gradient = alpha_derivative<P>(points, shared) * static_cast<double>(shared.grad);
+  if (points.rank() == 0) static_cast<Real*>(args.grad_alpha)[set] = static_cast<Real>(gradient);
+}
+
+template <class P, class Points, class Real>
+DDN_HD void write_second_order(const BackwardArgs& args, int64_t set, const Points& points,
+                               const SetGradient<Real>& shared) {
+  const double alpha_tangent =
+      args.tangent_alpha == nullptr
+          ? 0
+          : static_cast<double>(static_cast<const Real*>(args.tangent_alpha)[set]);
+  double alpha_pull;
+  const double y_tangent = direction_derivative<P>(points, shared, alpha_tangent, alpha_pull);
+  if (args.tangent_y != nullptr) {
+    if (points.rank() == 0) store_real<Real>(args.tangent_y, args.dtype, set, y_tangent);
+    return;
+  }
+  const double gradient = second_order<P>(points, shared, y_tangent, alpha_tangent, alpha_pull);
+  if (args.grad_alpha != nullptr && points.rank() == 0) {
+    static_cast<Real*>(args.grad_alpha)[set] = static_cast<Real>(gradient);
+  }
+}
+
+}  // namespace ddn

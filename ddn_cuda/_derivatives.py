@@ -1,0 +1,276 @@
+"""Derivatives of the inner operators, written once for the two ways in which autograd meets them.
+
+`Calls` holds the four inner operators, either as the operators themselves (registered with
+`torch.library`; what compilers and `torch.autograd` use) or as `torch.autograd.Function`s (which
+`torch.func` and forward mode need in eager mode). A derivative of one of them is made of others,
+so that they are closed under differentiation up to second order:
+
+- forward: reverse mode is `backward`, forward mode is `tangent`.
+- backward: in the gradient of y it is linear, with the transpose `tangent`; by everything else it
+  is differentiated by `double_backward`, in both modes, since second derivatives are symmetric.
+- tangent: likewise, with `backward` as its transpose.
+- double_backward: not differentiable; it raises.
+
+y, remainder and curvature are functions of the other inputs. The derivatives by those are total
+ones, so that nothing flows back through these three.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+
+class Sets(NamedTuple):
+    """The tail of the inner operators' arguments: points, their answers, and the problem."""
+
+    x: Tensor
+    y: Tensor
+    remainder: Tensor
+    curvature: Tensor
+    penalty: str
+    alpha_value: float
+    alpha: Tensor | None
+    weight: Tensor | None
+    ptr: Tensor | None
+    dim: Sequence[int]
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        return (*self[:4], *self[6:9])
+
+    def constants(self) -> tuple[str, float, Sequence[int]]:
+        return self.penalty, self.alpha_value, self.dim
+
+    @staticmethod
+    def restored(tensors: Sequence[Any], constants: tuple[str, float, Sequence[int]]) -> Sets:
+        penalty, alpha_value, dim = constants
+        return Sets(*tensors[:4], penalty, alpha_value, *tensors[4:7], dim)
+
+
+# What moves or is moved: points, their weights, alpha. As the inner operators order them.
+Direction = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+class Calls(NamedTuple):
+    """The inner operators; see the module's docstring."""
+
+    forward: Callable[..., tuple[Tensor, ...]]
+    backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    tangent: Callable[..., Tensor]
+    double_backward: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+class InputGradients(NamedTuple):
+    x: Tensor | None
+    alpha: Tensor | None
+    weight: Tensor | None
+
+
+def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
+    """Sums what was broadcast from the shape of `like`, in a fixed order: as a mean."""
+    lead = each.dim() - like.dim()
+    dims = [
+        d
+        for d, size in enumerate(each.shape)
+        if d < lead or (like.shape[d - lead] == 1 and size != 1)
+    ]
+    if dims:
+        count = prod(each.shape[d] for d in dims)
+        if count == 0:
+            return like.new_zeros(like.shape)
+        options = ("quadratic", 1.0, None, None, None, dims, "local", None, None)
+        each = calls.forward(each, *options)[0] * count
+    return each.reshape(like.shape).to(like.dtype)
+
+
+def _of_inputs(calls: Calls, gradients: tuple[Tensor, ...], sets: Sets, wanted: Sequence[bool]):
+    x, weight, alpha = gradients
+    return InputGradients(
+        x if wanted[0] else None,
+        sum_to(calls, alpha, sets.alpha) if wanted[2] and sets.alpha is not None else None,
+        sum_to(calls, weight, sets.weight) if wanted[1] and sets.weight is not None else None,
+    )
+
+
+def of_forward(calls: Calls, grad: Tensor, sets: Sets, wanted: Sequence[bool]) -> InputGradients:
+    """The gradients of a solution; wanted: of x, weight, alpha."""
+    gradients = calls.backward(grad, *sets, list(wanted))
+    return _of_inputs(calls, gradients, sets, wanted)
+
+
+def of_derivative(
+    calls: Calls, grad: Tensor, direction: Direction, sets: Sets, wanted: Sequence[bool]
+) -> InputGradients:
+    """The gradients of grad * tangent(direction), and the derivatives of backward(grad) in that
+    direction, by x, alpha and weight."""
+    if not any(wanted) or all(part is None for part in direction):
+        return InputGradients(None, None, None)
+    gradients = calls.double_backward(grad, *direction, *sets, list(wanted))
+    return _of_inputs(calls, gradients, sets, wanted)
+
+
+def of_direction(
+    calls: Calls, grad: Tensor, direction: Direction, sets: Sets, wanted: Sequence[bool]
+) -> Direction:
+    """The gradients of grad * tangent(direction) by the parts of the direction."""
+    if not any(wanted):
+        return None, None, None
+    each = calls.backward(grad, *sets, list(wanted))
+    x, weight, alpha = (
+        sum_to(calls, g, like) if want and like is not None else None
+        for g, like, want in zip(each, direction, wanted, strict=True)
+    )
+    return x, weight, alpha
+
+
+def along(calls: Calls, direction: Direction, sets: Sets) -> Tensor | None:
+    """The tangent of y; None for one that is zero."""
+    if all(part is None for part in direction):
+        return None
+    return calls.tangent(*direction, *sets)
+
+
+def _third_order() -> NotImplementedError:
+    return NotImplementedError(
+        "robust_pool: this derivative is not supported; expected at most two differentiations, "
+        "of which at most one is in forward mode"
+    )
+
+
+# ---- By the arguments of the inner operators -----------------------------------------------------
+
+
+def _save(ctx: Any, sets: Sets, *others: Tensor | None) -> None:
+    tensors = (*sets.tensors(), *others)
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.constants = sets.constants()
+    ctx.set_materialize_grads(False)  # no zeros are made for what nobody asks for
+
+
+def _load(ctx: Any) -> tuple[Sets, list[Any]]:
+    tensors = ctx.saved_tensors
+    return Sets.restored(tensors[:7], ctx.constants), list(tensors[7:])
+
+
+def _none(count: int) -> tuple[None, ...]:
+    return (None,) * count
+
+
+class Rule:
+    """The derivatives of one inner operator, as methods of an autograd function but for `calls`."""
+
+    @staticmethod
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise _third_order()
+
+    @staticmethod
+    def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Any:
+        raise _third_order()
+
+
+class Forward(Rule):
+    # x, penalty, alpha_value, alpha, weight, ptr, dim, solver, max_iter, tol
+
+    @staticmethod
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, penalty, alpha_value, alpha, weight, ptr, dim = inputs[:7]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.outputs = len(output)
+        _save(ctx, Sets(x, *output[:3], penalty, alpha_value, alpha, weight, ptr, dim))
+
+    @staticmethod
+    def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        if grad is None:
+            return _none(10)
+        sets, _ = _load(ctx)
+        needs = ctx.needs_input_grad
+        g = of_forward(calls, grad, sets, (needs[0], needs[4], needs[3]))
+        return (g.x, None, None, g.alpha, g.weight, *_none(5))
+
+    @staticmethod
+    def jvp(calls: Calls, ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        sets, _ = _load(ctx)
+        moved = along(calls, (tangents[0], tangents[4], tangents[3]), sets)
+        return (moved, *_none(ctx.outputs - 1))
+
+
+class Backward(Rule):
+    # grad, x, y, remainder, curvature, penalty, alpha_value, alpha, weight, ptr, dim, wanted
+
+    @staticmethod
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.wanted = inputs[11]
+        _save(ctx, Sets(*inputs[1:11]), inputs[0])
+
+    @staticmethod
+    def backward(calls: Calls, ctx: Any, *direction: Tensor | None) -> tuple[Tensor | None, ...]:
+        sets, (grad,) = _load(ctx)
+        x, weight, alpha = direction
+        needs = ctx.needs_input_grad
+        moved = along(calls, (x, weight, alpha), sets) if needs[0] else None
+        g = of_derivative(calls, grad, (x, weight, alpha), sets, (needs[1], needs[8], needs[7]))
+        return (moved, g.x, *_none(5), g.alpha, g.weight, *_none(3))
+
+    @staticmethod
+    def jvp(calls: Calls, ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        sets, (grad,) = _load(ctx)
+        direction = (tangents[1], tangents[8], tangents[7])
+        parts = []
+        if tangents[0] is not None:
+            parts.append(calls.backward(tangents[0], *sets, ctx.wanted))
+        if any(part is not None for part in direction):
+            parts.append(calls.double_backward(grad, *direction, *sets, ctx.wanted))
+        if not parts:
+            return _none(3)
+        return tuple(sum(outputs[1:], outputs[0]) for outputs in zip(*parts, strict=True))
+
+
+class Tangent(Rule):
+    # x_tangent, weight_tangent, alpha_tangent,
+    # x, y, remainder, curvature, penalty, alpha_value, alpha, weight, ptr, dim
+
+    @staticmethod
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _save(ctx, Sets(*inputs[3:13]), *inputs[:3])
+
+    @staticmethod
+    def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        if grad is None:
+            return _none(13)
+        sets, (x, weight, alpha) = _load(ctx)
+        needs = ctx.needs_input_grad
+        by_direction = of_direction(calls, grad, (x, weight, alpha), sets, needs[:3])
+        g = of_derivative(calls, grad, (x, weight, alpha), sets, (needs[3], needs[10], needs[9]))
+        return (*by_direction, g.x, *_none(5), g.alpha, g.weight, *_none(2))
+
+    @staticmethod
+    def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Tensor | None:
+        if any(tangents[i] is not None for i in (3, 9, 10)):
+            raise _third_order()
+        sets, _ = _load(ctx)
+        return along(calls, (tangents[0], tangents[1], tangents[2]), sets)
+
+
+class DoubleBackward(Rule):
+    @staticmethod
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+
+RULES: dict[str, type[Rule]] = {
+    "_robust_pool_forward": Forward,
+    "_robust_pool_forward_info": Forward,
+    "_robust_pool_backward": Backward,
+    "_robust_pool_tangent": Tangent,
+    "_robust_pool_double_backward": DoubleBackward,
+}
