@@ -19,7 +19,7 @@ void check_points(const at::Tensor& x) {
   TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
                        dtype == at::kBFloat16,
                    "robust_pool: `x` has dtype ", dtype,
-                   "; expected Float, Double, Half or BFloat16");
+                   "; expected a real floating-point tensor (Float, Double, Half or BFloat16)");
 }
 
 std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim) {

@@ -18,7 +18,7 @@ using OptionalTensor = std::optional<at::Tensor>;
 template <class Device>
 struct Operators {
   static Forward forward_of(const Problem& problem, const Solver& solver, bool with_info) {
-    const auto guard = Device::guard(problem.x);
+    [[maybe_unused]] const auto guard = Device::guard(problem.x);
     return forward_with([&](const ForwardArgs& args) { Device::forward(args, problem.x); }, problem,
                         solver, with_info);
   }
@@ -45,7 +45,7 @@ struct Operators {
                             c10::string_view penalty, double alpha_value,
                             const OptionalTensor& alpha, const OptionalTensor& weight,
                             const OptionalTensor& ptr, at::IntArrayRef dim, Wanted wanted) {
-    const auto guard = Device::guard(x);
+    [[maybe_unused]] const auto guard = Device::guard(x);
     return backward_with(Device::backward, {x, penalty, alpha_value, alpha, weight, ptr, dim},
                          {y, remainder, curvature, grad}, wanted);
   }
@@ -56,7 +56,7 @@ struct Operators {
                             double alpha_value, const OptionalTensor& alpha,
                             const OptionalTensor& weight, const OptionalTensor& ptr,
                             at::IntArrayRef dim) {
-    const auto guard = Device::guard(x);
+    [[maybe_unused]] const auto guard = Device::guard(x);
     return tangent_with(Device::backward, {x, penalty, alpha_value, alpha, weight, ptr, dim},
                         {y, remainder, curvature, std::nullopt},
                         {x_tangent, weight_tangent, alpha_tangent});
@@ -69,7 +69,7 @@ struct Operators {
                                    double alpha_value, const OptionalTensor& alpha,
                                    const OptionalTensor& weight, const OptionalTensor& ptr,
                                    at::IntArrayRef dim, Wanted wanted) {
-    const auto guard = Device::guard(x);
+    [[maybe_unused]] const auto guard = Device::guard(x);
     return double_backward_with(
         Device::backward, {x, penalty, alpha_value, alpha, weight, ptr, dim},
         {y, remainder, curvature, grad}, {x_tangent, weight_tangent, alpha_tangent}, wanted);
