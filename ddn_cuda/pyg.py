@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ddn_cuda._segment_standin import segment_robust_pool
+from ddn_cuda.functional import segment_robust_pool
 
 try:
     import torch_geometric.nn.aggr
@@ -192,6 +192,7 @@ class RobustAggregation(Aggregation):
             max_iter=self.max_iter,
             tol=self.tol,
         )
+        assert isinstance(y, Tensor)  # no info was asked for
         return y.movedim(0, dim)
 
     def extra_repr(self) -> str:

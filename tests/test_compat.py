@@ -78,6 +78,18 @@ def test_an_int_serves_as_alpha(device):
     assert torch.equal(pool(x), expected)
 
 
+@pytest.mark.parametrize("shape", [(1,), (), (3, 1, 1), (2, 1, 1, 1)], ids=str)
+def test_alpha_gets_the_gradient_of_robust_pool(shape, device):
+    x = 2 * torch.randn(2, 3, 4, 4, dtype=torch.float64, device=device)
+    alpha = (0.5 + torch.rand(shape, dtype=torch.float64, device=device)).requires_grad_()
+    y = robustpool.RobustGlobalPool2dFn.apply(x, robustpool.PseudoHuber, alpha)
+    expected = ddn_cuda.robust_pool(x, "pseudo_huber", alpha, dim=(-2, -1))
+    (found,) = torch.autograd.grad(y.square().sum(), alpha)
+    (wanted,) = torch.autograd.grad(expected.square().sum(), alpha)
+    assert torch.equal(found, wanted)
+    assert (found != 0).all()
+
+
 def test_a_bad_alpha_in_a_tensor_gives_nan(device):
     x = torch.randn(2, 3, 4, 4, device=device)
     for bad in (0.0, -1.0, math.nan):
