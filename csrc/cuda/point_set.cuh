@@ -40,21 +40,24 @@ struct WeightedConsecutive {
 template <class T>
 struct InPlace {
   static constexpr bool weighted = false;
-  const T* x;
+  const void* x;
+  DType dtype;
+  int64_t first;
   const Dims* dims;
-  __device__ __forceinline__ T operator[](int64_t i) const { return x[dims->offset(i)]; }
+  __device__ __forceinline__ T operator[](int64_t i) const {
+    return load_real<T>(x, dtype, first + dims->offset(i));
+  }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
 };
 
 template <class T>
 struct WeightedInPlace {
   static constexpr bool weighted = true;
-  const T* x;
+  InPlace<T> points;
   const T* weights;  // not in their unit
-  const Dims* dims;
   const Dims* weight_dims;
   double inverse_unit;
-  __device__ __forceinline__ T operator[](int64_t i) const { return x[dims->offset(i)]; }
+  __device__ __forceinline__ T operator[](int64_t i) const { return points[i]; }
   __device__ __forceinline__ T weight(int64_t i) const {
     return static_cast<T>(static_cast<double>(weights[weight_dims->offset(i)]) * inverse_unit);
   }
