@@ -43,16 +43,10 @@ SCHEMA = [  # through the function and through the operator
     ({"x": lambda: points(dtype=torch.bool)}, TypeError, "x", ("[Bb]ool", "floating")),
     ({"x": lambda: points(dtype=torch.complex64)}, TypeError, "x", ("[Cc]omplex", "floating")),
     (
-        {"x": lambda: points(dtype=torch.float16)},
-        NotImplementedError,
+        {"x": lambda: points().to(torch.float8_e5m2)},
+        TypeError,
         "x",
-        ("Half|float16", "Float"),
-    ),
-    (
-        {"x": lambda: points(dtype=torch.bfloat16)},
-        NotImplementedError,
-        "x",
-        ("BFloat16|bfloat16", "Float"),
+        ("Float8_e5m2", "Float, Double, Half or BFloat16"),
     ),
     ({"x": lambda: points((3, 0))}, ValueError, "x", (r"\[3, 0\]", "dim 1", "at least one")),
     ({"x": lambda: points((0,))}, ValueError, "x", (r"\[0\]", "at least one")),
@@ -115,12 +109,6 @@ SCHEMA = [  # through the function and through the operator
         ValueError,
         "alpha",
         ("meta", "cpu|cuda", "same device"),
-    ),
-    (
-        {"alpha": lambda: points((), requires_grad=True)},
-        NotImplementedError,
-        "alpha",
-        ("requires grad", "without"),
     ),
 ]
 PYTHON = [  # what only the function takes
@@ -246,39 +234,80 @@ def test_no_tensor(x):
         {"dim": [2]},
         {"x": torch.ones(3, 0)},
         {"x": torch.ones(3, 4, dtype=torch.int32)},
-        {"x": torch.ones(3, 4, dtype=torch.half)},
+        {"x": torch.ones(3, 4).to(torch.float8_e5m2)},
         {"penalty": "l1"},
+        {"alpha": torch.ones(4)},
+        {"weight": torch.ones(3)},
+        {"ptr": torch.tensor([0, 3])},
+        {"ptr": torch.tensor([0, 3], dtype=torch.int32), "dim": [0]},
+        {"ptr": torch.tensor([[0, 3]]), "dim": [0]},
+        {"ptr": torch.tensor([], dtype=torch.int64), "dim": [0]},
     ],
     ids=str,
 )
 def test_the_inner_operators_check_what_their_kernels_rely_on(bad):
-    x, penalty, dim = (
-        bad.get("x", torch.ones(3, 4)),
+    x = bad.get("x", torch.ones(3, 4))
+    problem = (
         bad.get("penalty", "huber"),
+        1.0,
+        *(bad.get(name) for name in ("alpha", "weight", "ptr")),
         bad.get("dim", [1]),
     )
-    errors = (ValueError, TypeError, IndexError, NotImplementedError)
-    with pytest.raises(errors, match="robust_pool"):
-        torch.ops.ddn._robust_pool_forward(x, penalty, 1.0, None, None, dim, "local", None, None)
     y = torch.ones(3, 1)
-    with pytest.raises(errors, match="robust_pool"):
-        torch.ops.ddn._robust_pool_backward(y, x, y, y, y, penalty, 1.0, None, None, dim)
+    sets, every = (x, y, y, y, *problem), [True, True, True]
+    ops, errors = torch.ops.ddn, (ValueError, TypeError, IndexError)
+    for call in (
+        lambda: ops._robust_pool_forward(x, *problem, "local", None, None),
+        lambda: ops._robust_pool_forward_info(x, *problem, "local", None, None),
+        lambda: ops._robust_pool_backward(y, *sets, every),
+        lambda: ops._robust_pool_tangent(torch.ones_like(x), None, None, *sets),
+        lambda: ops._robust_pool_double_backward(y, torch.ones_like(x), None, None, *sets, every),
+    ):
+        with pytest.raises(errors, match="robust_pool"):
+            call()
 
 
 @pytest.mark.parametrize("place", [0, 2, 3, 4])
-def test_the_inner_backward_checks_its_per_set_tensors(place):
+def test_the_inner_derivatives_check_their_per_set_tensors(place):
     x, y = torch.ones(3, 4), torch.ones(3, 1)
+    problem, every, ops = ("huber", 1.0, None, None, None, [1]), [True, True, True], torch.ops.ddn
     for wrong in (torch.ones(4, 1), torch.ones(3, 1, dtype=torch.float64), torch.ones(3)):
         tensors = [y, x, y, y, y]
         tensors[place] = wrong
+        grad, *sets = tensors
         with pytest.raises(ValueError, match="robust_pool"):
-            torch.ops.ddn._robust_pool_backward(*tensors, "huber", 1.0, None, None, [1])
+            ops._robust_pool_backward(grad, *sets, *problem, every)
+        with pytest.raises(ValueError, match="robust_pool"):
+            ops._robust_pool_double_backward(grad, x, None, None, *sets, *problem, every)
+        if place > 0:
+            with pytest.raises(ValueError, match="robust_pool"):
+                ops._robust_pool_tangent(x, None, None, *sets, *problem)
+
+
+def test_the_inner_derivatives_check_their_directions():
+    x, y = torch.ones(3, 4), torch.ones(3, 1)
+    sets, every, ops = (
+        (x, y, y, y, "huber", 1.0, None, None, None, [1]),
+        [True, True, True],
+        torch.ops.ddn,
+    )
+    for direction in (
+        (torch.ones(4), None, None),
+        (torch.ones(4, 3), None, None),
+        (None, torch.ones(3), None),
+        (None, None, torch.ones(4)),
+        (None, None, torch.ones(3, 4)),
+    ):
+        with pytest.raises((ValueError, RuntimeError)):
+            ops._robust_pool_tangent(*direction, *sets)
+        with pytest.raises((ValueError, RuntimeError)):
+            ops._robust_pool_double_backward(y, *direction, *sets, every)
 
 
 @pytest.mark.parametrize("alpha_value", [0.0, -1.0, math.nan, math.inf])
 def test_the_inner_operators_give_nan_for_a_bad_float_alpha(alpha_value, penalty):
     """Values that reach a kernel raise nothing there."""
     y, _, _ = torch.ops.ddn._robust_pool_forward(
-        torch.randn(3, 4), penalty, alpha_value, None, None, [1], "local", None, None
+        torch.randn(3, 4), penalty, alpha_value, None, None, None, [1], "local", None, None
     )
     assert y.isnan().all()

@@ -178,42 +178,15 @@ def test_nothing_is_recorded_without_need(penalty, device, dtype):
     assert ddn_cuda.robust_pool(x, penalty).requires_grad
 
 
-def test_double_backward_raises(penalty, device):
-    x = torch.randn(4, 33, dtype=torch.float64, device=device, requires_grad=True)
-    y = ddn_cuda.robust_pool(x, penalty)
-    (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="double backward"):
-        torch.autograd.grad(g.square().sum(), x)
-
-
-def test_forward_mode_raises(penalty, device):
-    x = torch.randn(4, 33, dtype=torch.float64, device=device)
-    forward_ad = torch.autograd.forward_ad
-    with forward_ad.dual_level():
-        dual = forward_ad.make_dual(x, torch.ones_like(x))
-        with pytest.raises(NotImplementedError, match="forward-mode"):
-            ddn_cuda.robust_pool(dual, penalty)
-        with pytest.raises(NotImplementedError, match="forward-mode"):
-            torch.ops.ddn.robust_pool(dual, penalty, alpha=1.0)
-        with pytest.raises(NotImplementedError, match="forward-mode"):
-            torch.ops.ddn.robust_pool(
-                x, penalty, alpha=forward_ad.make_dual(x[:, :1].exp(), x[:, :1])
-            )
-        with pytest.raises((NotImplementedError, RuntimeError)):
-            torch.ops.ddn._robust_pool_forward(
-                dual, penalty, 1.0, None, None, [1], "local", None, None
-            )
-
-
-def test_jvp_raises(penalty, device):
-    x = torch.randn(4, 33, dtype=torch.float64, device=device)
-    with pytest.raises((NotImplementedError, RuntimeError)):
-        torch.func.jvp(lambda x: ddn_cuda.robust_pool(x, penalty), (x,), (torch.ones_like(x),))
-
-
-def test_alpha_that_requires_grad_raises(penalty, device, dtype):
+def test_the_gradient_of_x_does_not_depend_on_what_else_is_wanted(penalty, device, dtype):
     x = torch.randn(4, 33, dtype=dtype, device=device)
-    for alpha in (torch.tensor(1.0), torch.ones(4, 1)):
-        learnt = alpha.to(device=device, dtype=dtype).requires_grad_()
-        with pytest.raises(NotImplementedError, match="`alpha`"):
-            ddn_cuda.robust_pool(x, penalty, learnt)
+    alpha = torch.full((4, 1), 0.7, dtype=dtype, device=device)
+    weight = 0.5 + torch.rand(4, 33, dtype=dtype, device=device)
+    _, expected = pool_and_gradient(x, penalty, alpha, weight=weight)
+    for moved in ((alpha,), (weight,), (alpha, weight)):
+        for t in moved:
+            t.requires_grad_()
+        _, g = pool_and_gradient(x, penalty, alpha, weight=weight)
+        assert torch.equal(g, expected)
+        for t in moved:
+            t.requires_grad_(False)

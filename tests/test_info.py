@@ -220,8 +220,9 @@ def test_a_point_at_the_kink_counts_as_inside(device, dtype):
     points = torch.tensor([[-1.0, 0.0, 1.0, 1.5]], dtype=dtype, device=device)
     one = points.new_ones(1, 1)
     for penalty in ("huber", "truncated_quadratic"):
-        g = torch.ops.ddn._robust_pool_backward(
-            one, points, 0 * one, 0 * one, 3 * one, penalty, 1.0, None, None, [1]
+        g, _, _ = torch.ops.ddn._robust_pool_backward(
+            *(one, points, 0 * one, 0 * one, 3 * one, penalty, 1.0, None, None, None, [1]),
+            [True, False, False],
         )
         torch.testing.assert_close(g * 3, points.new_tensor([[1.0, 1.0, 1.0, 0.0]]))
 

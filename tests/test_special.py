@@ -163,10 +163,14 @@ def test_gradient_is_zero_where_curvature_vanishes(penalty, device, dtype):
     """Stopped where a bound on the passes put it, with no inlier or with f'' < 0 there."""
     x = torch.tensor([[-1.5, 1.5, -1.5, 1.5]], dtype=dtype, device=device)
     y = x.new_zeros(1, 1)
-    g = torch.ops.ddn._robust_pool_backward(
-        torch.ones_like(y), x, y, y, torch.zeros_like(y), penalty, 1.0, None, None, [1]
+    g_x, g_weight, g_alpha = torch.ops.ddn._robust_pool_backward(
+        torch.ones_like(y),
+        *(x, y, y, torch.zeros_like(y)),
+        *(penalty, 1.0, None, None, None, [1]),
+        [True, True, True],
     )
-    assert not g.any()
+    for g in (g_x, g_weight, g_alpha):
+        assert not g.any()
 
 
 def test_points_near_the_largest_number(penalty, device, dtype):
