@@ -53,8 +53,7 @@ at::Tensor pool(const at::Tensor& x, c10::string_view penalty, double alpha_valu
           .findSchemaOrThrow("ddn::_robust_pool_forward", "")
           .typed<ForwardOutputs(const at::Tensor&, c10::string_view, double, const OptionalTensor&,
                                 const OptionalTensor&, const OptionalTensor&, at::IntArrayRef,
-                                c10::string_view, std::optional<int64_t>,
-                                std::optional<double>)>();
+                                c10::string_view, std::optional<int64_t>, std::optional<double>)>();
   const at::Tensor y = std::get<0>(
       inner.call(x, penalty, alpha_value, alpha, weight, ptr, dims, solver, max_iter, tol));
   return keepdim || ptr.has_value() ? y : y.squeeze(dims);
