@@ -59,3 +59,17 @@ def random_state():
     torch.set_rng_state(torch_state)
     if cuda_states is not None:
         torch.cuda.set_rng_state_all(cuda_states)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The CUDA kernels, compiled for the host."""
+    from cuda_shim import shim
+
+    return shim.build(tmp_path_factory.mktemp("cuda_shim"))
+
+
+@pytest.fixture
+def shim(library):
+    library.shim.configure()
+    return library.shim

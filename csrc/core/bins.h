@@ -76,46 +76,74 @@ struct Taps {
   double tail_bend;                 // max K'' there
 };
 
-// V is double or a SIMD vector of doubles: the bounds for the cells whose bins are bin, bin + 1,
-// ...
+// The sums over bins below are for the cells whose bins are bin, bin + 1, ...; V is double or a
+// SIMD vector of doubles. K is even, so that two bins at the same distance share their factors:
+// even() and odd() are the sum and the difference of the masses of the one on the left and the one
+// on the right.
+template <class V>
+struct BinPair {
+  V left_mass, right_mass, left_moment, right_moment;
+
+  DDN_HD BinPair(const Bins& bins, int bin, int distance)
+      : left_mass(Math<V>::load(bins.mass + bin - distance)),
+        right_mass(Math<V>::load(bins.mass + bin + distance)),
+        left_moment(Math<V>::load(bins.moment + bin - distance)),
+        right_moment(Math<V>::load(bins.moment + bin + distance)) {}
+  DDN_HD V even() const { return left_mass + right_mass; }
+  DDN_HD V odd() const { return left_mass - right_mass; }
+  DDN_HD V odd_moment() const { return left_moment - right_moment; }
+};
+
 template <class V>
 struct CellBounds {
   V value, slope, slack;
 };
 template <class V>
 DDN_HD CellBounds<V> bound_cells(const Bins& bins, const Taps& taps, int bin) {
-  // Sums of their own for every product and for every other bin: none waits for another.
-  V value[2]{}, shift[2]{}, slope[2]{}, slack[2]{};
-  const auto add = [&](int t, int i) {
-    const int k = taps.reach - t;  // a bin further right has u - x < 0
-    const V mass = Math<V>::load(bins.mass + bin + t);
-    const V moment = Math<V>::load(bins.moment + bin + t);
-    value[i] += mass * taps.value[k];
-    shift[i] += moment * taps.slope[k];
-    slope[i] += mass * taps.slope[k];
-    slack[i] += mass * taps.slack[k];
-  };
-  add(-taps.reach, 0);
-  for (int t = -taps.reach + 1; t < taps.reach; t += 2) {
-    add(t, 1);
-    add(t + 1, 0);
+  // Sums of their own for every product: none waits for another. At distance zero K' is zero.
+  const V own = Math<V>::load(bins.mass + bin);
+  V value = own * Math<V>::splat(taps.value[taps.reach]), shift{}, slope{},
+    slack = own * Math<V>::splat(taps.slack[taps.reach]);
+  for (int t = 1; t <= taps.reach; ++t) {
+    const int k = taps.reach + t;
+    const BinPair<V> pair(bins, bin, t);
+    const V tap = Math<V>::splat(taps.slope[k]), even = pair.even();
+    value = Math<V>::fma(even, Math<V>::splat(taps.value[k]), value);
+    slack = Math<V>::fma(even, Math<V>::splat(taps.slack[k]), slack);
+    slope = Math<V>::fma(pair.odd(), tap, slope);
+    shift = Math<V>::fma(pair.odd_moment(), tap, shift);
   }
-  return {(value[0] + value[1]) - (shift[0] + shift[1]), slope[0] + slope[1], slack[0] + slack[1]};
+  return {value - shift, slope, slack};
+}
+
+// The estimates of the depths at the centres of the same cells alone.
+template <class V>
+DDN_HD V cell_depths(const Bins& bins, const Taps& taps, int bin) {
+  V value = Math<V>::load(bins.mass + bin) * Math<V>::splat(taps.value[taps.reach]), shift{};
+  for (int t = 1; t <= taps.reach; ++t) {
+    const int k = taps.reach + t;
+    const BinPair<V> pair(bins, bin, t);
+    value = Math<V>::fma(pair.even(), Math<V>::splat(taps.value[k]), value);
+    shift = Math<V>::fma(pair.odd_moment(), Math<V>::splat(taps.slope[k]), shift);
+  }
+  return value - shift;
 }
 
 // Upper bounds of h^2 D'' over the same cells: the expansion of Note [The bound on a
 // cell] for K'' in the place of K.
 template <class V>
 DDN_HD V bound_bend(const Bins& bins, const Taps& taps, int bin) {
-  V bend{}, twist{};
-  for (int t = -taps.reach; t <= taps.reach; ++t) {
-    const int k = taps.reach - t;
-    const V mass = Math<V>::load(bins.mass + bin + t);
-    const V moment = Math<V>::load(bins.moment + bin + t);
-    bend += mass * (taps.bend[k] + taps.bend_slack[k]) - moment * taps.twist[k];
-    twist += mass * taps.twist[k];
+  const auto bound = [&](int k) { return Math<V>::splat(taps.bend[k] + taps.bend_slack[k]); };
+  V bend = Math<V>::load(bins.mass + bin) * bound(taps.reach), shift{}, twist{};
+  for (int t = 1; t <= taps.reach; ++t) {
+    const int k = taps.reach + t;
+    const BinPair<V> pair(bins, bin, t);
+    const V tap = Math<V>::splat(taps.twist[k]);
+    bend = Math<V>::fma(pair.even(), bound(k), bend);
+    shift = Math<V>::fma(pair.odd_moment(), tap, shift);
+    twist = Math<V>::fma(pair.odd(), tap, twist);
   }
-  return bend + 0.5 * absolute(twist);
+  return (bend - shift) + Math<V>::splat(0.5) * absolute(twist);
 }
 
 // The taps of K(z) = exp(-z^2/2).

@@ -27,8 +27,7 @@ namespace ddn {
 struct Sums {
   double slope = 0;
   double curvature = 0;
-  double depth = 0;               // where P::has_depth
-  double absolute_curvature = 0;  // sum |curvature|; non-convex penalties only
+  double depth = 0;  // where P::has_depth
 };
 
 // The curvature that a small step does not take away.

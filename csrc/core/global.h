@@ -257,15 +257,15 @@ class GlobalSearch {
   // is not further inside than the reach of K.
   DDN_HD double outside(const Grid& grid) const {
     const Bins bins = set_.bins();
+    const int end = grid.bins() - 1, within = grid.pad + taps_.reach;
     double left = 0, right = 0;
-    const int end = grid.bins() - 1;
-    for (int i = 0; i <= grid.pad + taps_.reach && i <= end; ++i) {
-      left += bins.mass[i];
-      right += bins.mass[end - i];
+    if (grid.origin > lo_) {
+      for (int i = 0; i <= within && i <= end; ++i) left += bins.mass[i];
     }
-    const bool open_left = grid.origin > lo_;
-    const bool open_right = grid.left(grid.cells) < hi_;
-    return larger(open_left ? left : 0, open_right ? right : 0);
+    if (grid.left(grid.cells) < hi_) {
+      for (int i = 0; i <= within && i <= end; ++i) right += bins.mass[end - i];
+    }
+    return larger(left, right);
   }
 
   // Finds the least objective on the cells first to last, if it is below what is known.
@@ -284,14 +284,15 @@ class GlobalSearch {
       const Window window = sweep(set_, set_.list(), in, total_);
       // A loss that is that small needs the digits of all points; see core/sweep.h.
       if (Set::weighted && window.loss < 1e-3 * total_) return false;
+      bound_ = larger(in.left_out, bound_);
       consider(window, in.s2);
       return true;
     }
   }
 
   template <class View>
-  DDN_HD bool resolve_smooth(const View& view, const Grid& grid, int first, int last, double a,
-                             double b, double floor, bool sorted) {
+  DDN_LARGE bool resolve_smooth(const View& view, const Grid& grid, int first, int last, double a,
+                                double b, double floor, bool sorted) {
     using V = typename Set::Lanes;
     constexpr int lanes = Math<V>::lanes;
     const Bins bins = set_.bins();
@@ -363,14 +364,16 @@ class GlobalSearch {
     return true;
   }
 
-  // The top of the parabola through the estimates of three neighbouring cells.
-  DDN_HD double vertex(const Grid& grid, int cell) const {
+  // The top of the parabola through the estimated depths of three neighbouring cells.
+  DDN_LARGE double vertex(const Grid& grid, int cell) const {
+    using V = typename Set::Lanes;
+    constexpr int lanes = Math<V>::lanes;
     const Bins bins = set_.bins();
-    double value[3];
-    for (int i = 0; i < 3; ++i) {
-      const int at = cell - 1 + i;
-      const int inside = at < 0 ? 0 : (at < grid.cells ? at : grid.cells - 1);
-      value[i] = bound_cells<double>(bins, taps_, grid.bin_of_cell(inside)).value;
+    // Bins about the first and last cell count nothing that is not there.
+    double value[3 + lanes];
+    for (int i = 0; i < 3; i += lanes) {
+      const int bin = grid.bin_of_cell(cell - 1 + i);
+      Math<V>::store(value + i, cell_depths<V>(bins, taps_, bin));
     }
     const double bend = value[0] - 2 * value[1] + value[2];
     const double shift = bend < 0 ? 0.5 * (value[0] - value[2]) / bend : 0;

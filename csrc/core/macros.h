@@ -11,7 +11,8 @@
 #define DDN_LARGE inline __attribute__((noinline))
 #else
 // Always inline: the same template is compiled once per instruction set, and an out-of-line
-// copy made for a wide one must never be picked by the linker for a narrow one.
+// copy made for a wide one must never be picked by the linker for a narrow one. What is large
+// has a name of its own in each, as a template over their types or as a static function.
 #define DDN_HD inline __attribute__((always_inline))
-#define DDN_LARGE DDN_HD
+#define DDN_LARGE inline __attribute__((noinline))
 #endif

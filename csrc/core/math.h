@@ -1,6 +1,6 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
 // arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
-// adds their Math).
+// adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster.
 #pragma once
 
 #include <cmath>
@@ -22,6 +22,8 @@ struct Math<float> {
   static DDN_HD float load(const float* p) { return *p; }
   static DDN_HD void store(float* p, float x) { *p = x; }
   static DDN_HD float largest() { return 3.402823466e+38f; }
+  static DDN_HD float absolute(float x) { return ::fabsf(x); }
+  static DDN_HD float fma(float a, float b, float c) { return a * b + c; }
   static DDN_HD float exp(float x) { return ::expf(x); }
 #if defined(__CUDA_ARCH__)
   static DDN_HD float rsqrt(float x) { return ::rsqrtf(x); }
@@ -38,6 +40,8 @@ struct Math<double> {
   static DDN_HD double load(const double* p) { return *p; }
   static DDN_HD void store(double* p, double x) { *p = x; }
   static DDN_HD double largest() { return 1.7976931348623157e308; }
+  static DDN_HD double absolute(double x) { return ::fabs(x); }
+  static DDN_HD double fma(double a, double b, double c) { return a * b + c; }
   static DDN_HD double exp(double x) { return ::exp(x); }
 #if defined(__CUDA_ARCH__)
   static DDN_HD double rsqrt(double x) { return ::rsqrt(x); }
@@ -48,7 +52,7 @@ struct Math<double> {
 
 template <class V>
 DDN_HD V absolute(V x) {
-  return x < Math<V>::splat(0) ? -x : x;
+  return Math<V>::absolute(x);
 }
 
 // min and max in the operand order in which x86 has one instruction for them; NaN in `x` is lost.

@@ -80,7 +80,8 @@ struct Maximum {
 // The largest value on |t| <= radius, to `tolerance`; of what lies below `floor` nothing is told
 // but `bound`. Intervals that cannot hold more than the best value found and the tolerance are
 // discarded, those where the series is concave solved, the others halved, left ones first.
-DDN_LARGE Maximum maximise(const Series& series, double radius, double floor, double tolerance) {
+static DDN_LARGE Maximum maximise(const Series& series, double radius, double floor,
+                                  double tolerance) {
   Interval stack[most_halvings];
   int size = 0;
   stack[size++] = {0, radius};
@@ -119,7 +120,7 @@ DDN_LARGE Maximum maximise(const Series& series, double radius, double floor, do
 
 // Of the local maxima on |t| <= radius that lie left of `best` and are at least `floor`, the
 // leftmost; `best` itself where there is none.
-DDN_LARGE Maximum leftmost(const Series& series, double radius, double floor, Maximum best) {
+static DDN_LARGE Maximum leftmost(const Series& series, double radius, double floor, Maximum best) {
   Interval stack[most_halvings];
   int size = 0;
   const double half = 0.5 * (best.t + radius);

@@ -10,6 +10,7 @@
 //   Survey  survey()                       of all points
 //   Survey  careful_survey()               the same, exact when points are not finite or overflow
 //   Sums    sums<P, V>(u, alpha)           at u, in arithmetic of type V
+//   double  absolute_curvature<P>(u, alpha)   sum of the magnitudes of the curvature's terms
 //   Around  around(u, radius)              see there
 //   double  objective<P>(u, alpha)         sum of w phi
 //   int     rank(), size()                 of a thread among those that work on the set
@@ -24,8 +25,9 @@
 //   Bins    bins()                         working memory for a grid
 //   void    bin(grid, alpha)               counts the points in bins(); also a sync()
 //   double  bin_excess()                   by how much the bins may hold more than the set weighs
-//   SweepInput gather(centre, half, alpha) for a sweep of |u - centre| <= half (core/sweep.h): the
-//                                          points that enter or leave are then in list(), sorted
+//   SweepInput gather(centre, half, alpha) for a sweep of |u - centre| <= half or what a bound
+//                                          leaves of it (core/sweep.h): the points that enter or
+//                                          leave are then in list(), sorted
 //   int64_t sort()                         the finite points in list(), sorted; their number
 //   List    list()                         with point(i) and weight(i)
 //   Set     view(first, count)             a stretch of list() as a set

@@ -27,7 +27,76 @@ struct SweepInput {
   // Of the points that are inside throughout, sums of w, w t and w t^2, with t = (x - base) /
   // alpha.
   double mass, s1, s2;
+  // The windows are those of u in a part of what was asked for; elsewhere there is at most this
+  // depth, less than in that part.
+  double left_out = -1;
 };
+
+// Note: [Narrowing a run]
+// A run of places u is cut into `kink_cells` cells. As u moves right, each point near its ends of
+// the run leaves or enters once, in the cell of its kink x + alpha or x - alpha. Within a cell, the
+// points that neither leave nor enter there and are inside make a parabola: its maximum over the
+// cell is a depth that is attained or exceeded, for the others add no less than nothing; and as
+// those are within a cell of their kinks, they add 1 - (1 - g)^2 < 2 g at most, g being the width
+// of a cell in units of alpha. So the cells are known far better than those of a grid of bins, from
+// one look at the points that leave or enter.
+constexpr int kink_cells = 64;
+
+// Points without weights by the cells of their kinks: their numbers, and the sums of how far right
+// of the middle of their cell the kinks lie, in cells.
+struct Kinks {
+  double leaving[kink_cells], leaving_offset[kink_cells];
+  double entering[kink_cells], entering_offset[kink_cells];
+};
+
+// Cells first to last of a run, and a bound of the depth in the others.
+struct NarrowRun {
+  int first, last;
+  double left_out;
+};
+
+// half: of the width of the run about in.base, in units of alpha. margin: depths that differ by
+// less are not told apart.
+DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, double margin) {
+  const double g = 2 * half / kink_cells;
+  // The squares of the offsets are left out; offsets are known to 2^-16, and to 1e-6 alpha.
+  const double slack = static_cast<double>(in.count) * (g * g / 4 + g * 0x1p-14 + 2e-6) + margin;
+  double mass[kink_cells], s1[kink_cells], s2[kink_cells];
+  double mass_here = in.mass, s1_here = in.s1, s2_here = in.s2;
+  // Sums of t and t^2 of points whose kinks lie in cell i, and which are `side` away from it.
+  const auto add = [&](int i, double sign, double number, double offset, double side) {
+    const double middle = side + ((i + 0.5) * g - half), moment = g * offset;
+    mass_here += sign * number;
+    s1_here += sign * (number * middle + moment);
+    s2_here += sign * (number * middle * middle + 2 * middle * moment);
+  };
+  for (int i = 0; i < kink_cells; ++i) add(i, 1, kinks.leaving[i], kinks.leaving_offset[i], -1);
+  for (int i = 0; i < kink_cells; ++i) {
+    add(i, -1, kinks.leaving[i], kinks.leaving_offset[i], -1);
+    mass[i] = mass_here;
+    s1[i] = s1_here;
+    s2[i] = s2_here;
+    add(i, 1, kinks.entering[i], kinks.entering_offset[i], 1);
+  }
+  double depth[kink_cells], bound[kink_cells], lower = -1;
+  for (int i = 0; i < kink_cells; ++i) {
+    const double left = i * g - half;
+    const double mean = s1[i] / larger(mass[i], 0.5);
+    const double v = larger(smaller(mean, left + g), left);
+    depth[i] = mass[i] - (s2[i] - 2 * s1[i] * v + mass[i] * v * v);
+    bound[i] = depth[i] + 2.01 * g * (kinks.leaving[i] + kinks.entering[i]) + slack;
+  }
+  for (int i = 0; i < kink_cells; ++i) lower = larger(depth[i], lower);
+  lower -= slack + margin;
+  NarrowRun run{0, kink_cells - 1, -1};
+  while (run.first < run.last && bound[run.first] < lower) {
+    run.left_out = larger(bound[run.first++], run.left_out);
+  }
+  while (run.last > run.first && bound[run.last] < lower) {
+    run.left_out = larger(bound[run.last--], run.left_out);
+  }
+  return run;
+}
 
 struct Window {
   double u;

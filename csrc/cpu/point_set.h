@@ -57,14 +57,13 @@ struct Points {
 };
 
 // Calls body(points, weights, mask) for the vectors of the points: weights are a vector or One,
-// mask is `all` but for the last, partial vector; flush() after each block.
+// mask is AllLanes but for the last, partial vector; flush() after each block.
 template <class V, class T, bool weighted, class Body, class Flush>
 DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flush&& flush) {
   constexpr int lanes = VectorOf<V>::lanes;
-  const auto all = first_lanes<V>(lanes);
   const int64_t n = points.n;
   const auto whole = [&](int64_t i) __attribute__((always_inline)) {
-    body(load<V>(points.x + i), points.template load_weights<V>(i), all);
+    body(load<V>(points.x + i), points.template load_weights<V>(i), AllLanes{});
   };
   int64_t i = 0;
   for (; i + block_vectors * lanes <= n; i += block_vectors * lanes) {
@@ -86,18 +85,15 @@ Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha) {
   const Split<T, V> at(u);
   const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
   const Alpha<Lanes> a{splat(static_cast<V>(alpha)), splat(static_cast<V>(1 / alpha))};
-  Lanes slope{}, curvature{}, depth{}, absolute_curvature{};
-  DoublePair slopes, curvatures, depths, absolute_curvatures;
+  Lanes slope{}, curvature{}, depth{};
+  DoublePair slopes, curvatures, depths;
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         const Terms<Lanes> t = P::terms(residual(points, base, offset), a);
-        slope += mask ? t.slope * weights : zero;
-        curvature += mask ? t.curvature * weights : zero;
-        if constexpr (P::has_depth) depth += mask ? t.depth * weights : zero;
-        if constexpr (!P::convex) {
-          absolute_curvature += mask ? absolute(t.curvature) * weights : zero;
-        }
+        slope += kept_by(mask, t.slope * weights);
+        curvature += kept_by(mask, t.curvature * weights);
+        if constexpr (P::has_depth) depth += kept_by(mask, t.depth * weights);
       },
       [&]() __attribute__((always_inline)) {
         slopes.add(slope);
@@ -107,12 +103,29 @@ Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha) {
           depths.add(depth);
           depth = zero;
         }
-        if constexpr (!P::convex) {
-          absolute_curvatures.add(absolute_curvature);
-          absolute_curvature = zero;
-        }
       });
-  return {slopes.total(), curvatures.total(), depths.total(), absolute_curvatures.total()};
+  return {slopes.total(), curvatures.total(), depths.total()};
+}
+
+template <class P, class T, bool weighted>
+double chunk_absolute_curvature(const Points<T, weighted>& set, double u, double alpha) {
+  using Lanes = Vector<T>;
+  const Split<T, T> at(u);
+  const Lanes base = splat(at.base), offset = splat(at.offset);
+  const Alpha<Lanes> a{splat(static_cast<T>(alpha)), splat(static_cast<T>(1 / alpha))};
+  Lanes sum{};
+  DoublePair total;
+  for_each_vector<T>(
+      set,
+      [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
+        const Lanes curvature = P::terms(residual(points, base, offset), a).curvature;
+        sum += kept_by(mask, absolute(curvature) * weights);
+      },
+      [&]() __attribute__((always_inline)) {
+        total.add(sum);
+        sum = Lanes{};
+      });
+  return total.total();
 }
 
 struct ChunkSurvey {
@@ -132,9 +145,9 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        sum += mask ? points * weights : zero;
-        lo = smaller(mask ? points : upmost, lo);
-        hi = larger(mask ? points : downmost, hi);
+        sum += kept_by(mask, points * weights);
+        lo = smaller(kept_by(mask, points, upmost), lo);
+        hi = larger(kept_by(mask, points, downmost), hi);
       },
       [&]() __attribute__((always_inline)) {
         total.add(sum);
@@ -162,10 +175,11 @@ Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         const Lanes z = residual(points, base, offset);
-        nearer += mask && absolute(z) < far ? one * weights : zero;
-        left += mask && z >= far ? one * weights : zero;
-        below = larger(mask && z >= far ? points : downmost, below);
-        above = smaller(mask && -z >= far ? points : upmost, above);
+        const auto on_left = mask & (z >= far), on_right = mask & (-z >= far);
+        nearer += kept_by(mask & (absolute(z) < far), one * weights);
+        left += kept_by(on_left, one * weights);
+        below = larger(on_left ? points : downmost, below);
+        above = smaller(on_right ? points : upmost, above);
       },
       [&]() __attribute__((always_inline)) {
         weight_nearer.add(nearer);
@@ -181,17 +195,21 @@ Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
 }
 
 // Working memory of one thread for the global search. A bin's points are counted in one integer:
-// their number above, the sum of their fixed-point places in the bin below bit `count_shift`, so
-// that points can be added in any order, `bin_points` of them without overflow.
+// their number from bit `count_shift` on, the sum of their fixed-point places below, so that points
+// can be added in any order, `bin_points` of them without overflow. Neighbouring points are counted
+// in different tables: those in one bin would wait for each other.
 template <class T>
 struct Workspace {
   static constexpr int most_cells = 2048;
   static constexpr int size =
       most_cells + 2 * Taps::most_blocks * Taps::most_per_alpha + 2 + bins_slack;
-  static constexpr int count_shift = 40;
-  static constexpr int64_t bin_points = 1 << 23;
+  static constexpr int tables = 4;
+  static constexpr int count_shift = 48;  // the tables are left empty
+  static constexpr int64_t bin_points = 1 << 14;
+  static_assert(int64_t{size} << bin_fraction_bits <= int64_t{1} << 28,
+                "the places of bin_points points fit below count_shift");
 
-  std::vector<uint64_t> counted = std::vector<uint64_t>(size);
+  std::vector<uint64_t> counted = std::vector<uint64_t>(tables * size);
   std::vector<double> mass = std::vector<double>(size), moment = std::vector<double>(size);
   std::vector<float> upper = std::vector<float>(size), blocks = std::vector<float>(size),
                      bounds = std::vector<float>(size);
@@ -227,6 +245,9 @@ void sort_by_rank(T* x, int n) {
   }
 }
 
+// A list of more points is narrowed before it is sorted and swept.
+constexpr int64_t most_swept = 32;
+
 // Points of a list and their weights put in order together.
 template <class T>
 void sort_weighted(T* x, T* weights, int64_t n) {
@@ -252,7 +273,7 @@ Series chunk_series(const Points<T, weighted>& set, double u, double alpha) {
         const Lanes z = clip(residual(points, base, offset) * inverse, far);
         Lanes before = zero, term = Math<Lanes>::exp(z * z * -0.5) * weights;
         for (int i = 0; i < terms; ++i) {
-          sums[i] += mask ? term : zero;
+          sums[i] += kept_by(mask, term);
           const Lanes next = -(z * term + before) * (1.0 / (i + 1));
           before = term;
           term = next;
@@ -299,7 +320,7 @@ class PointSet {
   int most_cells() const { return Workspace<T>::most_cells; }
   template <class P>
   static const Taps& taps() {
-    static const Taps table = make_taps<P>(P::is_smooth ? 8 : 32);
+    static const Taps table = make_taps<P>(P::is_smooth ? 8 : 16);
     return table;
   }
   Bins bins() const {
@@ -322,34 +343,38 @@ class PointSet {
 
   void bin(const Grid& grid, double /*alpha*/) const {
     const int size = grid.bins();
-    std::fill_n(workspace_->mass.data(), size, 0.0);
-    std::fill_n(workspace_->moment.data(), size, 0.0);
-    constexpr double one = 1 << bin_fraction_bits;
     if constexpr (weighted) {
       double* const mass = workspace_->mass.data();
       double* const moment = workspace_->moment.data();
-      for_each_place(grid, 0, set_.n, [&](int64_t i, int32_t place) {
-        const double weight = set_.weight(i);
-        mass[place >> bin_fraction_bits] += weight;
-        moment[place >> bin_fraction_bits] +=
-            weight * ((place & bin_fraction_mask) * (1 / one) - 0.5);
+      std::fill_n(mass, size + bins_slack, 0.0);
+      std::fill_n(moment, size + bins_slack, 0.0);
+      constexpr double one = 1 << bin_fraction_bits;
+      for_each_places(grid, 0, set_.n, [&](int64_t i, const int32_t* places, int count) {
+        for (int k = 0; k < count; ++k) {
+          const double weight = set_.weight(i + k);
+          const int bin = places[k] >> bin_fraction_bits;
+          mass[bin] += weight;
+          moment[bin] += weight * ((places[k] & bin_fraction_mask) * (1 / one) - 0.5);
+        }
       });
     } else {
       using Space = Workspace<T>;
       uint64_t* const counted = workspace_->counted.data();
+      const int stride = size + bins_slack;
+      const auto add = [&](int table, int32_t place) __attribute__((always_inline)) {
+        counted[table * stride + (place >> bin_fraction_bits)] +=
+            (uint64_t{1} << Space::count_shift) + static_cast<uint32_t>(place);
+      };
       for (int64_t begin = 0; begin < set_.n; begin += Space::bin_points) {
-        std::fill_n(counted, size, 0);
         const int64_t end = std::min(set_.n, begin + Space::bin_points);
-        for_each_place(grid, begin, end, [&](int64_t, int32_t place) {
-          counted[place >> bin_fraction_bits] += (uint64_t{1} << Space::count_shift) +
-                                                 static_cast<uint64_t>(place & bin_fraction_mask);
+        for_each_places(grid, begin, end, [&](int64_t, const int32_t* places, int count) {
+          int k = 0;
+          for (; k + Space::tables <= count; k += Space::tables) {
+            for (int t = 0; t < Space::tables; ++t) add(t, places[k + t]);
+          }
+          for (; k < count; ++k) add(0, places[k]);
         });
-        for (int b = 0; b < size; ++b) {
-          const auto points = static_cast<double>(counted[b] >> Space::count_shift);
-          const uint64_t places = counted[b] & ((uint64_t{1} << Space::count_shift) - 1);
-          workspace_->mass[b] += points;
-          workspace_->moment[b] += static_cast<double>(places) * (1 / one) - 0.5 * points;
-        }
+        take_counted(size, stride, /*first=*/begin == 0);
       }
     }
   }
@@ -359,54 +384,37 @@ class PointSet {
   }
 
   SweepInput gather(double centre, double half, double alpha) const {
-    using Lanes = Vector<T>;
-    constexpr int lanes = VectorOf<T>::lanes;
     std::vector<T>& list = workspace_->list;
     std::vector<T>& list_weights = workspace_->list_weights;
-    list.resize(static_cast<size_t>(set_.n + 2 * lanes));
+    list.resize(static_cast<size_t>(set_.n + 2 * VectorOf<T>::lanes));
     if (weighted) list_weights.resize(list.size());
-    const Split<T, T> at(centre);
-    const Lanes base = splat(at.base), offset = splat(at.offset), zero{}, one = splat(T(1));
-    const Lanes inner = splat(static_cast<T>(alpha - half)),
-                inverse = splat(static_cast<T>(1 / alpha));
-    const Lanes outer = splat(static_cast<T>(alpha + half));
-    Lanes count{}, s1{}, s2{}, left{};
-    DoublePair counts, s1s, s2s, lefts;
-    CompensatedSum<double> mass;
-    int64_t size = 0;
-    for_each_vector<T>(
-        set_,
-        [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-          const Lanes z = residual(points, base, offset), distance = absolute(z), t = -z * inverse;
-          const auto inside = mask & (distance <= inner);
-          const auto edge = mask & (distance > inner) & (distance <= outer);
-          s1 += inside ? t * weights : zero;
-          s2 += inside ? t * t * weights : zero;
-          left += edge & (z > zero) ? one : zero;
-          const int more = store_selected<T>(list.data() + size, points, edge);
-          if constexpr (weighted) {
-            store_selected<T>(list_weights.data() + size, weights, edge);
-            // The loss is what the mass leaves of the total: it needs every digit.
-            for (int lane = 0; lane < lanes; ++lane) {
-              if (inside[lane]) mass.add(static_cast<double>(weights[lane]));
-            }
-          } else {
-            count += inside ? one : zero;
-          }
-          size += more;
-        },
-        [&]() __attribute__((always_inline)) {
-          counts.add(count);
-          s1s.add(s1);
-          s2s.add(s2);
-          lefts.add(left);
-          count = s1 = s2 = left = zero;
-        });
-    sort_list(size);
-    const auto leaving = static_cast<int64_t>(lefts.total());
-    return {size,        leaving,    leaving,
-            centre,      alpha,      weighted ? mass.total() : counts.total(),
-            s1s.total(), s2s.total()};
+    SweepInput in{0, 0, 0, centre, alpha, 0, 0, 0};
+    select(set_, centre, half, in);
+    if constexpr (!weighted) {
+      // The points that remain are fewer each time, or it is the last.
+      const double margin = total_weight_ * (sizeof(T) == 8 ? 4e-14 : 2e-6);
+      double middle = centre, reach = half;
+      while (in.count > most_swept) {
+        SweepInput about = in;  // the run's middle
+        const double shift = (middle - centre) / alpha;
+        about.base = middle;
+        about.s1 -= shift * in.mass;
+        about.s2 += shift * (shift * in.mass - 2 * in.s1);
+        const NarrowRun run =
+            narrow(about, kinks(in.count, middle, reach, alpha), reach / alpha, margin);
+        const double cell = 2 * reach / kink_cells;
+        const double wanted = 0.5 * cell * (run.last + 1 - run.first) + 2e-6 * alpha;
+        if (!(wanted < 0.5 * reach)) break;
+        in.left_out = larger(run.left_out, in.left_out);
+        middle += 0.5 * cell * (run.first + run.last + 1) - reach;
+        reach = wanted;
+        const int64_t before = in.count;
+        select({list.data(), nullptr, before}, middle, reach, in);
+        if (in.count > before / 2) break;
+      }
+    }
+    sort_list(in.count);
+    return in;
   }
 
   int64_t sort() const {
@@ -436,8 +444,13 @@ class PointSet {
                                all.slope += one.slope;
                                all.curvature += one.curvature;
                                all.depth += one.depth;
-                               all.absolute_curvature += one.absolute_curvature;
                              });
+  }
+  template <class P>
+  double absolute_curvature(double u, double alpha) const {
+    return over_chunks<double>(
+        [=](const Set& part) { return chunk_absolute_curvature<P>(part, u, alpha); },
+        [](double& all, double one) { all += one; });
   }
 
   template <class P>
@@ -504,28 +517,164 @@ class PointSet {
   }
 
  private:
-  // Calls body(i, place) for the points of [begin, end): their fixed-point places in the grid.
-  template <class Body>
-  void for_each_place(const Grid& grid, int64_t begin, int64_t end, const Body& body) const {
-    using Fixed = typename LanesOf<int32_t, T>::type;
+  // Puts those of the points that leave or enter where |u - centre| <= half in the list, adds those
+  // that are inside throughout to the sums, and counts the former. The points may lie in the list.
+  void select(const Set& points, double centre, double half, SweepInput& in) const {
+    using Lanes = Vector<T>;
     constexpr int lanes = VectorOf<T>::lanes;
+    T* const list = workspace_->list.data();
+    T* const list_weights = workspace_->list_weights.data();
+    const double alpha = in.alpha;
+    const Split<T, T> at(centre);
+    const Lanes base = splat(at.base), offset = splat(at.offset), zero{}, one = splat(T(1));
+    const Lanes inner = splat(static_cast<T>(alpha - half)),
+                inverse = splat(static_cast<T>(1 / alpha));
+    const Lanes outer = splat(static_cast<T>(alpha + half));
+    const Lanes about = splat(static_cast<T>((centre - in.base) / alpha));
+    Lanes count{}, s1{}, s2{}, left{};
+    DoublePair counts, s1s, s2s, lefts;
+    CompensatedSum<double> mass;
+    int64_t size = 0;
+    for_each_vector<T>(
+        points,
+        [&](Lanes x, auto weights, auto mask) __attribute__((always_inline)) {
+          const Lanes z = residual(x, base, offset), distance = absolute(z);
+          const Lanes t = about - z * inverse;
+          const auto inside = mask & (distance <= inner);
+          const auto edge = mask & (distance > inner) & (distance <= outer);
+          s1 += inside ? t * weights : zero;
+          s2 += inside ? t * t * weights : zero;
+          left += edge & (z > zero) ? one : zero;
+          if constexpr (weighted) {
+            store_selected<T>(list_weights + size, weights, edge);
+            // The loss is what the mass leaves of the total: it needs every digit.
+            for (int lane = 0; lane < lanes; ++lane) {
+              if (inside[lane]) mass.add(static_cast<double>(weights[lane]));
+            }
+          } else {
+            count += inside ? one : zero;
+          }
+          size += store_selected<T>(list + size, x, edge);
+        },
+        [&]() __attribute__((always_inline)) {
+          counts.add(count);
+          s1s.add(s1);
+          s2s.add(s2);
+          lefts.add(left);
+          count = s1 = s2 = left = zero;
+        });
+    in.count = size;
+    in.leaving = in.entering = static_cast<int64_t>(lefts.total());
+    in.mass += weighted ? mass.total() : counts.total();
+    in.s1 += s1s.total();
+    in.s2 += s2s.total();
+  }
+
+  // Of the first `count` points of the list, which leave or enter where |u - centre| <= half.
+  Kinks kinks(int64_t count, double centre, double half, double alpha) const {
+    using Lanes = Vector<T>;
+    using Fixed = typename LanesOf<int32_t, T>::type;
+    using Space = Workspace<T>;
+    constexpr int lanes = VectorOf<T>::lanes;
+    constexpr double one = 1 << bin_fraction_bits;
+    const T* const list = workspace_->list.data();
+    uint64_t* const counted = workspace_->counted.data();
+    const Split<T, T> at(centre);
+    const Lanes base = splat(at.base), offset = splat(at.offset), zero{};
+    const Lanes scale = splat(static_cast<T>(one * kink_cells / (2 * half)));
+    const Lanes to_leave = splat(static_cast<T>(half + alpha)),
+                to_enter = splat(static_cast<T>(half - alpha));
+    const Lanes past = splat(static_cast<T>(kink_cells * one - 1)),
+                second = splat(T(kink_cells * one));
+    Kinks kinks{};
+    for (int64_t begin = 0; begin < count; begin += Space::bin_points) {
+      const int64_t end = std::min(count, begin + Space::bin_points);
+      for (int64_t i = begin; i < end; i += lanes) {
+        const Lanes z = residual(load<T>(list + i), base, offset);
+        const auto leaves = z > zero;
+        const Lanes place = ((leaves ? to_leave : to_enter) - z) * scale;
+        const Lanes kept = larger(smaller(place, past), zero);
+        const Fixed fixed = __builtin_convertvector(leaves ? kept : kept + second, Fixed);
+        int32_t places[lanes];
+        memcpy(places, &fixed, sizeof fixed);
+        const auto here = static_cast<int>(std::min<int64_t>(lanes, end - i));
+        for (int k = 0; k < here; ++k) {
+          counted[places[k] >> bin_fraction_bits] +=
+              (uint64_t{1} << Space::count_shift) + static_cast<uint32_t>(places[k]);
+        }
+      }
+      for (int cell = 0; cell < 2 * kink_cells; ++cell) {
+        const uint64_t sum = counted[cell];
+        counted[cell] = 0;
+        const auto number = static_cast<double>(sum >> Space::count_shift);
+        const auto places = static_cast<double>(sum & ((uint64_t{1} << Space::count_shift) - 1));
+        const double offsets = places * (1 / one) - number * (cell + 0.5);
+        const bool leaves = cell < kink_cells;
+        const int i = cell % kink_cells;
+        (leaves ? kinks.leaving : kinks.entering)[i] += number;
+        (leaves ? kinks.leaving_offset : kinks.entering_offset)[i] += offsets;
+      }
+    }
+    return kinks;
+  }
+
+  // Calls body(i, places, count) for the points of [begin, end), some at a time: the fixed-point
+  // places in the grid of points i, i + 1, ...
+  template <class Body>
+  void for_each_places(const Grid& grid, int64_t begin, int64_t end, const Body& body) const {
+    using Fixed = typename LanesOf<int32_t, T>::type;
+    constexpr int lanes = VectorOf<T>::lanes, most = 16 * lanes;
     constexpr double one = 1 << bin_fraction_bits;
     const Split<T, T> at(grid.origin);
     const Vector<T> base = splat(at.base), offset = splat(at.offset);
     const Vector<T> scale = splat(static_cast<T>(one / grid.width));
     const Vector<T> shift = splat(static_cast<T>((grid.pad + 1) * one)), zero{};
     const Vector<T> limit = splat(static_cast<T>((grid.bins() - 1) * one + one / 2));
-    const auto vector = [&](int64_t i, Vector<T> x, int count) __attribute__((always_inline)) {
+    int32_t places[most];
+    const auto place = [&](int k, Vector<T> x) __attribute__((always_inline)) {
       const Vector<T> place = shift - residual(x, base, offset) * scale;
       const Fixed fixed = __builtin_convertvector(larger(smaller(place, limit), zero), Fixed);
-      int32_t places[lanes];
-      memcpy(places, &fixed, sizeof fixed);
-      for (int k = 0; k < count; ++k) body(i + k, places[k]);
+      memcpy(places + k, &fixed, sizeof fixed);
     };
-    int64_t i = begin;
-    for (; i + lanes <= end; i += lanes) vector(i, load<T>(set_.x + i), lanes);
-    const int rest = static_cast<int>(end - i);
-    if (rest > 0) vector(i, load_first<T>(set_.x + i, rest), rest);
+    for (int64_t i = begin; i < end; i += most) {
+      const int count = static_cast<int>(std::min<int64_t>(most, end - i));
+      int k = 0;
+      for (; k + lanes <= count; k += lanes) place(k, load<T>(set_.x + i + k));
+      if (k < count) place(k, load_first<T>(set_.x + i + k, count - k));
+      body(i, places, count);
+    }
+  }
+
+  // Moves what was counted to the bins.
+  void take_counted(int size, int stride, bool first) const {
+    using Space = Workspace<T>;
+    using Integers = typename LanesOf<int64_t, double>::type;
+    constexpr int lanes = VectorOf<double>::lanes;
+    static_assert(lanes <= bins_slack, "whole vectors of bins fit");
+    constexpr double one = 1 << bin_fraction_bits;
+    uint64_t* const counted = workspace_->counted.data();
+    Vector<double> bin;  // times one
+    for (int k = 0; k < lanes; ++k) bin[k] = k * one;
+    for (int b = 0; b < size; b += lanes) {
+      Integers sum{}, none{};
+      for (int t = 0; t < Space::tables; ++t) {
+        Integers part;
+        memcpy(&part, counted + t * stride + b, sizeof part);
+        memcpy(counted + t * stride + b, &none, sizeof none);
+        sum += part;
+      }
+      const auto points = __builtin_convertvector(sum >> Space::count_shift, Vector<double>);
+      const auto places =
+          __builtin_convertvector(sum & ((int64_t{1} << Space::count_shift) - 1), Vector<double>);
+      double* const mass = workspace_->mass.data() + b;
+      double* const moment = workspace_->moment.data() + b;
+      // Exact, but for the last sum: integers below 2^53.
+      const Vector<double> offsets = places - points * (bin + one / 2);
+      store<double>(mass, first ? points : load<double>(mass) + points);
+      store<double>(moment,
+                    first ? offsets * (1 / one) : load<double>(moment) + offsets * (1 / one));
+      bin += splat(lanes * one);
+    }
   }
 
   void sort_list(int64_t size) const {

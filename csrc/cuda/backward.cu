@@ -1,8 +1,10 @@
-// The backward kernel: reads x, and weights where there are some, once and writes their gradients
-// once.
+// The backward kernels. The gradients of points and weights read x, and weights where there are some,
+// once and write once; what takes sums over a set (core/second_order.h) reads it once more for each.
 #include "core/gradient.h"
 #include "core/penalties.h"
+#include "core/second_order.h"
 #include "cuda/dispatch.cuh"
+#include "cuda/point_set.cuh"
 #include "cuda/robust_pool_cuda.h"
 #include "cuda/team.cuh"
 
@@ -13,9 +15,22 @@ namespace {
 constexpr int points_per_lane = 8;
 constexpr int tile = points_per_lane * warp_size;
 
+template <class P, class S, class T>
+__device__ __forceinline__ void write_gradients(const BackwardArgs& args, T x, T weight,
+                                                const SetGradient<T>& set, int64_t grad_x_at,
+                                                int64_t grad_weight_at) {
+  if (args.grad_x.data != nullptr) {
+    static_cast<S*>(args.grad_x.data)[grad_x_at] = from_real<S>(point_gradient<P>(x, weight, set));
+  }
+  if (args.grad_weight.data != nullptr) {
+    static_cast<T*>(args.grad_weight.data)[grad_weight_at] = weight_gradient<P>(x, set);
+  }
+}
+
 // A warp takes a tile of a set: small sets do not waste a block, and large ones are shared out.
-template <class P, class T>
-__global__ void __launch_bounds__(block_threads, 2) backward(const BackwardArgs args) {
+template <class P, class S, class T>
+__global__ void __launch_bounds__(block_threads, 2)
+    backward(const __grid_constant__ BackwardArgs args) {
   const int64_t n = args.layout.num_points;
   const int64_t tiles_per_set = (n + tile - 1) / tile;
   const int64_t tiles = args.layout.num_sets * tiles_per_set;
@@ -25,19 +40,16 @@ __global__ void __launch_bounds__(block_threads, 2) backward(const BackwardArgs 
        t += step) {
     const int64_t set = t / tiles_per_set;
     const int64_t first = (t - set * tiles_per_set) * tile + threadIdx.x % warp_size;
-    const T* const x = static_cast<const T*>(args.x) + args.layout.sets.offset(set);
-    const int64_t grad_offset = args.grad_layout.sets.offset(set);
-    T* const grad_x = static_cast<T*>(args.grad_x);
-    T* const grad_weight = static_cast<T*>(args.grad_weight);
-    const SetGradient<T> shared = set_gradient<T, T>(args, set);
+    const S* const x = static_cast<const S*>(args.x) + args.layout.sets.offset(set);
+    const SetGradient<T> shared = set_gradient<T>(args, set);
     T points[points_per_lane], weights[points_per_lane];
 #pragma unroll
     for (int k = 0; k < points_per_lane; ++k) {
       const int64_t i = first + k * warp_size;
-      points[k] = i < n ? x[args.layout.points.offset(i)] : T(0);
+      points[k] = i < n ? to_real(x[args.layout.points.offset(i)]) : T(0);
       weights[k] = 1;
     }
-    if (args.weight != nullptr && grad_x != nullptr) {
+    if (args.weight != nullptr && args.grad_x.data != nullptr) {
       const T* const weight =
           static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(set);
 #pragma unroll
@@ -46,24 +58,182 @@ __global__ void __launch_bounds__(block_threads, 2) backward(const BackwardArgs 
         if (i < n) weights[k] = weight[args.weight_layout.points.offset(i)];
       }
     }
+    const int64_t grad_x = args.grad_x.layout.sets.offset(set);
+    const int64_t grad_weight = args.grad_weight.layout.sets.offset(set);
 #pragma unroll
     for (int k = 0; k < points_per_lane; ++k) {
       const int64_t i = first + k * warp_size;
       if (i >= n) continue;
-      const int64_t at = grad_offset + args.grad_layout.points.offset(i);
-      if (grad_x != nullptr) grad_x[at] = point_gradient<P>(points[k], weights[k], shared);
-      if (grad_weight != nullptr) grad_weight[at] = weight_gradient<P>(points[k], shared);
+      write_gradients<P, S>(args, points[k], weights[k], shared,
+                            grad_x + args.grad_x.layout.points.offset(i),
+                            grad_weight + args.grad_weight.layout.points.offset(i));
     }
+  }
+}
+
+// The segment that row `row` belongs to, or -1.
+__device__ __forceinline__ int64_t segment_of(const int64_t* ptr, int64_t segments, int64_t row) {
+  int64_t first = 0, past = segments;  // of the segments that end behind the row
+  while (first < past) {
+    const int64_t middle = first + (past - first) / 2;
+    if (ptr[middle + 1] <= row) {
+      first = middle + 1;
+    } else {
+      past = middle;
+    }
+  }
+  return first < segments && ptr[first] <= row ? first : -1;
+}
+
+// Of segments, a thread takes a number: neighbours are channels of one row.
+template <class P, class S, class T>
+__global__ void __launch_bounds__(block_threads, 2)
+    backward_segments(const __grid_constant__ BackwardArgs args) {
+  const SetLayout& layout = args.layout;
+  const int64_t segments = layout.num_sets / layout.channels;
+  const int64_t numbers = layout.num_points * layout.channels;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * block_threads;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x; i < numbers;
+       i += step) {
+    const int64_t row = i / layout.channels, channel = i - row * layout.channels;
+    const int64_t segment = segment_of(layout.ptr, segments, row);
+    if (segment < 0) continue;
+    const auto at = [&](const SetLayout& of) {
+      return row * of.points.stride[0] + of.sets.offset(channel);
+    };
+    const T x = to_real(static_cast<const S*>(args.x)[at(layout)]);
+    const T weight = args.weight != nullptr
+                         ? static_cast<const T*>(args.weight)[at(args.weight_layout)]
+                         : T(1);
+    const SetGradient<T> shared = set_gradient<T>(args, segment * layout.channels + channel);
+    write_gradients<P, S>(args, x, weight, shared, at(args.grad_x.layout),
+                          at(args.grad_weight.layout));
+  }
+}
+
+// The points of a set with what moves them, as core/second_order.h sums over them.
+template <class T, class Team>
+struct MovingPoints {
+  using V = T;
+
+  const BackwardArgs& args;
+  int64_t set;
+
+  static __device__ __forceinline__ int rank() { return Team::rank(); }
+  static __device__ __forceinline__ SetGradient<T> shared(const SetGradient<T>& gradient) {
+    return gradient;
+  }
+  template <class Body>
+  __device__ __forceinline__ void for_each(const Body& body) const {
+    const int64_t n = args.layout.place(set).num_points;
+    for (int64_t i = Team::rank(); i < n; i += Team::threads) body(i);
+  }
+  static __device__ __forceinline__ int64_t at(const SetLayout& layout, int64_t set, int64_t i) {
+    return layout.place(set).first + layout.points.offset(i);
+  }
+  __device__ __forceinline__ MovingPoint<T> load(int64_t i) const {
+    const auto real = [&](const void* p, const SetLayout& layout, T otherwise) {
+      return p == nullptr ? otherwise : static_cast<const T*>(p)[at(layout, set, i)];
+    };
+    const PointArray& x_tangent = args.tangent_x;
+    const PointArray& weight_tangent = args.tangent_weight;
+    return {load_real<T>(args.x, args.dtype, at(args.layout, set, i)),
+            real(args.weight, args.weight_layout, T(1)),
+            x_tangent.data == nullptr
+                ? T(0)
+                : load_real<T>(x_tangent.data, args.dtype, at(x_tangent.layout, set, i)),
+            real(weight_tangent.data, weight_tangent.layout, T(0))};
+  }
+  template <int count, class Body>
+  __device__ __forceinline__ void sum(double (&sums)[count], const Body& body) const {
+    CompensatedSum<double> totals[count];
+    for_each([&](int64_t i) {
+      T terms[count];
+      body(load(i), terms);
+      for (int k = 0; k < count; ++k) totals[k].add(static_cast<double>(terms[k]));
+    });
+    for (int k = 0; k < count; ++k) sums[k] = totals[k].total();
+    Team::template reduce<Add>(sums);
+  }
+  template <class PointBody, class WeightBody>
+  __device__ __forceinline__ void write(const PointBody& point_body,
+                                        const WeightBody& weight_body) const {
+    for_each([&](int64_t i) {
+      const MovingPoint<T> point = load(i);
+      if (args.grad_x.data != nullptr) {
+        store_real<T>(args.grad_x.data, args.dtype, at(args.grad_x.layout, set, i),
+                      static_cast<double>(point_body(point)));
+      }
+      if (args.grad_weight.data != nullptr) {
+        static_cast<T*>(args.grad_weight.data)[at(args.grad_weight.layout, set, i)] =
+            weight_body(point);
+      }
+    });
+  }
+};
+
+// A team takes a set.
+template <class P, class T, class Team>
+__global__ void __launch_bounds__(block_threads, 1)
+    backward_sums(const __grid_constant__ BackwardArgs args) {
+  constexpr int teams = block_threads / Team::threads;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
+  for (int64_t set = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / Team::threads;
+       set < args.layout.num_sets; set += step) {
+    const MovingPoints<T, Team> points{args, set};
+    const SetGradient<T> shared = set_gradient<T>(args, set);
+    if (args.is_second_order()) {
+      write_second_order<P>(args, set, points, shared);
+    } else {
+      write_alpha_gradient<P>(args, set, points, shared);
+    }
+  }
+}
+
+// Up to so many points, a warp takes a set.
+constexpr int64_t most_warp_points = 1024;
+
+template <class P, class T>
+void launch_sums(const BackwardArgs& args, cudaStream_t stream) {
+  const int64_t sets = args.layout.num_sets;
+  if (args.layout.ptr == nullptr && args.layout.num_points <= most_warp_points) {
+    DDN_LAUNCH((backward_sums<P, T, Warp>), grid_for(sets, block_threads / warp_size),
+               block_threads, 0, stream, args);
+  } else {
+    DDN_LAUNCH((backward_sums<P, T, Block<block_threads>>), grid_for(sets, 1), block_threads, 0,
+               stream, args);
+  }
+}
+
+template <class P, class S, class T>
+void launch_points(const BackwardArgs& args, cudaStream_t stream) {
+  if (args.layout.ptr != nullptr) {
+    DDN_LAUNCH((backward_segments<P, S, T>),
+               grid_for(args.layout.num_points * args.layout.channels, block_threads),
+               block_threads, 0, stream, args);
+  } else {
+    const int64_t tiles = args.layout.num_sets * ((args.layout.num_points + tile - 1) / tile);
+    DDN_LAUNCH((backward<P, S, T>), grid_for(tiles, block_threads / warp_size), block_threads, 0,
+               stream, args);
   }
 }
 
 template <class T>
 cudaError_t backward_of_type(const BackwardArgs& args, cudaStream_t stream) {
-  const int64_t tiles = args.layout.num_sets * ((args.layout.num_points + tile - 1) / tile);
   with_penalty(args.penalty, [&](auto penalty) {
     using P = decltype(penalty);
-    DDN_LAUNCH((backward<P, T>), grid_for(tiles, block_threads / warp_size), block_threads, 0,
-               stream, args);
+    const bool points = args.grad_x.data != nullptr || args.grad_weight.data != nullptr;
+    if (args.is_second_order() || args.grad_alpha != nullptr) launch_sums<P, T>(args, stream);
+    if (args.is_second_order() || !points || args.layout.num_points == 0) return;
+    if constexpr (sizeof(T) == sizeof(double)) {
+      launch_points<P, double, T>(args, stream);
+    } else if (args.dtype == DType::float16) {
+      launch_points<P, Half, T>(args, stream);
+    } else if (args.dtype == DType::bfloat16) {
+      launch_points<P, BFloat16, T>(args, stream);
+    } else {
+      launch_points<P, float, T>(args, stream);
+    }
   });
   return cudaGetLastError();
 }
@@ -71,7 +241,7 @@ cudaError_t backward_of_type(const BackwardArgs& args, cudaStream_t stream) {
 }  // namespace
 
 cudaError_t robust_pool_backward(const BackwardArgs& args, cudaStream_t stream) {
-  if (args.layout.num_sets == 0 || args.layout.num_points == 0) return cudaSuccess;
+  if (args.layout.num_sets == 0) return cudaSuccess;
   return args.dtype == DType::float64 ? backward_of_type<double>(args, stream)
                                       : backward_of_type<float>(args, stream);
 }

@@ -12,10 +12,30 @@ bool is_global(const ForwardArgs& args) {
   return args.global && !convex;
 }
 
+__global__ void clear_counts(const SegmentLists lists) {
+  if (threadIdx.x < num_sizes) lists.counts[threadIdx.x] = 0;
+}
+
+__global__ void sort_by_size(const SegmentLists lists) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t s = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; s < lists.segments;
+       s += step) {
+    const int size = lists.sizes.of(lists.ptr[s + 1] - lists.ptr[s]);
+    lists.lists[size * lists.segments + atomicAdd(&lists.counts[size], 1u)] = s;
+  }
+}
+
 }  // namespace
 
+cudaError_t list_segments(const SegmentLists& lists, cudaStream_t stream) {
+  DDN_LAUNCH(clear_counts, 1, warp_size, 0, stream, lists);
+  DDN_LAUNCH(sort_by_size, grid_for(lists.segments, block_threads), block_threads, 0, stream,
+             lists);
+  return cudaGetLastError();
+}
+
 cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream) {
-  if (args.layout.num_sets == 0 || args.layout.num_points == 0) return cudaSuccess;
+  if (args.layout.num_sets == 0) return cudaSuccess;
   using Launcher = cudaError_t (*)(const ForwardArgs&, cudaStream_t);
   constexpr Launcher launchers[2][2][2] = {
       {{forward_float32, forward_float64}, {forward_weighted_float32, forward_weighted_float64}},
@@ -26,7 +46,7 @@ cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream) {
 }
 
 int64_t robust_pool_workspace_bytes(const ForwardArgs& args) {
-  return is_global(args) ? global_workspace_bytes(args) : 0;
+  return SegmentLists::bytes(args.layout) + (is_global(args) ? global_workspace_bytes(args) : 0);
 }
 
 }  // namespace ddn::cuda

@@ -40,21 +40,24 @@ struct WeightedConsecutive {
 template <class T>
 struct InPlace {
   static constexpr bool weighted = false;
-  const T* x;
+  const void* x;
+  DType dtype;
+  int64_t first;
   const Dims* dims;
-  __device__ __forceinline__ T operator[](int64_t i) const { return x[dims->offset(i)]; }
+  __device__ __forceinline__ T operator[](int64_t i) const {
+    return load_real<T>(x, dtype, first + dims->offset(i));
+  }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
 };
 
 template <class T>
 struct WeightedInPlace {
   static constexpr bool weighted = true;
-  const T* x;
+  InPlace<T> points;
   const T* weights;  // not in their unit
-  const Dims* dims;
   const Dims* weight_dims;
   double inverse_unit;
-  __device__ __forceinline__ T operator[](int64_t i) const { return x[dims->offset(i)]; }
+  __device__ __forceinline__ T operator[](int64_t i) const { return points[i]; }
   __device__ __forceinline__ T weight(int64_t i) const {
     return static_cast<T>(static_cast<double>(weights[weight_dims->offset(i)]) * inverse_unit);
   }
@@ -358,8 +361,8 @@ class PointSet {
     const Split<T, V> at(u);
     const V base = static_cast<V>(at.base);
     const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha)};
-    V slope = 0, curvature = 0, depth = 0, absolute_curvature = 0;
-    double totals[P::convex ? (P::has_depth ? 3 : 2) : 4] = {};
+    V slope = 0, curvature = 0, depth = 0;
+    double totals[P::has_depth ? 3 : 2] = {};
     for_each(
         [&](T x, auto given) {
           const Terms<V> t = P::terms(residual(static_cast<V>(x), base, at.offset), a);
@@ -367,9 +370,6 @@ class PointSet {
           slope += t.slope * weight;
           curvature += t.curvature * weight;
           if constexpr (P::has_depth) depth += t.depth * weight;
-          if constexpr (!P::convex) {
-            absolute_curvature += absolute(t.curvature) * weight;
-          }
         },
         [&] {
           totals[0] += static_cast<double>(slope);
@@ -379,18 +379,28 @@ class PointSet {
             totals[2] += static_cast<double>(depth);
             depth = 0;
           }
-          if constexpr (!P::convex) {
-            totals[3] += static_cast<double>(absolute_curvature);
-            absolute_curvature = 0;
-          }
         });
     Team::template reduce<Add>(totals);
     Sums sums;
     sums.slope = totals[0];
     sums.curvature = totals[1];
     if constexpr (P::has_depth) sums.depth = totals[2];
-    if constexpr (!P::convex) sums.absolute_curvature = totals[3];
     return sums;
+  }
+
+  template <class P>
+  __device__ __forceinline__ double absolute_curvature(double u, double alpha) const {
+    const Split<T, T> at(u);
+    const Alpha<T> a{static_cast<T>(alpha), static_cast<T>(1 / alpha)};
+    double total[1] = {};
+    for_each(
+        [&](T x, auto weight) {
+          const T z = residual(x, at.base, at.offset);
+          total[0] += static_cast<double>(absolute(P::terms(z, a).curvature) * weight);
+        },
+        [] {});
+    Team::template reduce<Add>(total);
+    return total[0];
   }
 
   template <class P>

@@ -8,12 +8,15 @@
 
 namespace {
 
-// num_sets, num_points, the rank of `sets` and a size and a stride for each of its dims, the same
-// for `points`.
-ddn::SetLayout read_layout(const int64_t* at) {
+// num_sets, num_points, channels, the rank of `sets` and a size and a stride for each of its dims,
+// the same for `points`.
+ddn::SetLayout read_layout(const int64_t* at, const int64_t* ptr) {
   ddn::SetLayout layout;
+  if (at == nullptr) return layout;
+  layout.ptr = ptr;
   layout.num_sets = *at++;
   layout.num_points = *at++;
+  layout.channels = *at++;
   for (ddn::Dims* dims : {&layout.sets, &layout.points}) {
     dims->rank = static_cast<int>(*at++);
     for (int d = 0; d < dims->rank; ++d) {
@@ -30,7 +33,32 @@ int penalty_number(const char* name, ddn::TypeList<P...>) {
   return ((strcmp(P::name, name) == 0 || (++number, false)) || ...) ? number : -1;
 }
 
-ddn::DType dtype_of(int bytes) { return bytes == 8 ? ddn::DType::float64 : ddn::DType::float32; }
+// A tensor with its layout; data may be null.
+struct Array {
+  void* data;
+  const int64_t* layout;
+};
+
+// What both passes are told.
+struct Sets {
+  int dtype, penalty;
+  const int64_t* ptr;  // null but for segments
+  Array x;
+  const void* alpha;
+  double alpha_value;
+  Array weight;
+};
+
+void fill_in(ddn::PoolArgs& args, const Sets& sets) {
+  args.dtype = static_cast<ddn::DType>(sets.dtype);
+  args.penalty = sets.penalty;
+  args.layout = read_layout(sets.x.layout, sets.ptr);
+  args.x = sets.x.data;
+  args.alpha = sets.alpha;
+  args.alpha_value = sets.alpha_value;
+  args.weight = sets.weight.data;
+  args.weight_layout = read_layout(sets.weight.layout, sets.ptr);
+}
 
 }  // namespace
 
@@ -47,51 +75,42 @@ const char* shim_error() { return cuda_shim::error(); }
 void shim_clear_error() { cuda_shim::clear_error(); }
 int shim_was_launched(const void* kernel) { return cuda_shim::was_launched(kernel); }
 
-int shim_forward(int bytes, int penalty, int global, const int64_t* layout, const void* x, void* y,
-                 void* remainder, void* curvature, const void* alpha, double alpha_value,
-                 const void* weight, const int64_t* weight_layout, int64_t max_iter,
-                 double tolerance) {
+int shim_forward(const Sets* sets, int global, void* y, void* remainder, void* curvature,
+                 int64_t max_iter, double tolerance) {
   ddn::ForwardArgs args{};
-  args.dtype = dtype_of(bytes);
-  args.penalty = penalty;
+  fill_in(args, *sets);
   args.global = global != 0;
-  args.layout = read_layout(layout);
-  args.x = x;
   args.y = y;
   args.remainder = remainder;
   args.curvature = curvature;
-  args.alpha = alpha;
-  args.alpha_value = alpha_value;
-  args.weight = weight;
-  if (weight != nullptr) args.weight_layout = read_layout(weight_layout);
   args.max_iter = max_iter;
   args.tolerance = tolerance;
-  std::vector<unsigned char> workspace(
-      static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args)));
+  std::vector<int64_t> workspace(
+      static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args) / 8 + 1));
   args.workspace = workspace.data();
   return ddn::cuda::robust_pool_forward(args, nullptr);
 }
 
-int shim_backward(int bytes, int penalty, const int64_t* layout, const int64_t* grad_layout,
-                  const void* grad, const void* x, const void* y, const void* remainder,
-                  const void* curvature, const void* alpha, double alpha_value, const void* weight,
-                  const int64_t* weight_layout, void* grad_x, void* grad_weight) {
+int shim_backward(const Sets* sets, const void* y, const void* remainder, const void* curvature,
+                  const void* grad, Array grad_x, Array grad_weight, void* grad_alpha,
+                  Array tangent_x, Array tangent_weight, const void* tangent_alpha,
+                  void* tangent_y) {
+  const auto array = [&](const Array& from) {
+    return ddn::PointArray{from.data, read_layout(from.layout, sets->ptr)};
+  };
   ddn::BackwardArgs args{};
-  args.dtype = dtype_of(bytes);
-  args.penalty = penalty;
-  args.layout = read_layout(layout);
-  args.grad_layout = read_layout(grad_layout);
-  args.grad = grad;
-  args.x = x;
+  fill_in(args, *sets);
   args.y = y;
   args.remainder = remainder;
   args.curvature = curvature;
-  args.alpha = alpha;
-  args.alpha_value = alpha_value;
-  args.weight = weight;
-  if (weight != nullptr) args.weight_layout = read_layout(weight_layout);
-  args.grad_x = grad_x;
-  args.grad_weight = grad_weight;
+  args.grad = grad;
+  args.grad_x = array(grad_x);
+  args.grad_weight = array(grad_weight);
+  args.grad_alpha = grad_alpha;
+  args.tangent_x = array(tangent_x);
+  args.tangent_weight = array(tangent_weight);
+  args.tangent_alpha = tangent_alpha;
+  args.tangent_y = tangent_y;
   return ddn::cuda::robust_pool_backward(args, nullptr);
 }
 

@@ -23,8 +23,12 @@ CSRC = HERE.parent.parent / "csrc"
 FLAGS = ("-std=c++17", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-ipa-icf", "-DDDN_CUDA_SHIM")
 MARGIN = 64  # numbers on either side of an output that a kernel must not touch
 
+# The compiler takes longer than the kernels.
+OPTIMIZE = ("-O0",)
 ORDERS = ("forward", "reversed", "random")
 ALL_BLOCKS = 2**31 - 1
+# Orders and numbers of blocks: with one or two blocks each has to take several sets.
+SCHEDULES = (("forward", 0, ALL_BLOCKS), ("reversed", 0, 1), ("random", 1, 2))
 
 
 class ShimError(Exception):
@@ -63,41 +67,119 @@ def shim_units() -> list[Path]:
 
 
 class Answer(NamedTuple):
-    """What the forward kernels write, each [sets] and of x's dtype."""
+    """What the forward kernels write, each [sets]; y of x's dtype, the others of its real one."""
 
     y: np.ndarray
     remainder: np.ndarray
     curvature: np.ndarray
 
 
+class Direction(NamedTuple):
+    """How points (of x's dtype), weights (of its real dtype) and alphas (likewise) move."""
+
+    x: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    alpha: np.ndarray | None = None
+
+
+NO_DIRECTION = Direction()
+
+
 class Guarded:
-    """An array filled with NaN between margins that show when they are written to."""
+    """An array filled with NaN between margins that show when they are written to; numbers that
+    know no NaN are bits of bfloat16."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
         size = math.prod(shape)
-        self._whole = np.full(size + 2 * MARGIN, np.nan, dtype)
+        self._blank = np.nan if dtype.kind == "f" else 0x7FC0
+        self._whole = np.full(size + 2 * MARGIN, self._blank, dtype)
         self._margins = self._whole[:MARGIN], self._whole[MARGIN + size :]
         self.array = self._whole[MARGIN : MARGIN + size].reshape(shape)
 
     def check(self) -> np.ndarray:
         for margin in self._margins:
-            if not np.isnan(margin).all():
+            if not np.array_equal(margin, np.full_like(margin, self._blank), equal_nan=True):
                 raise ShimError("a kernel wrote next to its output")
         return self.array
 
 
-def layout_of(x: np.ndarray, set_rank: int) -> ctypes.Array:
-    """The first set_rank dims of x number the sets, the others their points."""
-    numbers = [math.prod(x.shape[:set_rank]), math.prod(x.shape[set_rank:])]
-    for dims in (range(set_rank), range(set_rank, x.ndim)):
+def layout_of(x: np.ndarray, set_rank: int, ptr: np.ndarray | None = None) -> ctypes.Array:
+    """The first set_rank dims of x number the sets, the others their points; with ptr, the first
+    dim holds the points of all segments and the others number their channels."""
+    if ptr is None:
+        set_dims, point_dims = range(set_rank), range(set_rank, x.ndim)
+        channels, segments = 1, 1
+    else:
+        set_dims, point_dims = range(1, x.ndim), range(1)
+        channels, segments = math.prod(x.shape[1:]), len(ptr) - 1
+    sizes = [math.prod(x.shape[d] for d in dims) for dims in (set_dims, point_dims)]
+    numbers = [sizes[0] * segments, sizes[1], channels]
+    for dims in (set_dims, point_dims):
         numbers.append(len(dims))
         for d in dims:
             numbers += [x.shape[d], x.strides[d] // x.itemsize]
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
+class BFloat16(np.ndarray):
+    """Bits of bfloat16 numbers, as uint16."""
+
+
+def real_dtype(x: np.ndarray) -> np.dtype:
+    """Of the arithmetic on x, of weights, and of what belongs to the unrounded answer."""
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def _dtype_number(x: np.ndarray) -> int:
+    if isinstance(x, BFloat16):
+        return 3
+    return [np.dtype(t) for t in (np.float32, np.float64, np.float16)].index(x.dtype)
+
+
 def _pointer(array: np.ndarray | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+
+class _Array(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("layout", ctypes.POINTER(ctypes.c_int64)))
+
+
+class _Sets(ctypes.Structure):
+    _fields_ = (
+        ("dtype", ctypes.c_int),
+        ("penalty", ctypes.c_int),
+        ("ptr", ctypes.c_void_p),
+        ("x", _Array),
+        ("alpha", ctypes.c_void_p),
+        ("alpha_value", ctypes.c_double),
+        ("weight", _Array),
+    )
+
+
+class Problem(NamedTuple):
+    """What is solved. alpha: a number, or one per set as an array of x's real dtype; weight: of x's
+    shape and real dtype, with any strides; ptr: int64 offsets of segments along the first dim."""
+
+    x: np.ndarray
+    penalty: str
+    alpha: float | np.ndarray = 1.0
+    weight: np.ndarray | None = None
+    set_rank: int = 1
+    ptr: np.ndarray | None = None
+
+    def shape(self) -> tuple[int, ...]:
+        """Of the answers."""
+        if self.ptr is not None:
+            return ((len(self.ptr) - 1) * math.prod(self.x.shape[1:]),)
+        return (math.prod(self.x.shape[: self.set_rank]),)
+
+    def array(self, t: np.ndarray | None) -> _Array:
+        """A tensor of x's shape, which has to stay alive."""
+        if t is None:
+            return _Array()
+        assert t.shape == self.x.shape
+        layout = layout_of(t, self.set_rank, self.ptr)
+        return _Array(t.ctypes.data, ctypes.cast(layout, ctypes.POINTER(ctypes.c_int64)))
 
 
 class Shim:
@@ -121,29 +203,24 @@ class Shim:
         penalty: str,
         alpha: float | np.ndarray = 1.0,
         *,
-        set_rank: int = 1,
-        weight: np.ndarray | None = None,
         solver: str = "local",
         max_iter: int = -1,
+        **options: Any,
     ) -> Answer:
-        """alpha: a number, or one per set as an array of x's dtype; weight: of x's shape and dtype,
-        with any strides."""
-        sets = (math.prod(x.shape[:set_rank]),)
-        outputs = [Guarded(sets, x.dtype) for _ in Answer._fields]
+        """options: of a `Problem`."""
+        problem = Problem(x, penalty, alpha, **options)
+        shape, real = problem.shape(), real_dtype(x)
+        outputs = [Guarded(shape, x.dtype), Guarded(shape, real), Guarded(shape, real)]
         self._call(
             self._c.shim_forward,
-            x.itemsize,
-            self._penalty(penalty),
+            *self._sets(problem),
             int(solver == "global"),
-            layout_of(x, set_rank),
-            _pointer(x),
             *(_pointer(output.array) for output in outputs),
-            *self._alpha(alpha, x.dtype, sets),
-            *self._weight(weight, x, set_rank),
             ctypes.c_int64(max_iter),
             ctypes.c_double(-1.0),
         )
-        return Answer(*(output.check() for output in outputs))
+        y, remainder, curvature = (output.check() for output in outputs)
+        return Answer(y.view(type(x)), remainder, curvature)
 
     def backward(
         self,
@@ -153,33 +230,39 @@ class Shim:
         penalty: str,
         alpha: float | np.ndarray = 1.0,
         *,
-        set_rank: int = 1,
-        weight: np.ndarray | None = None,
         of: str = "points",
         into: np.ndarray | None = None,
+        direction: Direction = NO_DIRECTION,
+        **options: Any,
     ) -> np.ndarray:
-        """The gradient of x or, `of` the "weights", of those, in a new array of x's shape unless
-        there is one to write it into."""
-        output = Guarded(x.shape, x.dtype)
-        grad_x = output.array if into is None else into
-        assert grad.dtype == x.dtype == grad_x.dtype
-        assert grad_x.shape == x.shape
+        """The gradient of the "points", the "weights" (of x's shape) or "alpha" (one per set), in a
+        new array unless there is one to write it into; with a direction, the derivative of that
+        gradient in it. `of` the "answer": its own derivative."""
+        problem = Problem(x, penalty, alpha, **options)
+        real = real_dtype(x)
+        shapes = {"points": (x.shape, x.dtype), "weights": (x.shape, real)}
+        shapes |= {"alpha": (problem.shape(), real), "answer": (problem.shape(), x.dtype)}
+        output = Guarded(*shapes[of])
+        result = output.array if into is None else into
+        assert grad.dtype == x.dtype
+        assert (result.shape, result.dtype) == shapes[of]
+        if problem.ptr is not None:
+            result[...] = 0  # rows in no segment are left alone
         self._call(
             self._c.shim_backward,
-            x.itemsize,
-            self._penalty(penalty),
-            layout_of(x, set_rank),
-            layout_of(grad_x, set_rank),
-            _pointer(grad),
-            _pointer(x),
+            *self._sets(problem),
             *(_pointer(part) for part in answer),
-            *self._alpha(alpha, x.dtype, grad.shape),
-            *self._weight(weight, x, set_rank),
-            _pointer(grad_x if of == "points" else None),
-            _pointer(grad_x if of == "weights" else None),
+            _pointer(None if of == "answer" else grad),
+            problem.array(result if of == "points" else None),
+            problem.array(result if of == "weights" else None),
+            _pointer(result if of == "alpha" else None),
+            problem.array(direction.x),
+            problem.array(direction.weight),
+            _pointer(direction.alpha),
+            _pointer(result if of == "answer" else None),
         )
         output.check()
-        return grad_x
+        return result.view(type(x)) if of in ("points", "answer") else result
 
     def toy(self, name: str, size: int = 1024) -> np.ndarray:
         """What a kernel of toys.cu writes; NaN where it does not."""
@@ -203,7 +286,7 @@ class Shim:
             name: bool(self._c.shim_was_launched(ctypes.c_void_p(base + address)))
             for name, address in addresses.items()
             if re.search(
-                r"^void ddn::cuda::.*\(ddn::(ForwardArgs|BackwardArgs|cuda::GlobalArgs)\)$", name
+                r"^void ddn::cuda::.*\(ddn::(BackwardArgs|cuda::LocalArgs|cuda::GlobalArgs)\)$", name
             )
         }
 
@@ -212,20 +295,24 @@ class Shim:
         assert number >= 0, f"no penalty {name}"
         return number
 
-    def _alpha(self, alpha: float | np.ndarray, dtype: np.dtype, sets: tuple[int, ...]):
-        if not isinstance(alpha, np.ndarray):
-            return _pointer(None), ctypes.c_double(alpha)
-        assert alpha.dtype == dtype
-        assert alpha.shape == sets
-        assert alpha.flags.c_contiguous
-        return _pointer(alpha), ctypes.c_double(math.nan)
-
-    def _weight(self, weight: np.ndarray | None, x: np.ndarray, set_rank: int):
-        if weight is None:
-            return _pointer(None), None
-        assert weight.dtype == x.dtype
-        assert weight.shape == x.shape
-        return _pointer(weight), layout_of(weight, set_rank)
+    def _sets(self, problem: Problem) -> tuple[Any, ...]:
+        x, penalty, alpha, weight, _, ptr = problem
+        each = alpha if isinstance(alpha, np.ndarray) else None
+        if each is not None:
+            assert each.dtype == real_dtype(x)
+            assert each.shape == problem.shape()
+            assert each.flags.c_contiguous
+        assert weight is None or weight.dtype == real_dtype(x)
+        sets = _Sets(
+            _dtype_number(x),
+            self._penalty(penalty),
+            None if ptr is None else ptr.ctypes.data,
+            problem.array(x),
+            None if each is None else each.ctypes.data,
+            math.nan if each is not None else alpha,
+            problem.array(weight),
+        )
+        return (ctypes.byref(sets),)
 
     def _call(self, function, *arguments) -> int:
         code = function(*arguments)
@@ -234,3 +321,32 @@ class Shim:
         if message or code > 0:
             raise ShimError(f"{message or 'no message'} (cudaError {code})")
         return code
+
+
+class Library(NamedTuple):
+    shim: Shim
+    objects: dict[str, Path]  # by the name of the source file
+
+
+def build(folder: Path) -> Library:
+    """All kernels and the shim, as they are in the source tree."""
+    kernels, scheduler = kernel_units(), shim_units()
+    jobs = [(unit, folder, CSRC, OPTIMIZE) for unit in kernels]
+    jobs += [(unit, folder, CSRC, ("-O2",)) for unit in scheduler]
+    objects = compile_units(jobs)
+    names = [unit.name for unit in kernels + scheduler]
+    return Library(
+        Shim(link(objects, folder / "libkernels.so")), dict(zip(names, objects, strict=True))
+    )
+
+
+def in_every_schedule(shim, run):
+    """What run() returns: arrays, which are to be the same to the last bit each time."""
+    expected = None
+    for schedule in SCHEDULES:
+        shim.configure(*schedule)
+        found = [np.array(part) for part in run()]
+        expected = expected or found
+        for part, same in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(part, same, err_msg=str(schedule))
+    return expected

@@ -329,7 +329,6 @@ Answers<T> solve(const Case& c, Device device, int sets, const T* x, const T* we
     back.dtype = args.dtype;
     back.penalty = args.penalty;
     back.layout = args.layout;
-    back.grad_layout = gradient.layout;
     back.grad = grad.data();
     back.x = args.x;
     back.y = args.y;
@@ -339,7 +338,7 @@ Answers<T> solve(const Case& c, Device device, int sets, const T* x, const T* we
     back.alpha_value = args.alpha_value;
     back.weight = args.weight;
     back.weight_layout = args.weight_layout;
-    (of_weights ? back.grad_weight : back.grad_x) = gradient.data.get();
+    (of_weights ? back.grad_weight : back.grad_x) = {gradient.data.get(), gradient.layout};
     if (device == Device::cpu) {
       ddn::cpu::robust_pool_backward(back, here);
     } else if (ddn::cuda::robust_pool_backward(back, nullptr) != cudaSuccess) {

@@ -1,0 +1,232 @@
+"""The names of `ddn.pytorch.robustpool` of https://github.com/anucvml/ddn, over this library.
+
+A network written for it runs after a change of one line:
+
+    import ddn_cuda.compat as robustpool
+
+- `RobustGlobalPool2d`, `RobustGlobalPool2dFn`: pool the last two dims, (B, C, H, W) to (B, C).
+- `Quadratic`, `PseudoHuber`, `Huber`, `Welsch`, `TruncatedQuadratic`: the methods they take.
+
+Names and signatures are theirs, answers and gradients are `ddn_cuda.robust_pool`'s: the minimum of
+each set by itself. Where theirs differ, they are not that minimum; docs/compat.md lists how.
+New code is better off with `robust_pool` and `RobustPool`, which do more.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ddn_cuda.functional import robust_pool
+
+__all__ = [
+    "Huber",
+    "PseudoHuber",
+    "Quadratic",
+    "RobustGlobalPool2d",
+    "RobustGlobalPool2dFn",
+    "TruncatedQuadratic",
+    "Welsch",
+]
+
+
+class _Method:
+    """A penalty, with the members that the methods of `ddn.pytorch.robustpool` have.
+
+    Attributes:
+        penalty: its name in `ddn_cuda.PENALTIES`.
+        is_convex: whether all local minima are global.
+    """
+
+    penalty: ClassVar[str]
+    is_convex: ClassVar[bool]
+
+    @staticmethod
+    def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+        """phi(z; alpha) of residuals z of any shape; alpha is positive and broadcasts."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _curvature(z: Tensor, alpha: float | Tensor) -> Tensor:
+        """phi''(z; alpha)."""
+        raise NotImplementedError
+
+    @classmethod
+    def Dy(cls, z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:  # noqa: N802, a name of theirs
+        """dy/dx from the residuals z = y - x, (\\*, H, W), at the minimum y of each set.
+
+        phi''(z) over its sum H on the last two dims, or zero where H is not above its own rounding:
+        what the backward pass of `RobustGlobalPool2dFn` multiplies by. Not clipped.
+        """
+        each = cls._curvature(z, alpha)
+        total = each.sum((-2, -1), keepdim=True)
+        rounding = 8 * torch.finfo(z.dtype).eps * each.abs().sum((-2, -1), keepdim=True)
+        # Divided by something positive everywhere, so that a gradient through this is no NaN.
+        sound = total > rounding
+        return torch.where(sound, each / torch.where(sound, total, 1), 0)
+
+
+class Quadratic(_Method):
+    """z^2 / 2: the mean; alpha is not used."""
+
+    penalty = "quadratic"
+    is_convex = True
+
+    @staticmethod
+    def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+        return z.square() / 2
+
+    @staticmethod
+    def _curvature(z: Tensor, alpha: float | Tensor) -> Tensor:
+        return torch.ones_like(z)
+
+
+class PseudoHuber(_Method):
+    """alpha^2 (sqrt(1 + (z/alpha)^2) - 1)."""
+
+    penalty = "pseudo_huber"
+    is_convex = True
+
+    @staticmethod
+    def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+        # Without the difference, which would cancel near zero.
+        return z.square() / (1 + (1 + (z / alpha).square()).sqrt())
+
+    @staticmethod
+    def _curvature(z: Tensor, alpha: float | Tensor) -> Tensor:
+        return (1 + (z / alpha).square()).pow(-1.5)
+
+
+class Huber(_Method):
+    """z^2 / 2 to abs(z) = alpha, then linear: alpha (abs(z) - alpha / 2)."""
+
+    penalty = "huber"
+    is_convex = True
+
+    @staticmethod
+    def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+        inner = z.abs().clamp(max=alpha)
+        return inner * (z.abs() - inner / 2)
+
+    @staticmethod
+    def _curvature(z: Tensor, alpha: float | Tensor) -> Tensor:
+        return (z.abs() <= alpha).to(z.dtype)
+
+
+class Welsch(_Method):
+    """1 - exp(-z^2 / (2 alpha^2))."""
+
+    penalty = "welsch"
+    is_convex = False
+
+    @staticmethod
+    def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+        return -torch.expm1(-(z / alpha).square() / 2)
+
+    @staticmethod
+    def _curvature(z: Tensor, alpha: float | Tensor) -> Tensor:
+        t2 = (z / alpha).square()
+        return (1 - t2) * torch.exp(-t2 / 2) / (alpha * alpha)
+
+
+class TruncatedQuadratic(_Method):
+    """min(z^2, alpha^2) / 2."""
+
+    penalty = "truncated_quadratic"
+    is_convex = False
+
+    @staticmethod
+    def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
+        return z.abs().clamp(max=alpha).square() / 2
+
+    @staticmethod
+    def _curvature(z: Tensor, alpha: float | Tensor) -> Tensor:
+        return (z.abs() <= alpha).to(z.dtype)
+
+
+_METHODS = (Quadratic, PseudoHuber, Huber, Welsch, TruncatedQuadratic)
+
+
+def _check_method(where: str, method: Any) -> None:
+    if not (isinstance(method, type) and issubclass(method, _METHODS)):
+        names = ", ".join(each.__name__ for each in _METHODS)
+        raise TypeError(
+            f"{where}: `method` is {method!r}; expected one of the classes {names} of "
+            "ddn_cuda.compat"
+        )
+
+
+class RobustGlobalPool2dFn:
+    """Pools the last two dims; called as `RobustGlobalPool2dFn.apply(x, method, alpha)`.
+
+    No `torch.autograd.Function`, only its `apply`: the gradient is that of `ddn_cuda.robust_pool`.
+    """
+
+    @staticmethod
+    def apply(x: Tensor, method: type[_Method], alpha: float | Tensor) -> Tensor:
+        r"""The minimum of sum_hw phi(y - x_hw; alpha), for each set by itself.
+
+        Args:
+            x: points (\*, H, W), such as (B, C, H, W), a dtype of `robust_pool`.
+            method: `Quadratic`, `PseudoHuber`, `Huber`, `Welsch` or `TruncatedQuadratic`.
+            alpha: the scale of the penalty, positive: a tensor of one element, as there, or (not
+                there) a float, or a tensor that broadcasts against (\*, 1, 1). A tensor's values
+                are not looked at: a bad one gives NaN.
+
+        Returns:
+            (\*), x's dtype and device.
+
+        Raises:
+            TypeError: method is none of the five, or x or alpha of no floating-point dtype.
+            ValueError: x has fewer than two dims or no points, or alpha, a float, is out of range.
+        """
+        _check_method("RobustGlobalPool2dFn.apply", method)
+        if x.dim() < 2:
+            raise ValueError(
+                f"RobustGlobalPool2dFn.apply: `x` has shape {list(x.shape)}; expected at least the "
+                "two dims to pool"
+            )
+        if isinstance(alpha, Tensor):
+            # A scale made on the CPU, or from an int, was good enough there too.
+            alpha = alpha.to(x.device, alpha.dtype if alpha.is_floating_point() else x.dtype)
+        return robust_pool(x, method.penalty, alpha, dim=(-2, -1))
+
+
+class RobustGlobalPool2d(nn.Module):
+    r"""`RobustGlobalPool2dFn` as a module: (\*, H, W) to (\*).
+
+    Args:
+        method: `Quadratic`, `PseudoHuber`, `Huber`, `Welsch` or `TruncatedQuadratic`.
+        alpha: the scale of the penalty, a float from 1e-30 to 1e30 (for float32 input, from 1e-15
+            to 1e15).
+
+    Attributes:
+        alpha: the scale as a buffer of shape (1), as there: their checkpoints load.
+
+    Raises:
+        TypeError: method is none of the five, or alpha no number.
+        ValueError: alpha is out of range.
+    """
+
+    alpha: Tensor
+
+    def __init__(self, method: type[_Method], alpha: float = 1.0) -> None:
+        super().__init__()
+        _check_method("RobustGlobalPool2d", method)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+            raise TypeError(f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float")
+        if not 1e-30 <= alpha <= 1e30:
+            raise ValueError(
+                f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float in 1e-30 to 1e30"
+            )
+        self.method = method
+        # In double precision, so that a float64 input meets the number that was given.
+        self.register_buffer("alpha", torch.tensor([float(alpha)], dtype=torch.float64))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return RobustGlobalPool2dFn.apply(input, self.method, self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"method={self.method.__name__}, alpha={self.alpha.item():g}"

@@ -1,0 +1,284 @@
+"""Robust pooling for PyTorch Geometric: an aggregation over the sets of a graph.
+
+Needs `torch-geometric`, which ddn_cuda itself does not; nothing else of ddn_cuda imports it.
+
+- `RobustAggregation`: in place of PyG's mean or max, in a layer or as a read-out.
+- `register`: lets PyG find it by name, as in `aggr="robust"`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ddn_cuda.functional import segment_robust_pool
+
+try:
+    import torch_geometric.nn.aggr
+    from torch_geometric import Index
+    from torch_geometric.nn.aggr import Aggregation
+except ModuleNotFoundError as error:
+    # A module that PyG itself lacks is another fault, and told by its own name.
+    if (error.name or "").partition(".")[0] != "torch_geometric":
+        raise
+    raise ImportError(
+        "ddn_cuda.pyg needs PyTorch Geometric, which is not installed: pip install torch-geometric"
+    ) from error
+
+__all__ = ["RobustAggregation", "register"]
+
+
+class _Scale(nn.Module):
+    """A positive number: a buffer `alpha`, or exp of a parameter `log_alpha`.
+
+    exp, because alpha is a scale: a step of the optimiser changes it by a factor, whatever its
+    unit, and no step makes it negative.
+    """
+
+    alpha: Tensor
+
+    def __init__(self, alpha: float, learn_alpha: bool) -> None:
+        super().__init__()
+        self.initial = float(alpha)
+        if learn_alpha:
+            self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
+        else:
+            # In double precision, so that a float64 input meets the number that was given.
+            self.register_buffer("alpha", torch.tensor(self.initial, dtype=torch.float64))
+
+    def forward(self) -> Tensor:
+        return self.log_alpha.exp() if "log_alpha" in self._parameters else self.alpha
+
+    def reset_parameters(self) -> None:
+        if "log_alpha" in self._parameters:
+            nn.init.constant_(self.log_alpha, math.log(self.initial))
+
+
+class RobustAggregation(Aggregation):
+    r"""Aggregates each set, per channel, to argmin_u sum_i w_i phi(u - x_i; alpha).
+
+    A drop-in for PyG's own aggregations: as `aggr=` of a layer, inside `MultiAggregation`, or as
+    the read-out of a graph. Unlike their mean it is not moved by outliers (how far a penalty goes
+    in that: `ddn_cuda.robust_pool`), unlike their median it gives gradients to all inliers. Each
+    set is solved by itself: its answer, to the last bit, does not depend on the other sets, nor on
+    whether `index` comes sorted, as long as the order of the points within the set is the same.
+
+    Args:
+        penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "welsch".
+        alpha: the scale of the penalty, in the units of the features: residuals beyond it count as
+            outliers. A float from 1e-30 to 1e30 (for float32 features, from 1e-15 to 1e15).
+        learn_alpha: whether alpha is a parameter. Its logarithm is what is learned, so that alpha
+            stays positive; `reset_parameters` sets it back to `alpha`.
+        solver, max_iter, tol: as in `ddn_cuda.robust_pool`.
+
+    Shape:
+        - x: (\*, T, F), floating point; T points along `dim`, any channels.
+        - index: (T), the set of each point; or ptr: (S + 1), the offsets of S sets.
+        - output: (\*, S, F): S sets along `dim`, x's dtype and device. An empty set gives 0, and
+          no gradient.
+
+    Raises:
+        TypeError: alpha is no number, learn_alpha no bool.
+        ValueError: alpha is out of range. penalty, solver, max_iter and tol are checked by the
+            first call.
+
+    Example:
+        >>> aggr = RobustAggregation("truncated_quadratic", alpha=1.0)
+        >>> x = torch.tensor([[0.0], [0.2], [50.0], [7.0]])
+        >>> aggr(x, torch.tensor([0, 0, 0, 2]))
+        tensor([[0.1000],
+                [0.0000],
+                [7.0000]])
+        >>> conv = torch_geometric.nn.SAGEConv(16, 32, aggr=RobustAggregation("welsch"))
+
+    Source of the base class and its conventions: M. Fey, J. E. Lenssen, "Fast Graph Representation
+    Learning with PyTorch Geometric", 2019, and torch_geometric.nn.aggr.Aggregation.
+    """
+
+    def __init__(
+        self,
+        penalty: str = "huber",
+        alpha: float = 1.0,
+        *,
+        learn_alpha: bool = False,
+        solver: str = "global",
+        max_iter: int | None = None,
+        tol: float | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+            raise TypeError(f"RobustAggregation: `alpha` is {alpha!r}; expected a float")
+        if not 1e-30 <= alpha <= 1e30:
+            raise ValueError(
+                f"RobustAggregation: `alpha` is {alpha!r}; expected a float in 1e-30 to 1e30"
+            )
+        if not isinstance(learn_alpha, bool):
+            raise TypeError(
+                f"RobustAggregation: `learn_alpha` is {learn_alpha!r}; expected True or False"
+            )
+        self.penalty = penalty
+        self.learn_alpha = learn_alpha
+        self.solver = solver
+        self.max_iter = max_iter
+        self.tol = tol
+        self.scale = _Scale(alpha, learn_alpha)
+
+    @property
+    def alpha(self) -> Tensor:
+        """The scale as it is now, a 0-dim tensor; carries gradient if it is learned."""
+        return self.scale()
+
+    def reset_parameters(self) -> None:
+        """Sets a learned alpha back to what it was made with."""
+        self.scale.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        index: Tensor | None = None,
+        ptr: Tensor | None = None,
+        dim_size: int | None = None,
+        dim: int = -2,
+        *,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        r"""Aggregates the sets of x along `dim`.
+
+        Args:
+            x: points (\*, T, F), any strides; any number of dims, of which `dim` is aggregated.
+            index: the set of each point, (T) integers in [0, dim_size), in any order. If x's points
+                are not grouped by set, they are: with a stable sort of `index`, a copy of x and, in
+                the backward pass, one of its gradient. On a CPU, and for a `torch_geometric.Index`,
+                a sorted index is recognised and costs no more than a look at it; looking at one on
+                a GPU would mean to wait for it, so there it is always sorted. `ptr` avoids that.
+            ptr: (S + 1) int64 offsets of the sets in an x that is grouped by set. Given both, ptr
+                is what counts. Given none of the two, all points are one set.
+            dim_size: S. None: what ptr says, or max(index) + 1, for which PyG waits for the device.
+            dim: the dimension that is aggregated.
+            weight: w, non-negative, a floating-point tensor that broadcasts against x, such as
+                (T, 1), or a bool tensor: a mask. Only a direct call can pass it: a message passing
+                layer has no such argument.
+
+        Returns:
+            (\*, S, F).
+
+        Raises:
+            TypeError: index is not int64 or int32.
+            ValueError: index or weight does not fit x, dim_size does not fit ptr or index, or dim
+                is out of range.
+            IndexError: index holds a negative number. Like one from dim_size on, this is looked for
+                on CPUs alone; on a GPU such a point belongs to no set.
+            Others: as `ddn_cuda.robust_pool`.
+        """
+        points = x.movedim(dim, 0)
+        if weight is not None:
+            weight = _beside(x, weight, dim)
+        if ptr is None:
+            order, ptr = _group(x, index, dim_size, dim)
+            if order is not None:
+                # No row is taken twice: the gradient's scatter adds nothing up, in no order.
+                points = points.index_select(0, order)
+                if weight is not None and weight.size(0) > 1:
+                    weight = weight.index_select(0, order)
+        y = segment_robust_pool(
+            points,
+            ptr,
+            self.penalty,
+            self.alpha,
+            weight=weight,
+            solver=self.solver,
+            max_iter=self.max_iter,
+            tol=self.tol,
+        )
+        assert isinstance(y, Tensor)  # no info was asked for
+        return y.movedim(0, dim)
+
+    def extra_repr(self) -> str:
+        parts = [f"'{self.penalty}'", f"alpha={self.alpha.item():g}"]
+        if self.learn_alpha:
+            parts.append("learn_alpha=True")
+        parts.append(f"solver='{self.solver}'")
+        if self.max_iter is not None:
+            parts.append(f"max_iter={self.max_iter}")
+        if self.tol is not None:
+            parts.append(f"tol={self.tol}")
+        return ", ".join(parts)
+
+    def __repr__(self) -> str:
+        # On one line, without submodules: layers of PyG show their aggregation in their own line.
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _beside(x: Tensor, weight: Tensor, dim: int) -> Tensor:
+    """A weight that broadcasts against x, with as many dims and `dim` in front, not expanded."""
+    try:
+        fits = torch.broadcast_shapes(weight.shape, x.shape) == x.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"RobustAggregation: `weight` has shape {list(weight.shape)}; expected one that "
+            f"broadcasts against x, {list(x.shape)}"
+        )
+    missing = x.dim() - weight.dim()
+    return weight.reshape(*[1] * missing, *weight.shape).movedim(dim, 0)
+
+
+def _group(
+    x: Tensor, index: Tensor | None, dim_size: int | None, dim: int
+) -> tuple[Tensor | None, Tensor]:
+    """What groups the points by set: their order, None if they are, and the sets' offsets."""
+    size = x.size(dim)
+    if index is None:
+        return None, torch.tensor([0, size], device=x.device)
+    if index.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"RobustAggregation: `index` is of dtype {index.dtype}; expected int64 or int32"
+        )
+    if index.dim() != 1 or index.numel() != size:
+        raise ValueError(
+            f"RobustAggregation: `index` has shape {list(index.shape)}; expected [{size}], one "
+            f"number for each point along dim {dim} of x, {list(x.shape)}"
+        )
+    if index.device != x.device:
+        raise ValueError(
+            f"RobustAggregation: `index` is on {index.device}; expected x's device, {x.device}"
+        )
+    is_sorted = isinstance(index, Index) and index.is_sorted
+    if isinstance(index, Index):
+        index = index.as_tensor()
+    index = index.contiguous()
+    # Values may be looked at where that waits for nobody and breaks no graph.
+    look = index.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not is_sorted and look:
+        is_sorted = bool((index[1:] >= index[:-1]).all())
+    order = None
+    if not is_sorted:
+        index, order = torch.sort(index, stable=True)
+    if dim_size is None:
+        dim_size = int(index[-1]) + 1 if size else 0
+    if look and size and not 0 <= int(index[0]) <= int(index[-1]) < dim_size:
+        raise IndexError(
+            f"RobustAggregation: `index` holds {int(index[0])} to {int(index[-1])}; expected "
+            f"numbers in [0, {dim_size}), by dim_size"
+        )
+    # The numbers below s, counted: the offset of set s. No atomics, and nothing to wait for.
+    sets = torch.arange(dim_size + 1, dtype=index.dtype, device=index.device)
+    return order, torch.searchsorted(index, sets)
+
+
+def register() -> None:
+    """Lets PyG find `RobustAggregation` by the names "robust" and "RobustAggregation".
+
+    PyG looks a name up among the classes in its module `torch_geometric.nn.aggr`, so this adds the
+    class there; nothing else does, and calling it again changes nothing.
+
+    Example:
+        >>> ddn_cuda.pyg.register()
+        >>> conv = torch_geometric.nn.SAGEConv(
+        ...     16, 32, aggr="robust", aggr_kwargs={"penalty": "welsch", "alpha": 0.5}
+        ... )
+    """
+    torch_geometric.nn.aggr.RobustAggregation = RobustAggregation
