@@ -219,7 +219,9 @@ class Backward(Rule):
     @staticmethod
     def backward(calls: Calls, ctx: Any, *direction: Tensor | None) -> tuple[Tensor | None, ...]:
         sets, (grad,) = _load(ctx)
-        x, weight, alpha = direction
+        # An empty tensor stands for an output that was not wanted, and so may its gradient.
+        parts = zip(direction, ctx.wanted, strict=True)
+        x, weight, alpha = (part if wanted else None for part, wanted in parts)
         needs = ctx.needs_input_grad
         moved = along(calls, (x, weight, alpha), sets) if needs[0] else None
         g = of_derivative(calls, grad, (x, weight, alpha), sets, (needs[1], needs[8], needs[7]))

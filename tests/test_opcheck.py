@@ -1,18 +1,20 @@
 """The operators are what torch's compilers and checks take them for."""
 
 import pytest
+import reference as ref
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ddn_cuda
 
 OPS = torch.ops.ddn
+opcheck = torch.library.opcheck  # all of its checks, where nothing else is said
 
 
 def check_both_overloads(x, penalty, **options):
-    torch.library.opcheck(OPS.robust_pool.default, (x, penalty), {"alpha": 0.5, **options})
-    alpha = torch.tensor(0.5, dtype=x.dtype, device=x.device)
-    torch.library.opcheck(OPS.robust_pool.tensor, (x, penalty), {"alpha": alpha, **options})
+    opcheck(OPS.robust_pool.default, (x, penalty), {"alpha": 0.5, **options})
+    alpha = torch.tensor(0.5, dtype=x.dtype, device=x.device, requires_grad=x.requires_grad)
+    opcheck(OPS.robust_pool.tensor, (x, penalty), {"alpha": alpha, **options})
 
 
 def test_public_operator(penalty, device, dtype):
@@ -49,36 +51,123 @@ def test_public_operator_on_other_layouts(name, device, dtype):
         "permuted": x.permute(2, 0, 1),
     }
     leaf = views[name].detach().requires_grad_()
-    torch.library.opcheck(OPS.robust_pool.default, (leaf, "huber"), {"dim": [1]})
+    opcheck(OPS.robust_pool.default, (leaf, "huber"), {"dim": [1]})
 
 
-@pytest.mark.parametrize("weight_shape", [None, (33,), (5, 1, 33)])
-@pytest.mark.parametrize("alpha_shape", [None, (), (5, 1, 1), (1, 4, 1)])
-def test_inner_operators(alpha_shape, weight_shape, penalty, device, dtype):
-    x = torch.randn(5, 4, 33, dtype=dtype, device=device)
-    alpha = (
-        None if alpha_shape is None else torch.full(alpha_shape, 0.5, dtype=dtype, device=device)
-    )
-    weight = None
-    if weight_shape is not None:
-        weight = torch.rand(weight_shape, dtype=dtype, device=device, requires_grad=True)
+@pytest.mark.parametrize("channels", [(), (3,), (2, 3)])
+def test_public_segment_operator(channels, penalty, device, dtype):
+    x = torch.randn(30, *channels, dtype=dtype, device=device, requires_grad=True)
+    ptr = torch.tensor([0, 7, 7, 30], device=device)
+    weight = (torch.rand(30, *channels, device=device) + 0.5).requires_grad_()
+    alpha = torch.full((3, *channels), 0.5, dtype=dtype, device=device, requires_grad=True)
+    opcheck(OPS.segment_robust_pool.default, (x, ptr, penalty), {"alpha": 0.5})
+    opcheck(OPS.segment_robust_pool.tensor, (x, ptr, penalty), {"alpha": alpha, "weight": weight})
+
+
+@pytest.mark.parametrize("solver", ["local", "global"])
+def test_public_operators_with_a_mask_and_solver_options(solver, device):
+    x = torch.randn(4, 9, device=device, requires_grad=True)
+    mask, ptr = torch.rand(4, 9, device=device) < 0.7, torch.tensor([0, 1, 4], device=device)
+    options = {"weight": mask, "solver": solver, "max_iter": 3, "tol": 1e-3}
+    opcheck(OPS.robust_pool.default, (x, "welsch"), {"dim": [0], "keepdim": True, **options})
+    opcheck(OPS.segment_robust_pool.default, (x, ptr, "welsch"), options)
+
+
+# Arguments of the inner operators: shapes of alpha and weight, None where there is none, and
+# offsets of segments or None.
+SEGMENTS = [0, 2, 2, 5]
+PROBLEMS = [
+    (None, None, None),
+    ((), (33,), None),
+    ((5, 1, 1), None, None),
+    ((1, 4, 1), (5, 1, 33), None),
+    (None, None, SEGMENTS),
+    ((3, 1, 1), (5, 1, 1), SEGMENTS),
+    ((4, 33), (5, 4, 33), SEGMENTS),
+]
+
+
+# Each problem with one penalty, two of them with all.
+EVERY = [(problem, "welsch") for problem in PROBLEMS]
+EVERY += [(PROBLEMS[i], p) for i in (3, 6) for p in ref.PENALTIES if p != "welsch"]
+
+
+def inner_problem(problem, penalty, device, dtype, requires_grad=True):
+    """x, and what follows it in the schemas up to dim."""
+    alpha_shape, weight_shape, offsets = problem
+    x = torch.randn(5, 4, 33, dtype=dtype, device=device, requires_grad=requires_grad)
+
+    def some(shape):
+        if shape is None:
+            return None
+        drawn = 0.5 + torch.rand(shape, dtype=dtype, device=device)
+        return drawn.requires_grad_(requires_grad)
+
+    ptr = None if offsets is None else torch.tensor(offsets, device=device)
+    dim = [2] if ptr is None else [0]
+    return x, (penalty, 0.5, some(alpha_shape), some(weight_shape), ptr, dim)
+
+
+def solved(x, problem):
+    """What the derivatives take: x, its answer, and the problem."""
+    with torch.no_grad():
+        return (x, *OPS._robust_pool_forward(x, *problem, "global", None, None), *problem)
+
+
+@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
+def test_inner_forwards(problem, penalty, device, dtype):
+    x, problem = inner_problem(problem, penalty, device, dtype)
     for operator in (OPS._robust_pool_forward, OPS._robust_pool_forward_info):
-        torch.library.opcheck(
-            operator.default,
-            (x.clone().requires_grad_(), penalty, 0.5, alpha, weight, [2], "local", None, None),
-        )
-    if weight is not None:
-        weight = weight.detach()
-    arguments = (penalty, 0.5, alpha, weight, [2])
-    y, remainder, curvature = OPS._robust_pool_forward(x, *arguments, "local", None, None)
-    for operator in (OPS._robust_pool_backward, OPS._robust_pool_backward_weight):
-        torch.library.opcheck(
-            operator.default,
-            (torch.ones_like(y), x, y, remainder, curvature, *arguments),
-            # The gradient of this one is not supported: it raises, which the check of autograd's
-            # registration would count as a failure.
-            test_utils=("test_schema", "test_faketensor"),
-        )
+        opcheck(operator.default, (x, *problem, "local", None, None))
+
+
+def all_or_one_wanted(problem):
+    """Which gradients may be asked for: of x, weight and alpha."""
+    there = [True, problem[3] is not None, problem[2] is not None]
+    alone = [[i == j for j in range(3)] for i in range(3) if there[i]]
+    return [there, *alone] if len(alone) > 1 else alone
+
+
+@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
+def test_inner_backward(problem, penalty, device, dtype):
+    x, problem = inner_problem(problem, penalty, device, dtype)
+    sets = solved(x, problem)
+    grad = torch.randn_like(sets[1]).requires_grad_()
+    for wanted in all_or_one_wanted(problem):
+        opcheck(OPS._robust_pool_backward.default, (grad, *sets, wanted))
+
+
+def directions(x, y, problem):
+    """Ways in which x, weight and alpha may move: all at once and each alone."""
+    parts = [torch.randn_like(x), problem[3], problem[2]]
+    parts = [None if t is None else torch.randn_like(t).requires_grad_() for t in parts]
+    alone = [[t if i == j else None for j, t in enumerate(parts)] for i in range(3)]
+    return [parts, *(part for part in alone if any(t is not None for t in part))]
+
+
+@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
+def test_inner_tangent(problem, penalty, device, dtype):
+    x, problem = inner_problem(problem, penalty, device, dtype)
+    sets = solved(x, problem)
+    for direction in directions(x, sets[1], problem):
+        opcheck(OPS._robust_pool_tangent.default, (*direction, *sets))
+
+
+@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
+def test_inner_double_backward(problem, penalty, device, dtype):
+    """Its own derivatives are not supported: they raise, which the checks of autograd's
+    registration would count as a failure."""
+    x, problem = inner_problem(problem, penalty, device, dtype, requires_grad=False)
+    sets = solved(x, problem)
+    grad = torch.randn_like(sets[1])
+    for direction in directions(x, sets[1], problem):
+        direction = [None if t is None else t.detach() for t in direction]
+        for wanted in all_or_one_wanted(problem):
+            opcheck(
+                OPS._robust_pool_double_backward.default,
+                (grad, *direction, *sets, wanted),
+                test_utils=("test_schema", "test_faketensor"),
+            )
 
 
 @pytest.mark.parametrize("penalty", ["pseudo_huber", "huber", "welsch", "truncated_quadratic"])
@@ -86,7 +175,7 @@ def test_inner_outputs_give_the_unrounded_answer(penalty, device):
     """y + remainder in float32 is nearer to the float64 answer than y can be."""
     x = 1000 + torch.randn(50, 99, device=device)
     y, remainder, curvature = OPS._robust_pool_forward(
-        x, penalty, 3.0, None, None, [1], "local", None, None
+        x, penalty, 3.0, None, None, None, [1], "local", None, None
     )
     exact = ddn_cuda.robust_pool(x.double(), penalty, 3.0, keepdim=True)
     assert (y.double() - exact).abs().max() > 1e-5  # half a spacing of floats is 3e-5
@@ -179,8 +268,10 @@ def test_a_one_element_tensor_is_not_taken_for_a_float(device):
     x = torch.randn(4, 9, device=device)
     for shape in ((), (1,), (1, 1)):
         alpha = torch.ones(shape, device=device, requires_grad=True)
-        with pytest.raises(NotImplementedError, match="`alpha` is a tensor that requires grad"):
-            OPS.robust_pool(x, "huber", alpha=alpha)
+        y = OPS.robust_pool(x, "huber", alpha=alpha)
+        (g,) = torch.autograd.grad(y.sum(), alpha)
+        assert g.shape == alpha.shape
+        assert g.abs().sum() > 0
 
 
 class Calls(torch.utils._python_dispatch.TorchDispatchMode):
@@ -221,8 +312,9 @@ def test_a_float_alpha_copies_nothing_to_the_host(device, penalty):
     assert sum(name.startswith("ddn.") for name in calls.names) == 2
 
 
-def test_the_schemas_put_the_tensor_overload_first():
-    schemas = list(torch._C._jit_get_schemas_for_operator("ddn::robust_pool"))
+@pytest.mark.parametrize("name", ["robust_pool", "segment_robust_pool"])
+def test_the_schemas_put_the_tensor_overload_first(name):
+    schemas = list(torch._C._jit_get_schemas_for_operator(f"ddn::{name}"))
     assert [s.overload_name for s in schemas] == ["tensor", ""]
     for schema in schemas:
         (alpha,) = [a for a in schema.arguments if a.name == "alpha"]
