@@ -140,4 +140,14 @@ TORCH_LIBRARY(ddn, m) {
       "bool[3] wanted) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_alpha)");
 }
 
+// Under vmap too these are what they are composed of: without this, vmap would call them once for
+// each of its batch.
+TORCH_LIBRARY_IMPL(ddn, FuncTorchBatched, m) {
+  m.impl("robust_pool.tensor", robust_pool_tensor);
+  m.impl("robust_pool", robust_pool_float);
+  m.impl("segment_robust_pool.tensor", segment_robust_pool_tensor);
+  m.impl("segment_robust_pool", segment_robust_pool_float);
+  m.impl("_robust_pool_check", check);
+}
+
 }  // namespace ddn
