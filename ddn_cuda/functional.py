@@ -299,6 +299,16 @@ def _validate(problem: _Problem) -> None:
         _check_values(name, "ptr", ptr, ~descends, "offsets none of which is below the one before")
 
 
+def _check_no_tangents(name: str, *tensors: Tensor | None) -> None:
+    """Compilers would drop forward mode's tangents without a word."""
+    for t in tensors:
+        if t is not None and torch.autograd.forward_ad.unpack_dual(t).tangent is not None:
+            raise NotImplementedError(
+                f"{name}: a tensor carries a forward-mode tangent under torch.compile; expected "
+                "none: forward mode is for eager mode"
+            )
+
+
 def _pool(
     problem: _Problem, solver: _Solver, *, return_info: bool, validate: bool
 ) -> tuple[Tensor, Sequence[Tensor]]:
@@ -317,7 +327,10 @@ def _pool(
     checked = torch.ops.ddn._robust_pool_check(
         x, penalty, alpha_value, alpha_tensor, dims, weight, ptr, *solver
     )
-    functions = _operators if torch.compiler.is_compiling() else _functions
+    functions = _functions
+    if torch.compiler.is_compiling():
+        _check_no_tangents(name, x, alpha_tensor, weight)
+        functions = _operators
     call = functions.FORWARD_INFO if return_info else functions.CALLS.forward
     y, _remainder, _curvature, *info = call(
         x, penalty, alpha_value, alpha_tensor, weight, ptr, checked, *solver
