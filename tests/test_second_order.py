@@ -129,13 +129,16 @@ def test_hessian_vector_products(penalty, device):
     close(hessian, hessian.permute(2, 3, 0, 1))
 
 
-def test_hessian_vector_products_by_the_double_backward_trick(penalty, device):
-    """The derivative, by w, of what is linear in w: w times the Hessian."""
+def test_the_double_backward_trick_for_hessian_vector_products_raises(penalty, device):
+    """It differentiates three times; what a function is told of the gradients that are needed does
+    not tell it that only the linear part of the third one is. The message names what to call."""
     problem = problems.regular(penalty, problems.SHAPES[1], device)
     x, f = problem.x, scalar(penalty, problem.alpha, problem.weight)
     v = torch.randn_like(x)
-    expected = torch.autograd.functional.vhp(f, x, v)[1]
-    close(torch.autograd.functional.hvp(f, x, v)[1], expected)
+    with pytest.raises(NotImplementedError, match="vhp, or torch.func.jvp of torch.func.grad"):
+        torch.autograd.functional.hvp(f, x, v)
+    _, expected = torch.autograd.functional.vhp(f, x, v)
+    close(torch.func.jvp(torch.func.grad(f), (x,), (v,))[1], expected)
 
 
 @pytest.mark.parametrize("shapes", problems.SHAPES, ids=str)
