@@ -47,7 +47,8 @@ class Sets(NamedTuple):
     @staticmethod
     def restored(tensors: Sequence[Any], constants: tuple[str, float, Sequence[int]]) -> Sets:
         penalty, alpha_value, dim = constants
-        return Sets(*tensors[:4], penalty, alpha_value, *tensors[4:7], dim)
+        x, y, remainder, curvature, alpha, weight, ptr = tensors
+        return Sets(x, y, remainder, curvature, penalty, alpha_value, alpha, weight, ptr, dim)
 
 
 # What moves or is moved: points, their weights, alpha. As the inner operators order them.
@@ -86,7 +87,9 @@ def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
     return each.reshape(like.shape).to(like.dtype)
 
 
-def _of_inputs(calls: Calls, gradients: tuple[Tensor, ...], sets: Sets, wanted: Sequence[bool]):
+def _of_inputs(
+    calls: Calls, gradients: tuple[Tensor, ...], sets: Sets, wanted: Sequence[bool]
+) -> InputGradients:
     x, weight, alpha = gradients
     return InputGradients(
         x if wanted[0] else None,
@@ -184,7 +187,9 @@ class Forward(Rule):
         x, penalty, alpha_value, alpha, weight, ptr, dim = inputs[:7]
         ctx.mark_non_differentiable(*output[1:])
         ctx.outputs = len(output)
-        _save(ctx, Sets(x, *output[:3], penalty, alpha_value, alpha, weight, ptr, dim))
+        y, remainder, curvature = output[:3]
+        answer = Sets(x, y, remainder, curvature, penalty, alpha_value, alpha, weight, ptr, dim)
+        _save(ctx, answer)
 
     @staticmethod
     def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

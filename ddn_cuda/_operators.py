@@ -106,22 +106,8 @@ FAKES: dict[str, Callable[..., Any]] = {
 }
 
 
-# Made of the inner operators: for vmap, which knows no rule for them, they are taken apart.
-COMPOSITIONS = (
-    torch.ops.ddn.robust_pool.tensor,
-    torch.ops.ddn.robust_pool.default,
-    torch.ops.ddn.segment_robust_pool.tensor,
-    torch.ops.ddn.segment_robust_pool.default,
-    torch.ops.ddn._robust_pool_check.default,
-)
-
-
 def register() -> None:
     """Registers all of this; called once, when the package is imported."""
-    for composition in COMPOSITIONS:
-        torch.library.impl(composition.name(), "FuncTorchBatchedDecomposition")(
-            composition.decompose
-        )
     for name, op in OPERATORS.items():
         torch.library.register_fake(f"ddn::{name}", FAKES[name])
         rule = _derivatives.RULES[name]

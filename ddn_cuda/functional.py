@@ -104,8 +104,10 @@ def robust_pool(
 
     Each set of points along `dim` is solved by itself: its answer, to the last bit, does not depend
     on what else is in the batch. The gradient comes from the implicit function theorem: with H =
-    sum_j w_j phi''(y - x_j), dy/dx_i = w_i phi''(y - x_i) / H and dy/dw_i = -phi'(y - x_i) / H;
-    where H vanishes (Huber, two equal clusters further apart than 2 alpha) they are zero.
+    sum_j w_j phi''(y - x_j), dy/dx_i = w_i phi''(y - x_i) / H, dy/dw_i = -phi'(y - x_i) / H and
+    dy/dalpha = -sum_i w_i dphi'/dalpha(y - x_i) / H; where H vanishes (Huber, two equal clusters
+    further apart than 2 alpha) they are zero. Second derivatives and forward mode have closed forms
+    too, and `torch.func`'s transforms take this function (docs/features.md).
 
     ===================== ===== ============================================ ======
     `penalty`             short phi(z; alpha)                                convex
@@ -118,13 +120,14 @@ def robust_pool(
     ===================== ===== ============================================ ======
 
     Args:
-        x: points, any shape, float32 or float64, any strides.
+        x: points, any shape, float16, bfloat16, float32 or float64, any strides. 16-bit points are
+            read as they are, solved in float32 and rounded once; autocast changes none of it.
         penalty: a name or short name of the table.
         alpha: the scale of the penalty, in the units of x: residuals beyond it count as outliers. A
-            float from 1e-15 to 1e15 (float32) or 1e-30 to 1e30 (float64), or a floating-point
-            tensor on x's device that broadcasts against the output with `keepdim=True`, such as one
-            value per channel. The values of a tensor are not looked at: one outside that range
-            gives its set NaN.
+            float from 1e-15 to 1e15 (1e-30 to 1e30 for float64), or a floating-point tensor on x's
+            device that broadcasts against the output with `keepdim=True`, such as one value per
+            channel, and may require gradients. The values of a tensor are not looked at: one
+            outside that range gives its set NaN.
         dim: the dim or dims to pool, together; `()` pools all.
         keepdim: whether pooled dims stay, with size 1.
         weight: w, non-negative, a floating-point tensor that broadcasts against x (and is not
@@ -156,12 +159,13 @@ def robust_pool(
     far point in "pseudo_huber" and "huber", and its gradient is zero.
 
     Raises:
-        TypeError: x or alpha is of a dtype that is no real floating point, or weight of one that is
-            neither that nor bool.
+        TypeError: x is of a dtype other than those above, alpha of one that is no real floating
+            point, or weight of one that is neither that nor bool.
         ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above,
             alpha or weight does not broadcast or is on another device, or a pooled dim is empty.
         IndexError: dim is out of range.
-        NotImplementedError: x is float16 or bfloat16, or alpha is a tensor that requires grad.
+        NotImplementedError: of the third derivative, and of the second one when both are in
+            forward mode.
 
     Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
     proposition 4.4 (the gradient) and section 5.2 (the penalties).
@@ -176,6 +180,38 @@ def robust_pool(
     if not keepdim:
         y, *info = (t.squeeze(_squeezed(x, dim)) for t in (y, *info))
     return (y, RobustPoolInfo(*info)) if return_info else y
+
+
+@overload
+def segment_robust_pool(
+    x: Tensor,
+    ptr: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    weight: Tensor | None = None,
+    solver: str = "global",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: Literal[False] = False,
+    validate: bool = False,
+) -> Tensor: ...
+
+
+@overload
+def segment_robust_pool(
+    x: Tensor,
+    ptr: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    weight: Tensor | None = None,
+    solver: str = "global",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: Literal[True],
+    validate: bool = False,
+) -> tuple[Tensor, RobustPoolInfo]: ...
 
 
 def segment_robust_pool(

@@ -10,20 +10,85 @@ from torch import Tensor, nn
 from ddn_cuda.functional import robust_pool
 
 
+class Scale(nn.Module):
+    """A positive number or several: a buffer `alpha`, or exp of a parameter `log_alpha`.
+
+    exp, because alpha is a scale: a step of the optimiser changes it by a factor, whatever its
+    unit, and no step makes it negative.
+
+    Args:
+        alpha: a float, or a floating-point tensor whose values are copied.
+        learn_alpha: whether it is a parameter.
+        owner: the name of the module that it is for, in messages.
+
+    Raises:
+        TypeError: alpha is neither, or learn_alpha is no bool.
+        ValueError: alpha, or one of its values, is not in 1e-30 to 1e30.
+    """
+
+    alpha: Tensor
+    log_alpha: nn.Parameter
+
+    def __init__(self, alpha: float | Tensor, learn_alpha: bool, owner: str) -> None:
+        super().__init__()
+        is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+        if not is_number and not (isinstance(alpha, Tensor) and alpha.is_floating_point()):
+            raise TypeError(
+                f"{owner}: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
+            )
+        if not isinstance(learn_alpha, bool):
+            raise TypeError(f"{owner}: `learn_alpha` is {learn_alpha!r}; expected True or False")
+        # In double precision, so that a float64 input meets the number that was given.
+        initial = torch.as_tensor(alpha, dtype=torch.float64).detach().clone()
+        bad = initial[~((initial >= 1e-30) & (initial <= 1e30))]
+        if bad.numel():
+            raise ValueError(
+                f"{owner}: `alpha` is or holds {bad.flatten()[0].item()!r}; expected floats in "
+                "1e-30 to 1e30"
+            )
+        self.initial = initial.tolist()
+        if learn_alpha:
+            dtype = alpha.dtype if isinstance(alpha, Tensor) else torch.get_default_dtype()
+            self.log_alpha = nn.Parameter(initial.log().to(dtype))
+        else:
+            self.register_buffer("alpha", initial)
+
+    @property
+    def is_learned(self) -> bool:
+        return "log_alpha" in self._parameters
+
+    def forward(self) -> Tensor:
+        return self.log_alpha.exp() if self.is_learned else self.alpha
+
+    def reset_parameters(self) -> None:
+        if self.is_learned:
+            with torch.no_grad():
+                initial = torch.tensor(self.initial, dtype=torch.float64)
+                self.log_alpha.copy_(initial.log())
+
+
+def describe_scale(alpha: Tensor) -> str:
+    """alpha as a module's repr shows it: its value or, of several, their shape."""
+    return f"{alpha.item():g}" if alpha.numel() == 1 else f"of shape {tuple(alpha.shape)}"
+
+
 class RobustPool(nn.Module):
-    """`robust_pool` as a module; alpha is a buffer, so that it is saved and moved with the model.
+    """`robust_pool` as a module; alpha is saved and moved with the model.
 
     Args:
         penalty, dim, keepdim, solver, max_iter, tol: as in `robust_pool`.
         alpha: the scale of the penalty, in the units of the input: a float from 1e-30 to 1e30 (for
-            float32 input, from 1e-15 to 1e15).
+            float32 and 16-bit input, from 1e-15 to 1e15), or a tensor of such values that
+            broadcasts against the output with `keepdim=True`, such as one for each channel.
+        learn_alpha: whether alpha is a parameter; its logarithm is what is learned, so that it
+            stays positive.
 
     Shape:
-        - input: any shape, float32 or float64.
+        - input: any shape, of any dtype of `robust_pool`; weight likewise.
         - output: the input's shape less the pooled dims.
 
     Raises:
-        TypeError: alpha is no number.
+        TypeError: alpha is neither a float nor a floating-point tensor.
         ValueError: alpha is out of range. All other arguments are checked by the first call.
 
     Example:
@@ -32,52 +97,64 @@ class RobustPool(nn.Module):
         tensor([0.1667])
     """
 
-    alpha: Tensor
-
     def __init__(
         self,
         penalty: str = "huber",
-        alpha: float = 1.0,
+        alpha: float | Tensor = 1.0,
         *,
         dim: int | Sequence[int] = -1,
         keepdim: bool = False,
+        learn_alpha: bool = False,
         solver: str = "global",
         max_iter: int | None = None,
         tol: float | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-            raise TypeError(f"RobustPool: `alpha` is {alpha!r}; expected a float")
-        if not 1e-30 <= alpha <= 1e30:
-            raise ValueError(f"RobustPool: `alpha` is {alpha!r}; expected a float in 1e-30 to 1e30")
         self.penalty = penalty
         self.dim = dim
         self.keepdim = keepdim
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
-        # In double precision, so that a float64 input meets the number that was given.
-        self.register_buffer("alpha", torch.tensor(float(alpha), dtype=torch.float64))
+        self.scale = Scale(alpha, learn_alpha, "RobustPool")
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def alpha(self) -> Tensor:
+        """The scale as it is now; carries gradient if it is learned."""
+        scale: Tensor = self.scale()
+        return scale
+
+    def reset_parameters(self) -> None:
+        """Sets a learned alpha back to what it was made with."""
+        self.scale.reset_parameters()
+
+    def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         return robust_pool(
             x,
             self.penalty,
             self.alpha,
             dim=self.dim,
             keepdim=self.keepdim,
+            weight=weight,
             solver=self.solver,
             max_iter=self.max_iter,
             tol=self.tol,
         )
 
     def extra_repr(self) -> str:
-        parts = [f"'{self.penalty}'", f"alpha={self.alpha.item():g}", f"dim={self.dim}"]
+        alpha = describe_scale(self.alpha.detach())
+        parts = [f"'{self.penalty}'", f"alpha={alpha}", f"dim={self.dim}"]
         if self.keepdim:
             parts.append("keepdim=True")
+        if self.scale.is_learned:
+            parts.append("learn_alpha=True")
         parts.append(f"solver='{self.solver}'")
         if self.max_iter is not None:
             parts.append(f"max_iter={self.max_iter}")
         if self.tol is not None:
             parts.append(f"tol={self.tol}")
         return ", ".join(parts)
+
+    def __repr__(self) -> str:
+        # On one line, without the submodule that holds alpha.
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -8,12 +8,11 @@ Needs `torch-geometric`, which ddn_cuda itself does not; nothing else of ddn_cud
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddn_cuda.functional import segment_robust_pool
+from ddn_cuda.modules import Scale, describe_scale
 
 try:
     import torch_geometric.nn.aggr
@@ -30,32 +29,6 @@ except ModuleNotFoundError as error:
 __all__ = ["RobustAggregation", "register"]
 
 
-class _Scale(nn.Module):
-    """A positive number: a buffer `alpha`, or exp of a parameter `log_alpha`.
-
-    exp, because alpha is a scale: a step of the optimiser changes it by a factor, whatever its
-    unit, and no step makes it negative.
-    """
-
-    alpha: Tensor
-
-    def __init__(self, alpha: float, learn_alpha: bool) -> None:
-        super().__init__()
-        self.initial = float(alpha)
-        if learn_alpha:
-            self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
-        else:
-            # In double precision, so that a float64 input meets the number that was given.
-            self.register_buffer("alpha", torch.tensor(self.initial, dtype=torch.float64))
-
-    def forward(self) -> Tensor:
-        return self.log_alpha.exp() if "log_alpha" in self._parameters else self.alpha
-
-    def reset_parameters(self) -> None:
-        if "log_alpha" in self._parameters:
-            nn.init.constant_(self.log_alpha, math.log(self.initial))
-
-
 class RobustAggregation(Aggregation):
     r"""Aggregates each set, per channel, to argmin_u sum_i w_i phi(u - x_i; alpha).
 
@@ -68,7 +41,9 @@ class RobustAggregation(Aggregation):
     Args:
         penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "welsch".
         alpha: the scale of the penalty, in the units of the features: residuals beyond it count as
-            outliers. A float from 1e-30 to 1e30 (for float32 features, from 1e-15 to 1e15).
+            outliers. A float from 1e-30 to 1e30 (for float32 features, from 1e-15 to 1e15), or a
+            tensor of such values that broadcasts against the output, such as (F,): one for each
+            channel.
         learn_alpha: whether alpha is a parameter. Its logarithm is what is learned, so that alpha
             stays positive; `reset_parameters` sets it back to `alpha`.
         solver, max_iter, tol: as in `ddn_cuda.robust_pool`.
@@ -100,7 +75,7 @@ class RobustAggregation(Aggregation):
     def __init__(
         self,
         penalty: str = "huber",
-        alpha: float = 1.0,
+        alpha: float | Tensor = 1.0,
         *,
         learn_alpha: bool = False,
         solver: str = "global",
@@ -108,27 +83,18 @@ class RobustAggregation(Aggregation):
         tol: float | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-            raise TypeError(f"RobustAggregation: `alpha` is {alpha!r}; expected a float")
-        if not 1e-30 <= alpha <= 1e30:
-            raise ValueError(
-                f"RobustAggregation: `alpha` is {alpha!r}; expected a float in 1e-30 to 1e30"
-            )
-        if not isinstance(learn_alpha, bool):
-            raise TypeError(
-                f"RobustAggregation: `learn_alpha` is {learn_alpha!r}; expected True or False"
-            )
         self.penalty = penalty
         self.learn_alpha = learn_alpha
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
-        self.scale = _Scale(alpha, learn_alpha)
+        self.scale = Scale(alpha, learn_alpha, "RobustAggregation")
 
     @property
     def alpha(self) -> Tensor:
-        """The scale as it is now, a 0-dim tensor; carries gradient if it is learned."""
-        return self.scale()
+        """The scale as it is now; carries gradient if it is learned."""
+        scale: Tensor = self.scale()
+        return scale
 
     def reset_parameters(self) -> None:
         """Sets a learned alpha back to what it was made with."""
@@ -192,11 +158,10 @@ class RobustAggregation(Aggregation):
             max_iter=self.max_iter,
             tol=self.tol,
         )
-        assert isinstance(y, Tensor)  # no info was asked for
         return y.movedim(0, dim)
 
     def extra_repr(self) -> str:
-        parts = [f"'{self.penalty}'", f"alpha={self.alpha.item():g}"]
+        parts = [f"'{self.penalty}'", f"alpha={describe_scale(self.alpha.detach())}"]
         if self.learn_alpha:
             parts.append("learn_alpha=True")
         parts.append(f"solver='{self.solver}'")

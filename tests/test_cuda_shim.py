@@ -7,7 +7,6 @@ import math
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import contract
 import numpy as np
@@ -24,11 +23,9 @@ from cuda_shim.shim import (
     OPTIMIZE,
     ORDERS,
     BFloat16,
-    Shim,
     ShimError,
     compile_units,
     in_every_schedule,
-    kernel_units,
     link,
 )
 

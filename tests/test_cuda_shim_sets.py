@@ -1,5 +1,7 @@
 """The CUDA kernels, compiled for the host: segments, 16-bit points, and second derivatives."""
 
+import itertools
+
 import numpy as np
 import pytest
 import reference as ref
@@ -57,7 +59,7 @@ def test_segments_give_what_dense_sets_give(penalty, solver, dtype, weighted, sh
 
     y, remainder, curvature, *gradients = in_every_schedule(shim, run)
     shim.configure()
-    for s, (begin, end) in enumerate(zip(ptr[:-1], ptr[1:], strict=True)):
+    for s, (begin, end) in enumerate(itertools.pairwise(ptr)):
         at = slice(2 * s, 2 * s + 2)
         if begin == end:
             assert not any(part[at].any() for part in (y, remainder, curvature))

@@ -39,10 +39,54 @@ def test_alpha_is_a_buffer():
     pool = ddn_cuda.RobustPool("welsch", 0.5)
     assert list(pool.parameters()) == []
     (name, alpha), *others = pool.named_buffers()
-    assert (name, others) == ("alpha", [])
+    assert (name, others) == ("scale.alpha", [])
     assert alpha.shape == ()
-    assert float(alpha) == 0.5
+    assert float(alpha) == float(pool.alpha) == 0.5
     assert not alpha.requires_grad
+
+
+def test_a_learned_alpha_is_a_parameter_and_stays_positive(device):
+    """However large the steps; towards the scale at which outliers are ignored."""
+    pool = ddn_cuda.RobustPool("pseudo_huber", 5.0, learn_alpha=True).to(device)
+    ((name, log_alpha),) = pool.named_parameters()
+    assert name == "scale.log_alpha"
+    assert list(pool.buffers()) == []
+    assert float(pool.alpha) == pytest.approx(5.0, rel=1e-6)
+    x = torch.randn(40, 99, device=device)
+    x[:, :20] += 30
+    optimizer = torch.optim.SGD(pool.parameters(), lr=10.0)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = pool(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        assert float(pool.alpha) > 0
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] / 4
+    assert "learn_alpha=True" in repr(pool)
+    pool.reset_parameters()
+    assert float(pool.alpha) == pytest.approx(5.0, rel=1e-6)
+    assert log_alpha is pool.scale.log_alpha
+
+
+@pytest.mark.parametrize("learn_alpha", [False, True])
+def test_one_alpha_for_each_channel(learn_alpha, device):
+    alpha = torch.tensor([[0.25], [0.5], [4.0]])
+    pool = ddn_cuda.RobustPool("huber", alpha, learn_alpha=learn_alpha).to(device)
+    x = torch.randn(2, 3, 20, device=device)
+    expected = ddn_cuda.robust_pool(x, "huber", alpha.to(device))
+    torch.testing.assert_close(pool(x), expected, rtol=1e-5, atol=1e-6)
+    assert "alpha=of shape (3, 1)" in repr(pool)
+    alpha.fill_(1.0)  # the values were copied
+    torch.testing.assert_close(pool(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_module_takes_weights(device):
+    x = torch.randn(3, 20, device=device)
+    mask = x < 1
+    expected = ddn_cuda.robust_pool(x, "welsch", 0.5, weight=mask)
+    assert torch.equal(ddn_cuda.RobustPool("welsch", 0.5).to(device)(x, mask), expected)
 
 
 def test_the_default_is_huber_over_the_last_dim(device):

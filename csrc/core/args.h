@@ -42,9 +42,8 @@ DDN_HD S from_real(Real x) {
 template <class Real>
 DDN_HD Real load_real(const void* array, DType dtype, int64_t i) {
   Real x{};
-  with_storage<Real>(dtype, [&](auto zero) {
-    x = to_real(static_cast<const decltype(zero)*>(array)[i]);
-  });
+  with_storage<Real>(dtype,
+                     [&](auto zero) { x = to_real(static_cast<const decltype(zero)*>(array)[i]); });
   return x;
 }
 
@@ -192,8 +191,6 @@ DDN_HD Real set_alpha(const Args& args, int64_t set) {
 }
 
 // The range of alpha in which nothing over- or underflows.
-DDN_HD constexpr double alpha_limit(DType dtype) {
-  return dtype == DType::float64 ? 1e30 : 1e15;
-}
+DDN_HD constexpr double alpha_limit(DType dtype) { return dtype == DType::float64 ? 1e30 : 1e15; }
 
 }  // namespace ddn

@@ -56,8 +56,7 @@ DDN_HD Half from_float<Half>(float x) {
       detail::float_bits(detail::bits_float(a) + 0.5f) - detail::float_bits(0.5f);
   const uint32_t normal = (a - (112u << 23) + 0xfffu + ((a >> 13) & 1u)) >> 13;
   const uint32_t beyond = a > 0x7f800000u ? 0x7e00u : 0x7c00u;  // NaN or infinity
-  const uint32_t magnitude =
-      a >= 0x47800000u ? beyond : (a < 0x38800000u ? subnormal : normal);
+  const uint32_t magnitude = a >= 0x47800000u ? beyond : (a < 0x38800000u ? subnormal : normal);
   return {static_cast<uint16_t>(magnitude | (all >> 16 & 0x8000u))};
 }
 template <>

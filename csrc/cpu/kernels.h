@@ -294,9 +294,13 @@ void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
   Staged<T> grad_x(args.grad_x, args.dtype);
   Staged<T> grad_weight(args.grad_weight, real_dtype<T>);
   for (int64_t i = begin; i < end; ++i) {
-    const MovingPoints<T> points{
-        x.read(i),      weight.read(i),      x_tangent.read(i), weight_tangent.read(i),
-        grad_x.room(i), grad_weight.room(i), args.layout.place(i).num_points};
+    const MovingPoints<T> points{x.read(i),
+                                 weight.read(i),
+                                 x_tangent.read(i),
+                                 weight_tangent.read(i),
+                                 grad_x.room(i),
+                                 grad_weight.room(i),
+                                 args.layout.place(i).num_points};
     const SetGradient<T> set = set_gradient<T>(args, i);
     if (args.is_second_order()) {
       write_second_order<P>(args, i, points, set);

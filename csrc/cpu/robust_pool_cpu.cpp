@@ -64,8 +64,7 @@ void robust_pool_forward(const ForwardArgs& args, const ParallelFor& parallel_fo
 }
 
 void robust_pool_backward(const BackwardArgs& args, const ParallelFor& parallel_for) {
-  if (args.layout.num_sets > 0)
-    kernels().backward(args, parallel_for);
+  if (args.layout.num_sets > 0) kernels().backward(args, parallel_for);
 }
 
 const char* instruction_set() { return kernels().name; }

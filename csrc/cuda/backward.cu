@@ -1,5 +1,6 @@
-// The backward kernels. The gradients of points and weights read x, and weights where there are some,
-// once and write once; what takes sums over a set (core/second_order.h) reads it once more for each.
+// The backward kernels. The gradients of points and weights read x, and weights where there are
+// some, once and write once; what takes sums over a set (core/second_order.h) reads it once more
+// for each.
 #include "core/gradient.h"
 #include "core/penalties.h"
 #include "core/second_order.h"
@@ -102,9 +103,8 @@ __global__ void __launch_bounds__(block_threads, 2)
       return row * of.points.stride[0] + of.sets.offset(channel);
     };
     const T x = to_real(static_cast<const S*>(args.x)[at(layout)]);
-    const T weight = args.weight != nullptr
-                         ? static_cast<const T*>(args.weight)[at(args.weight_layout)]
-                         : T(1);
+    const T weight =
+        args.weight != nullptr ? static_cast<const T*>(args.weight)[at(args.weight_layout)] : T(1);
     const SetGradient<T> shared = set_gradient<T>(args, segment * layout.channels + channel);
     write_gradients<P, S>(args, x, weight, shared, at(args.grad_x.layout),
                           at(args.grad_weight.layout));

@@ -39,8 +39,7 @@ __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* p
   });
   if constexpr (weighted) {
     T* const staged = points + capacity;
-    const T* const given =
-        static_cast<const T*>(args.weight) + args.weight_layout.place(set).first;
+    const T* const given = static_cast<const T*>(args.weight) + args.weight_layout.place(set).first;
     for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
       staged[i] = given[args.weight_layout.points.offset(i)];
     }
@@ -62,10 +61,9 @@ __device__ __forceinline__ auto in_place(const ForwardArgs& args, int64_t set, W
   const InPlace<T> points{args.x, args.dtype, place.first, &args.layout.points};
   if constexpr (weighted) {
     const Dims& dims = args.weight_layout.points;
-    const T* const given =
-        static_cast<const T*>(args.weight) + args.weight_layout.place(set).first;
-    weights = survey_weights<Team, T>(place.num_points,
-                                      [&](int64_t i) { return given[dims.offset(i)]; });
+    const T* const given = static_cast<const T*>(args.weight) + args.weight_layout.place(set).first;
+    weights =
+        survey_weights<Team, T>(place.num_points, [&](int64_t i) { return given[dims.offset(i)]; });
     return WeightedInPlace<T>{points, given, &dims, 1 / weights.unit};
   } else {
     return points;

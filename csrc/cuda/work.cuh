@@ -1,6 +1,6 @@
-// Which sets a launch solves. The sets of a dense tensor are of one size, and one launch solves them
-// all. Segments differ, and only the device knows how: their numbers are listed there by size, and
-// a launch for each size takes its list.
+// Which sets a launch solves. The sets of a dense tensor are of one size, and one launch solves
+// them all. Segments differ, and only the device knows how: their numbers are listed there by size,
+// and a launch for each size takes its list.
 #pragma once
 
 #include "core/args.h"
@@ -16,9 +16,7 @@ constexpr unsigned most_list_blocks = 2048;
 struct Sizes {
   int64_t most[num_sizes - 1];
 
-  DDN_HD int of(int64_t points) const {
-    return points <= most[0] ? 0 : points <= most[1] ? 1 : 2;
-  }
+  DDN_HD int of(int64_t points) const { return points <= most[0] ? 0 : points <= most[1] ? 1 : 2; }
 };
 
 struct Work {
@@ -52,15 +50,15 @@ struct SegmentLists {
       : ptr(args.layout.ptr),
         segments(args.layout.num_sets / args.layout.channels),
         counts(static_cast<unsigned*>(args.workspace)),
-        lists(reinterpret_cast<int64_t*>(static_cast<unsigned char*>(args.workspace) +
-                                         counts_bytes)),
+        lists(
+            reinterpret_cast<int64_t*>(static_cast<unsigned char*>(args.workspace) + counts_bytes)),
         sizes(sizes_) {}
 
   static constexpr int64_t counts_bytes = 64;
   static int64_t bytes(const SetLayout& layout) {
     if (layout.ptr == nullptr) return 0;
-    return counts_bytes + num_sizes * (layout.num_sets / layout.channels) *
-                              static_cast<int64_t>(sizeof(int64_t));
+    return counts_bytes +
+           num_sizes * (layout.num_sets / layout.channels) * static_cast<int64_t>(sizeof(int64_t));
   }
   Work work(int size, int64_t points) const {
     return {size < num_sizes - 1 ? sizes.most[size] : points, lists + size * segments,

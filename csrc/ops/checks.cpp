@@ -16,10 +16,10 @@ void check_points(const at::Tensor& x) {
   TORCH_CHECK_TYPE(x.layout() == at::kStrided, "robust_pool: `x` has layout ", x.layout(),
                    "; expected a dense (strided) tensor");
   const at::ScalarType dtype = x.scalar_type();
-  TORCH_CHECK_TYPE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
-                       dtype == at::kBFloat16,
-                   "robust_pool: `x` has dtype ", dtype,
-                   "; expected a real floating-point tensor (Float, Double, Half or BFloat16)");
+  TORCH_CHECK_TYPE(
+      dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16,
+      "robust_pool: `x` has dtype ", dtype,
+      "; expected a real floating-point tensor (Float, Double, Half or BFloat16)");
 }
 
 std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim) {
@@ -76,8 +76,9 @@ void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef d
 }
 
 void check_offsets(const at::Tensor& ptr, const at::Tensor& x) {
-  TORCH_CHECK_VALUE(x.dim() >= 1, "segment_robust_pool: `x` is a 0-dim tensor; expected one whose "
-                                  "first dim holds the points");
+  TORCH_CHECK_VALUE(x.dim() >= 1,
+                    "segment_robust_pool: `x` is a 0-dim tensor; expected one whose "
+                    "first dim holds the points");
   TORCH_CHECK_TYPE(ptr.scalar_type() == at::kLong, "segment_robust_pool: `ptr` has dtype ",
                    ptr.scalar_type(), "; expected Long");
   TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.sym_size(0) >= 1, "segment_robust_pool: `ptr` has shape ",

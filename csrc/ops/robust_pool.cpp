@@ -156,7 +156,8 @@ struct Operands {
       }
       order.insert(ptr.defined() ? order.begin() : order.end(), dim.begin(), dim.end());
       std::vector<int64_t> back(order.size());
-      for (size_t d = 0; d < order.size(); ++d) back[static_cast<size_t>(order[d])] = static_cast<int64_t>(d);
+      for (size_t d = 0; d < order.size(); ++d)
+        back[static_cast<size_t>(order[d])] = static_cast<int64_t>(d);
       *t = t->permute(order).contiguous().permute(back);
     }
   }
@@ -211,8 +212,8 @@ void add_direction(Operands& operands, const Problem& problem, const Direction& 
 }
 
 // Runs a backward launch into new tensors; answer was checked.
-Gradients gradients_with(const LaunchBackward& launch, const Problem& problem,
-                         const Answer& answer, Operands& operands, const Wanted& wanted) {
+Gradients gradients_with(const LaunchBackward& launch, const Problem& problem, const Answer& answer,
+                         Operands& operands, const Wanted& wanted) {
   const at::Tensor& x = problem.x;
   const auto options = [&](bool real) {
     return x.options().dtype(real ? opmath(x) : x.scalar_type());
@@ -224,8 +225,8 @@ Gradients gradients_with(const LaunchBackward& launch, const Problem& problem,
                                   : at::empty_like(x, options(real));
   };
   const at::Tensor grad_x = like_x(wanted[0], false), grad_weight = like_x(wanted[1], true);
-  const at::Tensor grad_alpha =
-      wanted[2] ? at::empty(shape_of_answer(problem), options(true)) : at::empty({0}, options(true));
+  const at::Tensor grad_alpha = wanted[2] ? at::empty(shape_of_answer(problem), options(true))
+                                          : at::empty({0}, options(true));
   operands.grad_x = wanted[0] ? grad_x : at::Tensor();
   operands.grad_weight = wanted[1] ? grad_weight : at::Tensor();
   operands.describe();

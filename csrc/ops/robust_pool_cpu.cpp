@@ -16,9 +16,7 @@ struct Cpu {
   static void forward(const ForwardArgs& args, const at::Tensor&) {
     cpu::robust_pool_forward(args, parallel_for);
   }
-  static void backward(const BackwardArgs& args) {
-    cpu::robust_pool_backward(args, parallel_for);
-  }
+  static void backward(const BackwardArgs& args) { cpu::robust_pool_backward(args, parallel_for); }
 };
 
 }  // namespace

@@ -53,8 +53,7 @@ at::Tensor pool(const at::Tensor& x, c10::string_view penalty, double alpha_valu
           .findSchemaOrThrow("ddn::_robust_pool_forward", "")
           .typed<ForwardOutputs(const at::Tensor&, c10::string_view, double, const OptionalTensor&,
                                 const OptionalTensor&, const OptionalTensor&, at::IntArrayRef,
-                                c10::string_view, std::optional<int64_t>,
-                                std::optional<double>)>();
+                                c10::string_view, std::optional<int64_t>, std::optional<double>)>();
   const at::Tensor y = std::get<0>(
       inner.call(x, penalty, alpha_value, alpha, weight, ptr, dims, solver, max_iter, tol));
   return keepdim || ptr.has_value() ? y : y.squeeze(dims);
@@ -139,6 +138,16 @@ TORCH_LIBRARY(ddn, m) {
       "Tensor? alpha_tangent, Tensor x, Tensor y, Tensor remainder, Tensor curvature, "
       "str penalty, float alpha_value, Tensor? alpha, Tensor? weight, Tensor? ptr, int[] dim, "
       "bool[3] wanted) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_alpha)");
+}
+
+// Under vmap too these are what they are composed of: without this, vmap would call them once for
+// each of its batch.
+TORCH_LIBRARY_IMPL(ddn, FuncTorchBatched, m) {
+  m.impl("robust_pool.tensor", robust_pool_tensor);
+  m.impl("robust_pool", robust_pool_float);
+  m.impl("segment_robust_pool.tensor", segment_robust_pool_tensor);
+  m.impl("segment_robust_pool", segment_robust_pool_float);
+  m.impl("_robust_pool_check", check);
 }
 
 }  // namespace ddn

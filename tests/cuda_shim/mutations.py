@@ -39,7 +39,9 @@ MUTATIONS = (
             (8, "barrier after a list is cleared"),
         )
     ),
-    Mutation("tail of staging", "cuda/forward.cuh", r"i < place.num_points;", "i + 1 < place.num_points;"),
+    Mutation(
+        "tail of staging", "cuda/forward.cuh", r"i < place.num_points;", "i + 1 < place.num_points;"
+    ),
     Mutation(
         "tail of the gradient", "cuda/backward.cu", r"if \(i >= n\)", "if (i > n)", 0, "backward.cu"
     ),

@@ -286,7 +286,8 @@ class Shim:
             name: bool(self._c.shim_was_launched(ctypes.c_void_p(base + address)))
             for name, address in addresses.items()
             if re.search(
-                r"^void ddn::cuda::.*\(ddn::(BackwardArgs|cuda::LocalArgs|cuda::GlobalArgs)\)$", name
+                r"^void ddn::cuda::.*\(ddn::(BackwardArgs|cuda::LocalArgs|cuda::GlobalArgs)\)$",
+                name,
             )
         }
 
