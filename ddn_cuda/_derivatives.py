@@ -139,7 +139,8 @@ def along(calls: Calls, direction: Direction, sets: Sets) -> Tensor | None:
 def _third_order() -> NotImplementedError:
     return NotImplementedError(
         "robust_pool: this derivative is not supported; expected at most two differentiations, "
-        "of which at most one is in forward mode"
+        "of which at most one is in forward mode. torch.autograd.functional.hvp needs three: "
+        "vhp, or torch.func.jvp of torch.func.grad, give the same product"
     )
 
 

@@ -43,8 +43,8 @@ class Scale(nn.Module):
         bad = initial[~((initial >= 1e-30) & (initial <= 1e30))]
         if bad.numel():
             raise ValueError(
-                f"{owner}: `alpha` is or holds {bad.flatten()[0].item()!r}; expected floats in "
-                "1e-30 to 1e30"
+                f"{owner}: `alpha` {'is' if is_number else 'holds'} {bad.flatten()[0].item()!r}; "
+                "expected a float in 1e-30 to 1e30"
             )
         self.initial = initial.tolist()
         if learn_alpha:

@@ -129,16 +129,16 @@ def test_hessian_vector_products(penalty, device):
     close(hessian, hessian.permute(2, 3, 0, 1))
 
 
-def test_hessian_vector_products_by_a_third_differentiation_raise(penalty, device):
-    """torch.autograd.functional.hvp differentiates the second derivative by what it is linear in.
-
-    Autograd does not tell a backward which of its inputs' gradients are asked for, so that this is
-    not told from a third derivative; vhp and torch.func give the same product.
-    """
+def test_the_double_backward_trick_for_hessian_vector_products_raises(penalty, device):
+    """It differentiates three times; what a function is told of the gradients that are needed does
+    not tell it that only the linear part of the third one is. The message names what to call."""
     problem = problems.regular(penalty, problems.SHAPES[1], device)
-    f = scalar(penalty, problem.alpha, problem.weight)
-    with pytest.raises(NotImplementedError, match="this derivative is not supported"):
-        torch.autograd.functional.hvp(f, problem.x, torch.ones_like(problem.x))
+    x, f = problem.x, scalar(penalty, problem.alpha, problem.weight)
+    v = torch.randn_like(x)
+    with pytest.raises(NotImplementedError, match="vhp, or torch.func.jvp of torch.func.grad"):
+        torch.autograd.functional.hvp(f, x, v)
+    _, expected = torch.autograd.functional.vhp(f, x, v)
+    close(torch.func.jvp(torch.func.grad(f), (x,), (v,))[1], expected)
 
 
 @pytest.mark.parametrize("shapes", problems.SHAPES, ids=str)

@@ -158,7 +158,7 @@ def test_modules_under_vmap(penalty, device):
     # An ensemble: the same module with alphas of its own.
     alphas = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64, device=device)
     found = func.vmap(
-        lambda alpha, x: func.functional_call(pool, {"alpha": alpha}, (x,)), (0, None)
+        lambda alpha, x: func.functional_call(pool, {"scale.alpha": alpha}, (x,)), (0, None)
     )(alphas, x[0])
     for alpha, y in zip(alphas.tolist(), found, strict=True):
         assert torch.equal(y, ddn_cuda.robust_pool(x[0], penalty, alpha))

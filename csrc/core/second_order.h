@@ -39,11 +39,12 @@ struct MovingPoint {
 };
 
 // All of one point that the formulas need, with weights divided by the curvature of the set. A
-// point that is not finite has no part in them but its pull on alpha.
+// point that is not finite has no part in them but for how its pull, `far_by_alpha` in all other
+// places `by_alpha`, changes with alpha.
 template <class V>
 struct PointTerms {
   V weight, weight_tangent;
-  V slope, curvature, by_alpha;
+  V slope, curvature, by_alpha, far_by_alpha;
   V t, bend;
 };
 
@@ -59,6 +60,7 @@ DDN_HD PointTerms<V> point_terms(const MovingPoint<V>& point, const SetGradient<
           point.weight_tangent * set.inverse,
           finite ? clip(terms.slope, most) : zero,
           finite ? terms.curvature : zero,
+          finite ? seconds.by_alpha : zero,
           point.x == point.x ? seconds.by_alpha : zero,
           finite ? clip(z * set.alpha.inverse, far) : zero,
           finite ? seconds.bend : zero};
@@ -72,7 +74,7 @@ DDN_HD double alpha_derivative(const Points& points, const SetGradient<Real>& se
   const auto shared = points.shared(set);
   points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[1]) {
     const PointTerms<V> at = point_terms<P>(point, shared);
-    terms[0] = at.weight * at.by_alpha;
+    terms[0] = at.weight * at.far_by_alpha;
   });
   return -sums[0];
 }
@@ -90,7 +92,7 @@ DDN_HD double direction_derivative(const Points& points, const SetGradient<Real>
     const V pull = at.weight * at.curvature;
     // Selected: whatever a point of no weight does, it is not there.
     terms[0] = (pull == zero ? pull : pull * point.x_tangent) - at.slope * at.weight_tangent;
-    terms[1] = at.weight * at.by_alpha;
+    terms[1] = at.weight * at.far_by_alpha;
   });
   alpha_pull = sums[1];
   return sums[0] - alpha_pull * alpha_tangent;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/penalties.h"
@@ -183,6 +184,7 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
   const std::vector<int64_t> shape = shape_of_answer(problem);
   const at::Tensor& x = problem.x;
   const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
+    check_no_tangent(t, name);
     TORCH_CHECK_VALUE(
         t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype && t.device() == x.device(),
         "robust_pool: `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
@@ -199,6 +201,11 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
 // Direction parts as the kernels take them.
 void add_direction(Operands& operands, const Problem& problem, const Direction& direction) {
   const at::Tensor& x = problem.x;
+  for (const auto& [part, name] :
+       {std::pair{direction.x, "x_tangent"}, std::pair{direction.weight, "weight_tangent"},
+        std::pair{direction.alpha, "alpha_tangent"}}) {
+    if (part.has_value()) check_no_tangent(*part, name);
+  }
   if (direction.x.has_value()) {
     TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), "robust_pool: `x_tangent` has shape ",
                       direction.x->sizes(), "; expected that of x, ", x.sizes());
