@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -299,6 +299,27 @@ def _validate(problem: _Problem) -> None:
         _check_values(name, "ptr", ptr, ~descends, "offsets none of which is below the one before")
 
 
+def _sorted_dims(x: Tensor, dims: Sequence[int]) -> list[int]:
+    """The dims that valid ones name, as the inner operators take them."""
+    if x.dim() == 0:
+        return []
+    return sorted(d % x.dim() for d in dims) or list(range(x.dim()))
+
+
+def _compiled(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> Tensor:
+    """The public operators: what exported programs hold."""
+    _, x, penalty, alpha, _, weight, ptr = problem
+    options: dict[str, Any] = {"weight": weight, "alpha": alpha, "solver": solver.name}
+    options |= {"max_iter": solver.max_iter, "tol": solver.tol}
+    if ptr is not None:
+        segments = torch.ops.ddn.segment_robust_pool
+        call = segments.tensor if isinstance(alpha, Tensor) else segments.default
+        return call(x, ptr, penalty, **options)
+    sets = torch.ops.ddn.robust_pool
+    call = sets.tensor if isinstance(alpha, Tensor) else sets.default
+    return call(x, penalty, dim=dims, keepdim=True, **options)
+
+
 def _check_no_tangents(name: str, *tensors: Tensor | None) -> None:
     """Compilers would drop forward mode's tangents without a word."""
     for t in tensors:
@@ -324,14 +345,19 @@ def _pool(
     if validate:
         _validate(problem)
     alpha_value, alpha_tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
-    checked = torch.ops.ddn._robust_pool_check(
-        x, penalty, alpha_value, alpha_tensor, dims, weight, ptr, *solver
-    )
-    functions = _functions
     if torch.compiler.is_compiling():
         _check_no_tangents(name, x, alpha_tensor, weight)
-        functions = _operators
-    call = functions.FORWARD_INFO if return_info else functions.CALLS.forward
+        y = _compiled(problem, solver, dims)
+        if not return_info:
+            return y, ()
+        # The answer above has checked the arguments; nobody uses it, and compilers drop it.
+        checked = [0] if ptr is not None else _sorted_dims(x, dims)
+        call = _operators.FORWARD_INFO
+    else:
+        checked = torch.ops.ddn._robust_pool_check(
+            x, penalty, alpha_value, alpha_tensor, dims, weight, ptr, *solver
+        )
+        call = _functions.FORWARD_INFO if return_info else _functions.CALLS.forward
     y, _remainder, _curvature, *info = call(
         x, penalty, alpha_value, alpha_tensor, weight, ptr, checked, *solver
     )
