@@ -67,9 +67,21 @@ class Scale(nn.Module):
                 self.log_alpha.copy_(initial.log())
 
 
-def describe_scale(alpha: Tensor) -> str:
-    """alpha as a module's repr shows it: its value or, of several, their shape."""
-    return f"{alpha.item():g}" if alpha.numel() == 1 else f"of shape {tuple(alpha.shape)}"
+def describe(
+    penalty: str, scale: Scale, solver: str, max_iter: int | None, tol: float | None, *more: str
+) -> str:
+    """What the reprs of modules that pool have in common."""
+    alpha = scale().detach()
+    shown = f"{alpha.item():g}" if alpha.numel() == 1 else f"of shape {tuple(alpha.shape)}"
+    parts = [f"'{penalty}'", f"alpha={shown}", *more]
+    if scale.is_learned:
+        parts.append("learn_alpha=True")
+    parts.append(f"solver='{solver}'")
+    if max_iter is not None:
+        parts.append(f"max_iter={max_iter}")
+    if tol is not None:
+        parts.append(f"tol={tol}")
+    return ", ".join(parts)
 
 
 class RobustPool(nn.Module):
@@ -142,18 +154,8 @@ class RobustPool(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        alpha = describe_scale(self.alpha.detach())
-        parts = [f"'{self.penalty}'", f"alpha={alpha}", f"dim={self.dim}"]
-        if self.keepdim:
-            parts.append("keepdim=True")
-        if self.scale.is_learned:
-            parts.append("learn_alpha=True")
-        parts.append(f"solver='{self.solver}'")
-        if self.max_iter is not None:
-            parts.append(f"max_iter={self.max_iter}")
-        if self.tol is not None:
-            parts.append(f"tol={self.tol}")
-        return ", ".join(parts)
+        more = [f"dim={self.dim}"] + (["keepdim=True"] if self.keepdim else [])
+        return describe(self.penalty, self.scale, self.solver, self.max_iter, self.tol, *more)
 
     def __repr__(self) -> str:
         # On one line, without the submodule that holds alpha.

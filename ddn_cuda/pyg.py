@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ddn_cuda.functional import segment_robust_pool
-from ddn_cuda.modules import Scale, describe_scale
+from ddn_cuda.modules import Scale, describe
 
 try:
     import torch_geometric.nn.aggr
@@ -84,7 +84,6 @@ class RobustAggregation(Aggregation):
     ) -> None:
         super().__init__()
         self.penalty = penalty
-        self.learn_alpha = learn_alpha
         self.solver = solver
         self.max_iter = max_iter
         self.tol = tol
@@ -161,15 +160,7 @@ class RobustAggregation(Aggregation):
         return y.movedim(0, dim)
 
     def extra_repr(self) -> str:
-        parts = [f"'{self.penalty}'", f"alpha={describe_scale(self.alpha.detach())}"]
-        if self.learn_alpha:
-            parts.append("learn_alpha=True")
-        parts.append(f"solver='{self.solver}'")
-        if self.max_iter is not None:
-            parts.append(f"max_iter={self.max_iter}")
-        if self.tol is not None:
-            parts.append(f"tol={self.tol}")
-        return ", ".join(parts)
+        return describe(self.penalty, self.scale, self.solver, self.max_iter, self.tol)
 
     def __repr__(self) -> str:
         # On one line, without submodules: layers of PyG show their aggregation in their own line.

@@ -218,6 +218,19 @@ void add_direction(Operands& operands, const Problem& problem, const Direction& 
   }
 }
 
+// All but the outputs; answer was checked.
+BackwardArgs backward_args(const Operands& operands, const Problem& problem, const Answer& answer) {
+  BackwardArgs args{};
+  fill_in(args, operands, problem);
+  args.y = answer.y.const_data_ptr();
+  args.remainder = answer.remainder.const_data_ptr();
+  args.curvature = answer.curvature.const_data_ptr();
+  args.tangent_x = point_array(operands, operands.x_tangent);
+  args.tangent_weight = point_array(operands, operands.weight_tangent);
+  args.tangent_alpha = data_or_null(operands.alpha_tangent);
+  return args;
+}
+
 // Runs a backward launch into new tensors; answer was checked.
 Gradients gradients_with(const LaunchBackward& launch, const Problem& problem, const Answer& answer,
                          Operands& operands, const Wanted& wanted) {
@@ -238,18 +251,11 @@ Gradients gradients_with(const LaunchBackward& launch, const Problem& problem, c
   operands.grad_weight = wanted[1] ? grad_weight : at::Tensor();
   operands.describe();
 
-  BackwardArgs args{};
-  fill_in(args, operands, problem);
-  args.y = answer.y.const_data_ptr();
-  args.remainder = answer.remainder.const_data_ptr();
-  args.curvature = answer.curvature.const_data_ptr();
+  BackwardArgs args = backward_args(operands, problem, answer);
   args.grad = data_or_null(*answer.grad);
   args.grad_x = point_array(operands, operands.grad_x);
   args.grad_weight = point_array(operands, operands.grad_weight);
   args.grad_alpha = wanted[2] ? grad_alpha.mutable_data_ptr() : nullptr;
-  args.tangent_x = point_array(operands, operands.x_tangent);
-  args.tangent_weight = point_array(operands, operands.weight_tangent);
-  args.tangent_alpha = data_or_null(operands.alpha_tangent);
   if (args.layout.num_sets > 0) launch(args);
   if (wanted[0] && !operands.grad_x.is_same(grad_x)) grad_x.copy_(operands.grad_x);
   if (wanted[1] && !operands.grad_weight.is_same(grad_weight)) {
@@ -340,14 +346,7 @@ at::Tensor tangent_with(const LaunchBackward& launch, const Problem& problem, co
   Operands operands(problem);
   add_direction(operands, problem, direction);
   operands.describe();
-  BackwardArgs args{};
-  fill_in(args, operands, problem);
-  args.y = checked.y.const_data_ptr();
-  args.remainder = checked.remainder.const_data_ptr();
-  args.curvature = checked.curvature.const_data_ptr();
-  args.tangent_x = point_array(operands, operands.x_tangent);
-  args.tangent_weight = point_array(operands, operands.weight_tangent);
-  args.tangent_alpha = data_or_null(operands.alpha_tangent);
+  BackwardArgs args = backward_args(operands, problem, checked);
   args.tangent_y = tangent.mutable_data_ptr();
   if (args.layout.num_sets > 0) launch(args);
   return tangent;

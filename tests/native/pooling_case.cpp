@@ -74,6 +74,9 @@ constexpr int sizes[] = {1,  2,  3,  4,  5,   7,   8,   12,  16,  17,  31,   33,
                          1,  2,  3,  6,  10,  20,  40,  50,  70,  80,  1024, 1025, 1500};
 constexpr int large_sizes[] = {2049, 4096, 4097, 8191, 8193, 12000, 16385, 20000};
 
+constexpr int layouts = 5;
+constexpr int segments = 4;  // the last one: sets are segments of one dim
+
 enum class Weights { none, mask, some, wide };
 
 struct Case {
@@ -103,7 +106,7 @@ Case decode(Bytes& bytes) {
   c.num_points = size >= 253 ? large_sizes[bytes.below(std::size(large_sizes))]
                              : sizes[size % std::size(sizes)];
   c.num_sets = c.num_points > 2000 ? 1 : 1 + bytes.below(c.num_points > 300 ? 2 : 5);
-  c.layout = bytes.below(4);
+  c.layout = bytes.below(layouts);
   c.weights = static_cast<Weights>(bytes.below(4));
   c.points = bytes.below(8);
   const int stop = bytes.byte();
@@ -202,6 +205,7 @@ std::vector<T> draw_weights(const Case& c, Random& random) {
 template <class T>
 struct Tensor {
   std::unique_ptr<T[]> data;
+  std::unique_ptr<int64_t[]> ptr;
   ddn::SetLayout layout;
 
   Tensor(const Case& c, int sets, int order) {
@@ -238,6 +242,18 @@ struct Tensor {
           break;
         }
         [[fallthrough]];
+      case segments:
+        if (order == segments) {
+          ptr.reset(new int64_t[static_cast<size_t>(sets) + 1]);
+          for (int i = 0; i <= sets; ++i) ptr[static_cast<size_t>(i)] = i * n;
+          layout.ptr = ptr.get();
+          layout.num_points = sets * n;
+          layout.points.rank = 1;
+          layout.points.size[0] = layout.num_points;
+          layout.points.stride[0] = 1;
+          break;
+        }
+        [[fallthrough]];
       default:
         layout.sets = dims(sets, n);
         layout.points = dims(n, 1);
@@ -246,14 +262,18 @@ struct Tensor {
     std::fill_n(data.get(), size, std::numeric_limits<T>::quiet_NaN());
   }
   T& at(int64_t set, int64_t point) {
-    return data[static_cast<size_t>(layout.sets.offset(set) + layout.points.offset(point))];
+    return data[static_cast<size_t>(layout.place(set).first + layout.points.offset(point))];
   }
   void fill(const T* rows) {
     for (int64_t i = 0; i < layout.num_sets; ++i) {
-      for (int64_t j = 0; j < layout.num_points; ++j) at(i, j) = *rows++;
+      const int64_t n = layout.place(i).num_points;
+      for (int64_t j = 0; j < n; ++j) at(i, j) = *rows++;
     }
   }
 };
+
+// Another layout than `order`, but segments stay segments.
+int other_layout(int order, int by) { return order == segments ? order : (order + by) % segments; }
 
 enum class Device { cpu, cuda };
 
@@ -283,12 +303,28 @@ void here(int64_t begin, int64_t end, int64_t, const ddn::cpu::Range& body) {
   if (middle < end) body(middle, end);
 }
 
+void launch(Device device, ForwardArgs args) {
+  if (device == Device::cpu) return ddn::cpu::robust_pool_forward(args, here);
+  const auto bytes = static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args));
+  const std::unique_ptr<unsigned char[]> workspace(new unsigned char[bytes]);
+  args.workspace = workspace.get();
+  if (ddn::cuda::robust_pool_forward(args, nullptr) == cudaSuccess) return;
+  std::fprintf(stderr, "%s\n", cuda_shim::error());
+  std::abort();
+}
+void launch(Device device, const BackwardArgs& args) {
+  if (device == Device::cpu) return ddn::cpu::robust_pool_backward(args, here);
+  if (ddn::cuda::robust_pool_backward(args, nullptr) == cudaSuccess) return;
+  std::fprintf(stderr, "%s\n", cuda_shim::error());
+  std::abort();
+}
+
 // Solves `sets` sets from `first` on; x and weights are [sets, points], alphas [sets].
 template <class T>
 Answers<T> solve(const Case& c, Device device, int sets, const T* x, const T* weights,
                  const T* alphas) {
   Answers<T> out(static_cast<size_t>(sets));
-  Tensor<T> points(c, sets, c.layout), given(c, sets, (c.layout + 1) % 4);
+  Tensor<T> points(c, sets, c.layout), given(c, sets, other_layout(c.layout, 1));
   points.fill(x);
   if (weights != nullptr) given.fill(weights);
   ForwardArgs args{};
@@ -311,45 +347,44 @@ Answers<T> solve(const Case& c, Device device, int sets, const T* x, const T* we
   args.info = {out.iterations.data(), out.residual.data(), out.second.data(),
                out.objective.data(),  out.gap.data(),      out.status.data()};
   std::unique_ptr<unsigned char[]> workspace;
-  if (device == Device::cpu) {
-    ddn::cpu::robust_pool_forward(args, here);
-  } else {
-    workspace.reset(
-        new unsigned char[static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args))]);
-    args.workspace = workspace.get();
-    if (ddn::cuda::robust_pool_forward(args, nullptr) != cudaSuccess) {
-      std::fprintf(stderr, "%s\n", cuda_shim::error());
-      std::abort();
-    }
-  }
+  launch(device, args);
   const std::vector<T> grad(static_cast<size_t>(sets), T(1));
+  BackwardArgs back{};
+  static_cast<ddn::PoolArgs&>(back) = args;
+  back.y = args.y;
+  back.remainder = args.remainder;
+  back.curvature = args.curvature;
+  back.grad = grad.data();
   for (const bool of_weights : {false, true}) {
-    Tensor<T> gradient(c, sets, (c.layout + 2) % 4);
-    BackwardArgs back{};
-    back.dtype = args.dtype;
-    back.penalty = args.penalty;
-    back.layout = args.layout;
-    back.grad = grad.data();
-    back.x = args.x;
-    back.y = args.y;
-    back.remainder = args.remainder;
-    back.curvature = args.curvature;
-    back.alpha = args.alpha;
-    back.alpha_value = args.alpha_value;
-    back.weight = args.weight;
-    back.weight_layout = args.weight_layout;
-    (of_weights ? back.grad_weight : back.grad_x) = {gradient.data.get(), gradient.layout};
-    if (device == Device::cpu) {
-      ddn::cpu::robust_pool_backward(back, here);
-    } else if (ddn::cuda::robust_pool_backward(back, nullptr) != cudaSuccess) {
-      std::fprintf(stderr, "%s\n", cuda_shim::error());
-      std::abort();
-    }
+    Tensor<T> gradient(c, sets, other_layout(c.layout, 2));
+    BackwardArgs first = back;
+    (of_weights ? first.grad_weight : first.grad_x) =
+        ddn::PointArray{gradient.data.get(), gradient.layout};
+    launch(device, first);
     std::vector<T>& rows = of_weights ? out.grad_weight : out.grad_x;
     for (int i = 0; i < sets; ++i) {
       for (int j = 0; j < c.num_points; ++j) rows.push_back(gradient.at(i, j));
     }
   }
+  // What is asked of the rest is that it stays in its memory.
+  std::vector<T> each(static_cast<size_t>(sets));
+  BackwardArgs of_alpha = back;
+  of_alpha.grad_alpha = each.data();
+  launch(device, of_alpha);
+  Tensor<T> moved_x(c, sets, other_layout(c.layout, 3)), moved_w(c, sets, c.layout);
+  moved_x.fill(x);
+  moved_w.fill(weights != nullptr ? weights : x);
+  back.tangent_x = ddn::PointArray{moved_x.data.get(), moved_x.layout};
+  back.tangent_weight = ddn::PointArray{moved_w.data.get(), moved_w.layout};
+  back.tangent_alpha = alphas;
+  BackwardArgs tangent = back;
+  tangent.tangent_y = each.data();
+  launch(device, tangent);
+  Tensor<T> second_x(c, sets, other_layout(c.layout, 1)), second_w(c, sets, c.layout);
+  back.grad_x = ddn::PointArray{second_x.data.get(), second_x.layout};
+  back.grad_weight = ddn::PointArray{second_w.data.get(), second_w.layout};
+  back.grad_alpha = each.data();
+  launch(device, back);
   return out;
 }
 
@@ -542,10 +577,12 @@ void run(const Case& c, Bytes& bytes, Tally& tally) {
         compare(set, static_cast<double>(answers[0].y[at]), static_cast<double>(all.y[at]), tally);
       }
     }
-    // A set alone has the bits that it has among others.
+    // A set alone, in another layout, has the bits that it has among others.
     const int i = random.below(c.num_sets);
     const auto at = static_cast<size_t>(i);
-    const Answers<T> alone = solve(c, device, 1, x.data() + at * n,
+    Case other = c;
+    other.layout = random.below(layouts);
+    const Answers<T> alone = solve(other, device, 1, x.data() + at * n,
                                    w == nullptr ? nullptr : w + at * n, alphas.data() + at);
     if (!same(alone.y, 0, all.y, at, 1) || !same(alone.curvature, 0, all.curvature, at, 1) ||
         !same(alone.gap, 0, all.gap, at, 1) || !same(alone.grad_x, 0, all.grad_x, at * n, n) ||
