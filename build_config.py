@@ -16,6 +16,7 @@ from pathlib import Path
 from build_toolkit import Toolkit
 
 MIN_ARCH = (8, 0)
+MIN_TOOLKIT = (12, 1)  # from here on the parameters of a kernel may fill 32 KiB instead of 4
 CUDA_ONLY_SOURCE = "csrc/ops/robust_pool_cuda.cpp"
 
 Arch = tuple[int, int, str]  # major, minor, suffix ("" or "a" or "f")
@@ -146,6 +147,10 @@ def decide_cuda(
         found, why = toolkit()
         if found and found.version.split(".")[0] != major:
             why = f"toolkit {found.version} ({why}) does not match torch's CUDA {torch_cuda}"
+            found = None
+        elif found and tuple(map(int, found.version.split(".")[:2])) < MIN_TOOLKIT:
+            why = f"toolkit {found.version} ({why}) is older than 12.1"
+            cure = "install a newer CUDA toolkit or point CUDA_HOME at one"
             found = None
     if found:
         chosen = archs()

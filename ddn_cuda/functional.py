@@ -287,8 +287,11 @@ def _squeezed(x: Tensor, dim: int | Sequence[int]) -> tuple[int, ...]:
 def _validate(problem: _Problem) -> None:
     name, x, _, alpha, _, weight, ptr = problem
     if isinstance(alpha, Tensor):
-        good = torch.isfinite(alpha) & (alpha > 0)
-        _check_values(name, "alpha", alpha, good, "positive finite values")
+        limit = 1e30 if x.dtype == torch.float64 else 1e15
+        # As the kernels have it: a limit may have been rounded to single precision.
+        good = (alpha >= (1 - 1e-6) / limit) & (alpha <= (1 + 1e-6) * limit)
+        expected = f"positive finite values from {1 / limit:g} to {limit:g}"
+        _check_values(name, "alpha", alpha, good, expected)
     if weight is not None:
         good = torch.isfinite(weight) & (weight >= 0)
         _check_values(name, "weight", weight, good, "non-negative finite values")

@@ -270,3 +270,45 @@ def test_convex_penalties_have_one_answer(device, dtype):
     for penalty in ref.CONVEX:
         local = ddn_cuda.robust_pool(x, penalty, alpha, solver="local")
         assert torch.equal(ddn_cuda.robust_pool(x, penalty, alpha, solver="global"), local)
+
+
+@pytest.mark.parametrize(
+    "points", [[-3.25, -2.25, -0.75, 0.25, 2.75, 3.75, 5.25, 6.25], [-3.0, -2.0, 2.0, 3.0]]
+)
+def test_of_mirrored_minima_the_smaller_one(points, device, dtype):
+    """welsch: both have the same objective, to the last digits."""
+    x = torch.tensor(points, dtype=dtype, device=device)
+    middle = (points[0] + points[-1]) / 2
+    y = float(ddn_cuda.robust_pool(x, "welsch", 1.0))
+    mirrored = float(ddn_cuda.robust_pool(2 * middle - x, "welsch", 1.0))
+    assert y < middle - 0.5
+    assert mirrored == pytest.approx(y, abs=1e-5)
+
+
+def early_sets():
+    rng = np.random.default_rng(0)
+    return [
+        [0.0, 0.01],
+        [10.294295957555589, 1.1750686620271225, 10.318669805315603, 1.1782318873359217],
+        *(rng.normal(size=n) + 8 * rng.integers(0, 3, n) for n in (5, 70, 300) for _ in range(4)),
+    ]
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_a_search_cut_short_says_so(penalty, max_iter, device, dtype):
+    """Its answer lies among the points; one that says `converged` is the global minimum."""
+    Status = ddn_cuda.Status
+    seen = set()
+    for points in early_sets():
+        x = torch.tensor(np.asarray(points), dtype=dtype, device=device)
+        y, info = ddn_cuda.robust_pool(x, penalty, max_iter=max_iter, return_info=True)
+        _, whole = ddn_cuda.robust_pool(x, penalty, return_info=True)
+        assert x.min() <= y <= x.max()
+        seen.add(int(info.status))
+        excess = float(info.objective - whole.objective)
+        assert excess <= float(info.gap) + 1e-6 * float(whole.objective) + 1e-9
+        if info.status == Status.converged:
+            assert excess <= 1e-6 * float(whole.objective) + 1e-9
+    assert seen <= {Status.converged, Status.stopped_early}
+    assert max_iter > 1 or Status.stopped_early in seen

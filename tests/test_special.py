@@ -236,3 +236,25 @@ def test_a_bad_value_in_an_alpha_tensor_is_nan_for_its_set(bad, penalty, device,
     assert torch.equal(g[others], clean_g[others])
     assert y[3].isnan()
     assert g[3].isnan().all()
+
+
+@pytest.mark.parametrize("alpha", [0.7, 1.0, 1.1139, 2.3, 5.1, 7.7])
+def test_clusters_two_alpha_apart_have_no_gradient(alpha, device, dtype):
+    """welsch: in the middle f'' is zero, a sum of terms each of which is but rounding."""
+    x = torch.tensor([0.0, 2 * alpha], dtype=dtype, device=device, requires_grad=True)
+    w = torch.ones_like(x, requires_grad=True)
+    y = ddn_cuda.robust_pool(x, "welsch", alpha, weight=w)
+    assert abs(float(y.detach()) - alpha) <= 1e-2 * alpha  # the objective is of fourth order there
+    for g in torch.autograd.grad(y, (x, w)):
+        # Zero, or what the curvature off the middle gives: of the order of one over its square.
+        assert (g.abs() <= 1e6).all()
+
+
+def test_gradients_of_weights_do_not_overflow(device):
+    """Quotients near the largest number, times what comes from above."""
+    x = torch.tensor([0.0, 1e30], device=device)
+    w = torch.full_like(x, 1e-30).requires_grad_()
+    y = ddn_cuda.robust_pool(x, "quadratic", weight=w)
+    (g,) = torch.autograd.grad(y, w, torch.tensor(10.0, device=device))
+    assert torch.isfinite(g).all()
+    assert g[0] < 0 < g[1] or g[0] > 0 > g[1]

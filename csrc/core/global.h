@@ -53,7 +53,11 @@ class GlobalSearch {
         start_ = robust_start();
         done = search(set_, start_ - 0.5 * window, start_ + 0.5 * window, false);
       }
-      if (!done && !stopped()) take_sorted();
+      if (!done && !stopped()) {
+        take_sorted();
+      } else if (!done) {
+        cut_ = true;
+      }
     }
     return finish();
   }
@@ -113,7 +117,8 @@ class GlobalSearch {
     view.bin(grid, problem_.alpha);
     const Bins bins = set_.bins();
     const double tail = taps_.tail * view.total_weight();
-    double depth = bound_grid(grid, tail, view.bin_excess());
+    const double attained = bound_grid(grid, tail, view.bin_excess());
+    double depth = attained;
     const int top = top_cell(grid);
     if (!sorted) {
       ceiling_ = larger(larger(static_cast<double>(bins.upper[top]), outside(grid) + tail), bound_);
@@ -132,7 +137,7 @@ class GlobalSearch {
       bound_ = larger(static_cast<double>(bins.upper[top]), bound_);
       return true;
     }
-    if (!resolve(view, grid, first, last, depth, sorted)) return false;
+    if (!resolve(view, grid, first, last, attained, sorted)) return false;
     const int done_first = first, done_last = last;
     int runs = 1;
     const int k = taps_.per_alpha;
@@ -157,7 +162,7 @@ class GlobalSearch {
       first = last = cell;
       while (last + 1 < grid.cells && upper(last + 1) > enough()) ++last;
       if (!sorted && ++runs > most_runs) return false;
-      if (!resolve(view, grid, first, last, depth, sorted)) return false;
+      if (!resolve(view, grid, first, last, attained, sorted)) return false;
       cell = last;
     }
     if (!sorted) bound_ = larger(outside(grid) + tail, bound_);
@@ -334,6 +339,7 @@ class GlobalSearch {
           it = descend(set_, it.u, lo_, hi_);
         }
       }
+      cut_ = cut_ || it.stopped;
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
       const double slope = ::fabs(it.at.slope) / alpha + 4 * rounding * view.total_weight();
@@ -450,19 +456,21 @@ class GlobalSearch {
         const auto view = set_.view(from, to - from);
         const double most = view.total_weight();
         if (!found_ || most > enough()) {
-          search(view, a, b, /*sorted=*/true);
+          if (!search(view, a, b, /*sorted=*/true)) cut_ = true;
         } else {
           bound_ = larger(most, bound_);
         }
         covered = b;
         while (i < count && at(i) + alpha <= b) ++i;
       }
+      cut_ = cut_ || i < count;
     }
   }
 
   DDN_HD Global finish() {
-    if (!found_) u_ = start_;
-    const bool cut = stopped();
+    // The middle of a cell may lie beyond the points, and rounding may carry a mean past them.
+    u_ = larger(smaller(found_ ? u_ : start_, hi_), lo_);
+    const bool cut = cut_;
     if (!cut && !polished_) {
       if (P::is_smooth && found_) {
         // Where the depth is flat, a descent in single precision or without bounds would stray.
@@ -475,7 +483,7 @@ class GlobalSearch {
         it_ = descend(set_, u_, lo_, hi_);
       }
     }
-    if (cut && !polished_) it_ = {u_, {}, true, true};
+    if (cut) it_ = {u_, {}, true, true};
     return {it_, cut ? smaller(ceiling_, total_) : bound_, slack_};
   }
 
@@ -489,6 +497,7 @@ class GlobalSearch {
   bool found_ = false;
   bool pending_ = false;   // loss_ is not known yet
   bool polished_ = false;  // it_ belongs to u_
+  bool cut_ = false;       // the passes ran out before all was looked at
   double u_ = 0, loss_ = 0;
   double start_ = 0;  // where to begin when nothing was found
   detail::Iterate it_{};

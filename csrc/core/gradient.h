@@ -40,13 +40,21 @@ DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
           {alpha, 1 / alpha}};
 }
 
+// No number beyond the largest one; NaN stays.
+template <class V>
+DDN_HD V bounded(V x) {
+  const V most = Math<V>::largest();
+  const V below = x > most ? most : x;
+  return below < -most ? -most : below;
+}
+
 // grad * dy/dx for a point x; zero for a point at infinity. The quotients come first: they have no
 // units, whatever the sizes of their parts. W: One, or V.
 template <class P, class V, class W>
 DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;
   const V finite = absolute(x) <= Math<V>::largest() ? curvature : Math<V>::splat(0);
-  return (finite * (set.inverse * weight)) * set.grad;
+  return bounded((finite * (set.inverse * weight)) * set.grad);
 }
 
 // grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero
@@ -56,9 +64,7 @@ DDN_HD V weight_gradient(V x, const SetGradient<V>& set) {
   const V slope = P::terms(residual(x, set.base, set.offset), set.alpha).slope;
   const V most = Math<V>::largest();
   const V finite = absolute(x) <= most ? clip(slope, most) : Math<V>::splat(0);
-  const V quotient = finite * set.inverse;  // or NaN, which has to stay
-  const V below = quotient > most ? most : quotient;
-  return -(below < -most ? -most : below) * set.grad;
+  return bounded(-bounded(finite * set.inverse) * set.grad);
 }
 
 }  // namespace ddn

@@ -10,7 +10,6 @@
 //   Survey  survey()                       of all points
 //   Survey  careful_survey()               the same, exact when points are not finite or overflow
 //   Sums    sums<P, V>(u, alpha)           at u, in arithmetic of type V
-//   double  absolute_curvature<P>(u, alpha)   sum of the magnitudes of the curvature's terms
 //   Around  around(u, radius)              see there
 //   double  objective<P>(u, alpha)         sum of w phi
 //   int     rank(), size()                 of a thread among those that work on the set

@@ -131,18 +131,14 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     // Note: [Vanishing curvature]
     // Below the rounding error of its own sum a curvature says nothing, and below the smallest
     // normal number it has no reciprocal; the implicit function theorem then gives no gradient, and
-    // zero is returned for it.
-    bool vanishes = it.at.curvature < least_curvature;
-    if constexpr (P::convex) {
-      vanishes = vanishes || !(it.at.curvature > 0);
-    } else {
-      // No term is larger than its curvature and twice its depth together.
-      const double bound = 16 * detail::rounding<Real>();
-      if (!(it.at.curvature > bound * (::fabs(it.at.curvature) + 2 * it.at.depth))) {
-        vanishes = vanishes || !(it.at.curvature >
-                                 bound * set.template absolute_curvature<P>(it.u, problem.alpha));
-      }
+    // zero is returned for it. The terms of a smooth non-convex curvature are themselves
+    // differences, depth minus (depth minus curvature): what is rounded is the sum of the two.
+    double rounded = it.at.curvature;
+    if constexpr (!P::convex) {
+      if (P::is_smooth) rounded = 2 * it.at.depth - it.at.curvature;
     }
+    const bool vanishes = !(it.at.curvature > 16 * detail::rounding<Real>() * rounded) ||
+                          it.at.curvature < least_curvature;
     solution.y = it.u;
     solution.curvature = vanishes ? 0 : it.at.curvature;
     solution.status = it.stopped ? Status::stopped_early : Status::converged;

@@ -107,27 +107,6 @@ Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha) {
   return {slopes.total(), curvatures.total(), depths.total()};
 }
 
-template <class P, class T, bool weighted>
-double chunk_absolute_curvature(const Points<T, weighted>& set, double u, double alpha) {
-  using Lanes = Vector<T>;
-  const Split<T, T> at(u);
-  const Lanes base = splat(at.base), offset = splat(at.offset);
-  const Alpha<Lanes> a{splat(static_cast<T>(alpha)), splat(static_cast<T>(1 / alpha))};
-  Lanes sum{};
-  DoublePair total;
-  for_each_vector<T>(
-      set,
-      [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        const Lanes curvature = P::terms(residual(points, base, offset), a).curvature;
-        sum += kept_by(mask, absolute(curvature) * weights);
-      },
-      [&]() __attribute__((always_inline)) {
-        total.add(sum);
-        sum = Lanes{};
-      });
-  return total.total();
-}
-
 struct ChunkSurvey {
   CompensatedSum<double> sum;
   double lo, hi;
@@ -446,13 +425,6 @@ class PointSet {
                                all.depth += one.depth;
                              });
   }
-  template <class P>
-  double absolute_curvature(double u, double alpha) const {
-    return over_chunks<double>(
-        [=](const Set& part) { return chunk_absolute_curvature<P>(part, u, alpha); },
-        [](double& all, double one) { all += one; });
-  }
-
   template <class P>
   double objective(double u, double alpha) const {
     return over_chunks<CompensatedSum<double>>(

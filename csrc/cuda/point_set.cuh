@@ -389,21 +389,6 @@ class PointSet {
   }
 
   template <class P>
-  __device__ __forceinline__ double absolute_curvature(double u, double alpha) const {
-    const Split<T, T> at(u);
-    const Alpha<T> a{static_cast<T>(alpha), static_cast<T>(1 / alpha)};
-    double total[1] = {};
-    for_each(
-        [&](T x, auto weight) {
-          const T z = residual(x, at.base, at.offset);
-          total[0] += static_cast<double>(absolute(P::terms(z, a).curvature) * weight);
-        },
-        [] {});
-    Team::template reduce<Add>(total);
-    return total[0];
-  }
-
-  template <class P>
   __device__ __forceinline__ double objective(double u, double alpha) const {
     const Split<T, double> at(u);
     const double base = static_cast<double>(at.base);
