@@ -155,6 +155,15 @@ void backward_set(const BackwardArgs& args, int64_t i, const T* x, const T* weig
   const int64_t n = args.layout.num_points;
   const auto write = [&](T* out, auto gradient) __attribute__((always_inline)) {
     int64_t j = 0;
+    // What exceeds the caches goes past them: memory is then not read before it is overwritten.
+    constexpr int64_t caches = 32 << 20, worthwhile = 1 << 10;
+    const int64_t bytes = n * static_cast<int64_t>(sizeof(T));
+    if (bytes >= worthwhile && bytes * args.layout.num_sets >= caches &&
+        args.grad_layout.contiguous_points() &&
+        reinterpret_cast<uintptr_t>(out) % DDN_VECTOR_BYTES == 0) {
+      for (; j + lanes <= n; j += lanes) stream<T>(out + j, gradient(j, lanes));
+      streamed();
+    }
     for (; j + lanes <= n; j += lanes) store<T>(out + j, gradient(j, lanes));
     const int rest = static_cast<int>(n - j);
     if (rest > 0) store_first<T>(out + j, gradient(j, rest), rest);
