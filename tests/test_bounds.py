@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 CORE = Path(__file__).resolve().parent.parent / "csrc" / "core"
-BINS, SERIES = ((CORE / name).read_text() for name in ("bins.h", "series.h"))
+BINS, SERIES, SWEEP, PENALTIES = (
+    (CORE / name).read_text() for name in ("bins.h", "series.h", "sweep.h", "penalties.h")
+)
 
 
 def constant(text, pattern):
@@ -50,6 +52,21 @@ def test_the_derivatives_are_derivatives():
 def test_largest_derivatives(order, bound):
     largest = np.abs(kernel(LINE, order)).max()
     assert largest <= bound <= 1.001 * largest
+
+
+@pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch"])
+def test_bounds_on_the_twist(penalty):
+    """By which a descent knows its last step."""
+    struct = PENALTIES.split(f"struct {penalty} {{")[1].split("struct")[0]
+    if penalty == "Welsch":
+        twist, slope = kernel(LINE, 3), kernel(LINE, 4)
+    else:
+        square = 1 + LINE**2
+        twist, slope = -3 * LINE * square**-2.5, (12 * LINE**2 - 3) * square**-3.5
+    for values, name in ((twist, "most_twist"), (slope, "most_twist_slope")):
+        bound, largest = constant(struct, name + r" = ([\d.]+);"), np.abs(values).max()
+        assert largest <= bound * (1 + 1e-12)
+        assert bound <= 1.01 * largest
 
 
 def test_cramers_bound_and_the_remainder_of_the_series():
@@ -204,3 +221,38 @@ def test_the_least_loss_of_all_windows_is_the_least_objective():
         u = np.linspace(-3, 3, 6001)
         least = objective(u).min()
         assert least - w.sum() * 5e-4**2 <= min(losses) <= least + 1e-14
+
+
+def test_the_bound_on_a_cell_of_a_run():
+    """What `narrow` in core/sweep.h says of the places in a run, by its own arithmetic."""
+    cells = int(constant(SWEEP, r"kink_cells = (\d+);"))
+    per_kink = constant(SWEEP, r"depth\[i\] \+ ([\d.]+) \* g")
+    rng = np.random.default_rng(4)
+    over = 0
+    for trial in range(200):
+        half = rng.uniform(0.05, 0.5)
+        g = 2 * half / cells
+        kinks = rng.uniform(-half, half, 300)
+        if trial % 3 == 0:  # many in one cell, at its very ends
+            kinks[:200] = g * (rng.integers(0, 2, 200) + cells // 2) - half
+        side = rng.choice([-1.0, 1.0], 300)
+        x = np.concatenate([kinks + side, rng.uniform(half - 1, 1 - half, 50)])
+        cell = np.clip(np.floor((kinks + half) / g), 0, cells - 1)
+        moved = (cell + 0.5) * g - half + side
+        for i in rng.integers(0, cells, 8):
+            inside = np.concatenate([np.where(side < 0, cell > i, cell < i), np.full(50, True)])
+            near = np.concatenate([kinks + side, x[300:]])[inside]
+            # t to first order in the offset: t^2 is short of the offset's square.
+            middle = np.concatenate([moved, x[300:]])[inside]
+            squares = (middle**2 + 2 * middle * (near - middle)).sum()
+            left = i * g - half
+            v = np.clip(near.mean(), left, left + g)
+            value = len(near) - (squares - 2 * near.sum() * v + len(near) * v * v)
+            slack = 300 * g * g / 4
+            u = np.linspace(left, left + g, 33)
+            there = depth(u, x, np.ones_like(x), "truncated_quadratic").max()
+            at_kinks = (cell == i).sum()
+            assert there <= value + per_kink * g * at_kinks + 1e-11
+            assert there >= value - slack - 1e-11
+            over += there > value + 0.4 * per_kink * g * at_kinks
+    assert over > 0  # less for each kink is not enough

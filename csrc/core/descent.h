@@ -28,20 +28,23 @@ struct Sums {
   double slope = 0;
   double curvature = 0;
   double depth = 0;  // where P::has_depth
+  double twist = 0;  // where P::is_smooth
 };
 
-// The curvature that a small step does not take away.
+// What curvature, at least, a small step leaves.
 template <class P>
 DDN_HD double lasting_curvature(const Sums& at) {
-  return P::has_flats ? at.depth : at.curvature;
+  return P::has_flats ? at.curvature - at.depth : at.curvature;
 }
 
 struct DescentOptions {
   double alpha;
   double step;          // accepted |step|
+  double accuracy;      // accepted relative error of a curvature
   double rounding;      // relative rounding error of a term of the sums
   double total_weight;  // sum of the weights of the set
   double range;         // of the whole set
+  double kink;          // see Alpha
 };
 
 template <class P>
@@ -105,6 +108,14 @@ class Descent {
 
   DDN_HD double step() const {
     const double newton = -near_.slope / near_.curvature;
+    if constexpr (P::is_smooth) {
+      // Halley's method: with the curvature half-way to where Newton's method would lead.
+      const double bent = near_.curvature + 0.5 * near_.twist * (newton / options_.alpha);
+      if (::fabs(newton) <= 0.5 * options_.alpha && near_.curvature > 0 &&
+          bent > 0.5 * near_.curvature && bent < 2 * near_.curvature) {
+        return -near_.slope / bent;
+      }
+    }
     if (P::convex) return newton;  // NaN or infinite without curvature
     // Where there is none, or Newton's step leads out of its neighbourhood, the minimiser of the
     // quadratic that touches the objective here and lies above it everywhere (mean shift): it
@@ -131,7 +142,8 @@ class Descent {
       return true;
     }
     const double half = 0.5 * far_ - 0.5 * near_point_;
-    double s = step();
+    const double own = step();
+    double s = own;
     if (P::convex) {
       if (!(::fabs(s) <= ::fabs(previous_step_))) s = half;
     } else if (::fabs(s) > 0.5 * ::fabs(previous_step_)) {
@@ -146,8 +158,42 @@ class Descent {
     if (!inside && !(landing == far_ && !far_seen_)) s = half;
     trial_ = near_point_ + s;
     if (trial_ == near_point_) return true;  // the step is below the rounding of u
+    if (inside && s == own && lands(trial_ - near_point_)) {
+      near_point_ = trial_;
+      return true;
+    }
     previous_step_ = s;
     return false;
+  }
+
+  // Note: [The last step]
+  // Where a step is so short that its outcome is known, it need not be looked at from its end. s is
+  // the step as u could be rounded to, so that the curvature belongs to the very answer.
+  //
+  // Smooth penalties: with the bounds on the twist M_3 and on its slope M_4 per unit of weight, in
+  // units of alpha, the slope after Newton's step s or Halley's is at most 1.1 W M_3 s^2, the error
+  // of the curvature W M_4 s^2 / 2, and the curvature changes by W M_3 |s| at most. Huber: on a
+  // stretch without a kink the slope is linear, and nothing else changes.
+  DDN_HD bool lands(double s) {
+    if constexpr (P::is_smooth) {
+      const double relative = ::fabs(s) / options_.alpha, all = options_.total_weight;
+      const double change = all * P::most_twist * relative;
+      const double slope = 1.1 * change * ::fabs(s);
+      const double error = 0.5 * all * P::most_twist_slope * relative * relative;
+      if (!(near_.curvature > 4 * change && slope <= 0.5 * options_.step * near_.curvature &&
+            error <= options_.accuracy * near_.curvature)) {
+        return false;
+      }
+      near_.curvature += near_.twist * (s / options_.alpha);
+      near_.slope = slope;  // no more than that
+      return true;
+    } else if constexpr (P::has_flats) {
+      if (!(near_.depth == 0 && ::fabs(s) <= 0.5 * options_.kink)) return false;
+      near_.slope = 0;
+      return true;
+    } else {
+      return false;
+    }
   }
 
   DescentOptions options_;

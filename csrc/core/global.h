@@ -36,7 +36,7 @@ class GlobalSearch {
         taps_(set.template taps<P>()),
         lo_(survey.lo),
         hi_(survey.hi),
-        mean_(survey.mean),
+        middle_(survey.middle),
         total_(survey.finite),
         problem_(problem),
         passes_left_(passes_left) {}
@@ -73,7 +73,7 @@ class GlobalSearch {
   static constexpr double reach = 11;
 
   DDN_LARGE double robust_start() {
-    return detail::robust_start(set_, larger(smaller(mean_, hi_), lo_), {lo_, hi_, range()},
+    return detail::robust_start(set_, larger(smaller(middle_, hi_), lo_), {lo_, hi_, range()},
                                 problem_, passes_left_);
   }
   template <class View>
@@ -489,7 +489,7 @@ class GlobalSearch {
 
   const Set& set_;
   const Taps& taps_;
-  double lo_, hi_, mean_;
+  double lo_, hi_, middle_;
   double total_;
   Problem problem_;
   int64_t& passes_left_;

@@ -22,6 +22,11 @@ DDN_HD double accepted_step(const Problem& problem, double range) {
   if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
   return (sizeof(Real) == 8 ? 1e-12 : 1e-6) * (range < problem.alpha ? range : problem.alpha);
 }
+// The accepted relative error of a curvature: by so much gradients fail to sum to one.
+template <class Real>
+DDN_HD double accepted_error() {
+  return sizeof(Real) == 8 ? 2e-15 : 1e-6;
+}
 // Unit roundoff.
 template <class Real>
 DDN_HD double rounding() {
@@ -52,7 +57,8 @@ DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const
                        int64_t& passes_left) {
   Descent<P> descent(start, bounds.lo, bounds.hi,
                      {problem.alpha, accepted_step<typename Set::Real>(problem, bounds.range),
-                      rounding<V>(), set.total_weight(), bounds.range});
+                      accepted_error<typename Set::Real>(), rounding<V>(), set.total_weight(),
+                      bounds.range, problem.alpha * kink_distance(set.points())});
   bool done = false;
   while (!done && passes_left != 0) {
     --passes_left;
@@ -123,6 +129,40 @@ DDN_HD double robust_start(const Set& set, double start, const Bounds& bounds,
   // The middle of a flat stretch is as far from the one side as from the other.
   if (find_flat(set, bounds.range, problem, it)) return set.around(it.u, 0).below;
   return it.at.curvature == 0 ? nearest_point(set, it.u) : it.u;
+}
+
+// The descent from the robust start.
+//
+// Note: [Short of the robust start]
+// Where the objective is convex, it does not matter whence a descent begins. One look at the Huber
+// objective, at any u, tells how far away its minimiser can be: its slope is known, and within a
+// quarter of alpha so is a curvature that it does not fall below. When the descent from about there
+// ends where the curvature exceeds all that the twist can take from it on the way to any such
+// place, then the objective is convex between the two, and the descent from the robust start ends
+// there as well.
+template <class P, class Set>
+DDN_HD Iterate descend_from_robust_start(const Set& set, double start, const Bounds& bounds,
+                                         const Problem& problem, int64_t& passes_left) {
+  using Real = typename Set::Real;
+  const double alpha = problem.alpha;
+  if constexpr (P::is_smooth) {
+    if (passes_left != 0) {
+      --passes_left;
+      const double total = set.total_weight();
+      const Sums huber = set.template sums<HuberNear, Real>(start, alpha);
+      const double slope = ::fabs(huber.slope) + 16 * rounding<Real>() * total * alpha;
+      if (slope < 0.25 * alpha * huber.depth) {
+        const double newton = start - huber.slope / huber.curvature;
+        const double at = larger(smaller(newton, bounds.hi), bounds.lo);
+        const Iterate it = descend_to_accuracy<P>(set, at, bounds, problem, passes_left);
+        if (it.stopped) return it;
+        const double way = ::fabs(it.u - start) + slope / huber.depth;
+        if (it.at.curvature > 1.01 * total * P::most_twist * (way / alpha)) return it;
+      }
+    }
+  }
+  const double at = robust_start(set, start, bounds, problem, passes_left);
+  return descend_to_accuracy<P>(set, at, bounds, problem, passes_left);
 }
 
 }  // namespace detail

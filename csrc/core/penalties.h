@@ -7,15 +7,15 @@
 //   depth(z)     = (phi(inf) - phi(z)) / (phi(inf) - phi(0))   for the non-convex ones, which
 //                  saturate: 1 at z = 0, 0 far away. A larger sum of depths is a smaller objective,
 //                  and unlike the objective it loses nothing to the points far away.
+//   twist(z)     = alpha phi'''(z) / phi''(0)   for the smooth ones: how the curvature changes
 //
 // A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
 //
-// Every slope is alpha times a function of t = z / alpha alone, so that two more numbers give all
-// its derivatives by z and alpha (core/gradient.h), as `seconds` has them:
+// Every slope is alpha times a function of t = z / alpha alone, so that `twist` and one more number
+// give all second derivatives by z and alpha (core/second_order.h):
 //
-//   bend(z)        alpha d curvature / dz
-//   by_alpha(z)    d slope / d alpha
+//   by_alpha(z)  = d slope / d alpha   free of cancellation; not in `terms`, as no solver needs it
 //
 // Besides,
 //
@@ -23,10 +23,10 @@
 //   second(alpha)              phi''(0)
 //   limit(alpha)               phi(inf) of the non-convex ones
 //
-// A penalty says whether it is `convex`, whether its answer `is_mean`, whether its
-// minimisers can fill an interval (`has_flats`), whether its depth is summed (`has_depth`), and, if
-// it is not convex, whether it `is_smooth`: which way of the global search it takes
-// (core/global.h).
+// A penalty says whether it is `convex`, whether its answer `is_mean`, whether its minimisers can
+// fill an interval (`has_flats`), whether its depth is summed (`has_depth`), and whether it
+// `is_smooth`: then its descent ends with a step of which the outcome is known (core/descent.h),
+// and if it is not convex the global search goes another way (core/global.h).
 //
 // To add a penalty: write its struct, append it to `Penalties`; README.md has the remaining two
 // places (its row in the docs, its entry in tests/reference.py).
@@ -45,19 +45,23 @@ template <class V>
 struct Alpha {
   V alpha;
   V inverse;
+  V kink{};  // a distance from a kink, for Huber
 };
 
+// That distance for a set of so many points, in units of alpha: such that usually none is nearer.
+DDN_HD double kink_distance(int64_t points) {
+  const double distance = 0.2 / static_cast<double>(points);
+  return distance < 1e-5 ? 1e-5 : (distance < 2e-3 ? distance : 2e-3);
+}
+
+// Of a smooth penalty, no term of `twist` is larger than most_twist, and none changes by more than
+// most_twist_slope as u moves by alpha.
 template <class V>
 struct Terms {
   V slope;
   V curvature;
   V depth;  // of the non-convex penalties; for Huber, see there
-};
-
-template <class V>
-struct Seconds {
-  V bend;
-  V by_alpha;
+  V twist;  // of the smooth penalties
 };
 
 struct Quadratic {
@@ -65,16 +69,17 @@ struct Quadratic {
   static constexpr const char* alias = "Q";
   static constexpr bool convex = true;
   static constexpr bool is_mean = true;
+  static constexpr bool is_smooth = false;
   static constexpr bool has_flats = false;
   static constexpr bool has_depth = false;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
-    return {z, Math<V>::splat(1), Math<V>::splat(0)};
+    return {z, Math<V>::splat(1), Math<V>::splat(0), Math<V>::splat(0)};
   }
   template <class V>
-  static DDN_HD Seconds<V> seconds(V, const Alpha<V>&) {
-    return {Math<V>::splat(0), Math<V>::splat(0)};
+  static DDN_HD V by_alpha(V, const Alpha<V>&) {
+    return Math<V>::splat(0);
   }
   static DDN_HD double value(double z, double) { return 0.5 * z * z; }
   static DDN_HD double second(double) { return 1; }
@@ -85,6 +90,9 @@ struct PseudoHuber {
   static constexpr const char* alias = "PH";
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
+  static constexpr bool is_smooth = true;
+  static constexpr double most_twist = 0.86;
+  static constexpr double most_twist_slope = 3;
   static constexpr bool has_flats = false;
   static constexpr bool has_depth = false;
 
@@ -99,13 +107,14 @@ struct PseudoHuber {
     z = clip(z, a.alpha * limit<V>());
     const V t = z * a.inverse;
     const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1));
-    return {z * r, r * r * r, Math<V>::splat(0)};
+    const V square = r * r, cube = square * r;
+    return {z * r, cube, Math<V>::splat(0), Math<V>::splat(-3) * t * square * cube};
   }
   template <class V>
-  static DDN_HD Seconds<V> seconds(V z, const Alpha<V>& a) {
+  static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V t = clip(z * a.inverse, limit<V>());
-    const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1)), sine = t * r;
-    return {Math<V>::splat(-3) * sine * (r * r) * (r * r), sine * sine * sine};
+    const V sine = t * Math<V>::rsqrt(t * t + Math<V>::splat(1));
+    return sine * sine * sine;
   }
   static DDN_HD double value(double z, double alpha) {
     // Where t is large the square would overflow before the quotient is taken.
@@ -120,29 +129,42 @@ struct Huber {
   static constexpr const char* alias = "H";
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
+  static constexpr bool is_smooth = false;
   static constexpr bool has_flats = true;
   static constexpr bool has_depth = true;
 
-  // A point at distance alpha exactly counts as inside. It ceases to at the next small step:
-  // `depth` counts the points whose curvature lasts.
+  // A point at distance alpha exactly counts as inside. `depth` counts the points near a kink, on
+  // either side of it: a small step may change whether they are.
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     const V distance = absolute(z);
     return {clip(z, a.alpha), distance <= a.alpha ? one : zero,
-            distance < a.alpha * Math<V>::splat(1 - 1e-5) ? one : zero};
+            absolute(distance - a.alpha) <= a.kink ? one : zero, zero};
   }
   template <class V>
-  static DDN_HD Seconds<V> seconds(V z, const Alpha<V>& a) {
+  static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     const V sign = z < zero ? -one : one;
-    return {zero, absolute(z) > a.alpha ? sign : zero};
+    return absolute(z) > a.alpha ? sign : zero;
   }
   static DDN_HD double value(double z, double alpha) {
     const double distance = ::fabs(z);
     return distance <= alpha ? 0.5 * z * z : alpha * (distance - 0.5 * alpha);
   }
   static DDN_HD double second(double) { return 1; }
+};
+
+// The same, but that `depth` counts the points that stay inside wherever within a quarter of alpha
+// u may move: no less is the curvature there.
+struct HuberNear : Huber {
+  template <class V>
+  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
+    Terms<V> terms = Huber::terms(z, a);
+    terms.depth =
+        absolute(z) < a.alpha * Math<V>::splat(0.75 - 1e-5) ? Math<V>::splat(1) : Math<V>::splat(0);
+    return terms;
+  }
 };
 
 struct Welsch {
@@ -153,6 +175,8 @@ struct Welsch {
   static constexpr bool has_flats = false;
   static constexpr bool has_depth = true;
   static constexpr bool is_smooth = true;
+  static constexpr double most_twist = 1.3802;
+  static constexpr double most_twist_slope = 3;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
@@ -161,14 +185,14 @@ struct Welsch {
     const V t = z * a.inverse;
     const V square = t * t;
     const V e = Math<V>::exp(square * Math<V>::splat(-0.5));
-    return {z * e, e - square * e, e};
+    const V curvature = e - square * e;
+    return {z * e, curvature, e, -t * (curvature + (e + e))};
   }
   template <class V>
-  static DDN_HD Seconds<V> seconds(V z, const Alpha<V>& a) {
+  static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V t = clip(z, a.alpha * Math<V>::splat(1e3)) * a.inverse;
     const V square = t * t;
-    const V e = Math<V>::exp(square * Math<V>::splat(-0.5)), weighted = t * e;
-    return {(square - Math<V>::splat(3)) * weighted, square * weighted};
+    return square * t * Math<V>::exp(square * Math<V>::splat(-0.5));
   }
   static DDN_HD double value(double z, double alpha) {
     const double t = clip(z / alpha, 1e3);
@@ -193,11 +217,11 @@ struct TruncatedQuadratic {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     const auto inside = absolute(z) <= a.alpha;
     const V t = z * a.inverse;
-    return {inside ? z : zero, inside ? one : zero, inside ? one - t * t : zero};
+    return {inside ? z : zero, inside ? one : zero, inside ? one - t * t : zero, zero};
   }
   template <class V>
-  static DDN_HD Seconds<V> seconds(V, const Alpha<V>&) {
-    return {Math<V>::splat(0), Math<V>::splat(0)};
+  static DDN_HD V by_alpha(V, const Alpha<V>&) {
+    return Math<V>::splat(0);
   }
   static DDN_HD double value(double z, double alpha) {
     const double distance = smaller(::fabs(z), alpha);

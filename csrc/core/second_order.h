@@ -45,7 +45,7 @@ template <class V>
 struct PointTerms {
   V weight, weight_tangent;
   V slope, curvature, by_alpha, far_by_alpha;
-  V t, bend;
+  V t, twist;
 };
 
 template <class P, class V>
@@ -53,17 +53,17 @@ DDN_HD PointTerms<V> point_terms(const MovingPoint<V>& point, const SetGradient<
   const V zero = Math<V>::splat(0), most = Math<V>::largest();
   const V z = residual(point.x, set.base, set.offset);
   const Terms<V> terms = P::terms(z, set.alpha);
-  const Seconds<V> seconds = P::seconds(z, set.alpha);
+  const V by_alpha = P::by_alpha(z, set.alpha);
   const auto finite = absolute(point.x) <= most;
   const V far = Math<V>::splat(sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18);
   return {point.weight * set.inverse,
           point.weight_tangent * set.inverse,
           finite ? clip(terms.slope, most) : zero,
           finite ? terms.curvature : zero,
-          finite ? seconds.by_alpha : zero,
-          point.x == point.x ? seconds.by_alpha : zero,
+          finite ? by_alpha : zero,
+          point.x == point.x ? by_alpha : zero,
           finite ? clip(z * set.alpha.inverse, far) : zero,
-          finite ? seconds.bend : zero};
+          finite ? terms.twist : zero};
 }
 
 // What a set's alpha does to its answer: dy/dalpha.
@@ -107,7 +107,7 @@ DDN_HD double second_order(const Points& points, const SetGradient<Real>& set, d
   const auto shared = points.shared(set);
   const V direction = Math<V>::splat(y_tangent), by_alpha = Math<V>::splat(alpha_tangent);
   const auto bent = [&](const MovingPoint<V>& point, const PointTerms<V>& at) {
-    const V pull = at.weight * at.bend * shared.alpha.inverse;
+    const V pull = at.weight * at.twist * shared.alpha.inverse;
     const V moved = (direction - point.x_tangent) - at.t * by_alpha;
     return pull == Math<V>::splat(0) ? pull : pull * moved;
   };

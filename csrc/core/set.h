@@ -52,6 +52,8 @@ struct Survey {
   double finite;  // their weight (survey(): of all points)
   // Weights of points, from careful_survey() only.
   double positive_infinities, negative_infinities, nans;
+  // Where a descent may begin: the mean, or what can be had with it and follows outliers less.
+  double middle;
 };
 
 // How the points lie about u: the weight nearer than the radius; of the points at least as far

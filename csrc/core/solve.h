@@ -105,10 +105,10 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
   if constexpr (!P::is_mean) {
     int64_t passes_left = problem.max_iter;  // negative: counts down and never reaches zero
     const detail::Bounds bounds{survey.lo, survey.hi, survey.hi - survey.lo};
-    const double mean = larger(smaller(survey.mean, survey.hi), survey.lo);
+    const double middle = larger(smaller(survey.middle, survey.hi), survey.lo);
     detail::Iterate it;
     if constexpr (P::convex) {
-      it = detail::descend_to_accuracy<P>(set, mean, bounds, problem, passes_left);
+      it = detail::descend_to_accuracy<P>(set, middle, bounds, problem, passes_left);
       if constexpr (P::has_flats) {
         if (detail::find_flat(set, bounds.range, problem, it)) {
           solution = fixed(it.u, 0, Status::flat);
@@ -122,8 +122,7 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
       solution.bound = found.bound;
       solution.slack = found.slack;
     } else {
-      const double start = detail::robust_start(set, mean, bounds, problem, passes_left);
-      it = detail::descend_to_accuracy<P>(set, start, bounds, problem, passes_left);
+      it = detail::descend_from_robust_start<P>(set, middle, bounds, problem, passes_left);
     }
     // The curvature belongs to the very point that is returned, so that the gradient's weights sum
     // to one: a Huber point may enter or leave within the last step.

@@ -259,15 +259,30 @@ struct MovingPoints {
   }
 };
 
+// Whether gradients exceed the caches: they then go past them, and memory is not read before it is
+// overwritten.
+inline bool exceeds_caches(const SetLayout& layout, DType dtype) {
+  constexpr int64_t caches = 32 << 20, worthwhile = 1 << 10;
+  const int64_t bytes = layout.num_points * (dtype == DType::float64 ? 8 : 4);
+  return layout.ptr == nullptr && layout.contiguous_points() && bytes >= worthwhile &&
+         bytes * layout.num_sets >= caches;
+}
+
 // The gradients of the points and of the weights of one set, where they are wanted.
 template <class P, class T>
-void first_order(const MovingPoints<T>& points, const SetGradient<T>& one) {
+void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool past_caches) {
   const SetGradient<Vector<T>> set = points.shared(one);
   const T *const x = points.x, *const weight = points.weight;
   const auto write = [&](T* out, auto gradient) __attribute__((always_inline)) {
-    points.for_each([&](int64_t i, int count) __attribute__((always_inline)) {
-      store_up_to<T>(out + i, gradient(i, count), count);
-    });
+    constexpr int lanes = VectorOf<T>::lanes;
+    int64_t i = 0;
+    if (past_caches && reinterpret_cast<uintptr_t>(out) % DDN_VECTOR_BYTES == 0) {
+      for (; i + lanes <= points.n; i += lanes) stream<T>(out + i, gradient(i, lanes));
+      streamed();
+    }
+    for (; i + lanes <= points.n; i += lanes) store<T>(out + i, gradient(i, lanes));
+    const int rest = static_cast<int>(points.n - i);
+    if (rest > 0) store_first<T>(out + i, gradient(i, rest), rest);
   };
   if (points.grad_x != nullptr && weight == nullptr) {
     write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
@@ -293,6 +308,8 @@ void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
   Staged<T> weight_tangent(args.tangent_weight, real_dtype<T>);
   Staged<T> grad_x(args.grad_x, args.dtype);
   Staged<T> grad_weight(args.grad_weight, real_dtype<T>);
+  const bool past_caches = exceeds_caches(
+      args.grad_x.data != nullptr ? args.grad_x.layout : args.grad_weight.layout, args.dtype);
   for (int64_t i = begin; i < end; ++i) {
     const MovingPoints<T> points{x.read(i),
                                  weight.read(i),
@@ -305,7 +322,7 @@ void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
     if (args.is_second_order()) {
       write_second_order<P>(args, i, points, set);
     } else {
-      first_order<P>(points, set);
+      first_order<P>(points, set, past_caches);
       write_alpha_gradient<P>(args, i, points, set);
     }
     grad_x.write(i);

@@ -80,13 +80,14 @@ DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flus
 }
 
 template <class P, class V, class T, bool weighted>
-Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha) {
+Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha, double kink) {
   using Lanes = Vector<V>;
   const Split<T, V> at(u);
   const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
-  const Alpha<Lanes> a{splat(static_cast<V>(alpha)), splat(static_cast<V>(1 / alpha))};
-  Lanes slope{}, curvature{}, depth{};
-  DoublePair slopes, curvatures, depths;
+  const Alpha<Lanes> a{splat(static_cast<V>(alpha)), splat(static_cast<V>(1 / alpha)),
+                       splat(static_cast<V>(kink))};
+  Lanes slope{}, curvature{}, depth{}, twist{};
+  DoublePair slopes, curvatures, depths, twists;
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
@@ -94,6 +95,7 @@ Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha) {
         slope += kept_by(mask, t.slope * weights);
         curvature += kept_by(mask, t.curvature * weights);
         if constexpr (P::has_depth) depth += kept_by(mask, t.depth * weights);
+        if constexpr (P::is_smooth) twist += kept_by(mask, t.twist * weights);
       },
       [&]() __attribute__((always_inline)) {
         slopes.add(slope);
@@ -103,13 +105,25 @@ Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha) {
           depths.add(depth);
           depth = zero;
         }
+        if constexpr (P::is_smooth) {
+          twists.add(twist);
+          twist = zero;
+        }
       });
-  return {slopes.total(), curvatures.total(), depths.total()};
+  return {slopes.total(), curvatures.total(), depths.total(), twists.total()};
+}
+
+template <class V>
+DDN_HD V median(V a, V b, V c) {
+  const V low = smaller(a, b), high = larger(a, b);
+  return larger(low, smaller(high, c));
 }
 
 struct ChunkSurvey {
   CompensatedSum<double> sum;
   double lo, hi;
+  double medians;  // sum of medians of some points each,
+  double groups;   // and their number
 };
 
 // Products with weights are added in double precision, for the accuracy of a weighted mean.
@@ -119,20 +133,35 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
   using Lanes = Vector<V>;
   const V infinity = static_cast<V>(detail::infinity);
   const Lanes zero{}, upmost = splat(infinity), downmost = splat(-infinity);
-  Lanes sum{}, lo = upmost, hi = downmost;
+  Lanes sum{}, lo = upmost, hi = downmost, medians{};
   DoublePair total;
+  // Of a block without weights, each lane gives a median of medians of three.
+  Lanes block[block_vectors];
+  int count = 0;
+  double groups = 0;
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         sum += kept_by(mask, points * weights);
         lo = smaller(kept_by(mask, points, upmost), lo);
         hi = larger(kept_by(mask, points, downmost), hi);
+        if constexpr (!weighted) block[count++ % block_vectors] = points;
       },
       [&]() __attribute__((always_inline)) {
         total.add(sum);
         sum = zero;
+        if (!weighted && count == block_vectors) {
+          medians +=
+              median(median(block[0], block[1], block[2]), median(block[3], block[4], block[5]),
+                     median(block[6], block[7], block[0]));
+          groups += VectorOf<V>::lanes;
+        }
+        count = 0;
       });
-  ChunkSurvey survey{{total.total(), 0}, detail::infinity, -detail::infinity};
+  ChunkSurvey survey{{total.total(), 0}, detail::infinity, -detail::infinity, 0, groups};
+  for (int lane = 0; lane < VectorOf<V>::lanes; ++lane) {
+    survey.medians += static_cast<double>(medians[lane]);
+  }
   for (int lane = 0; lane < VectorOf<V>::lanes; ++lane) {
     survey.lo = smaller(static_cast<double>(lo[lane]), survey.lo);
     survey.hi = larger(static_cast<double>(hi[lane]), survey.hi);
@@ -418,12 +447,15 @@ class PointSet {
 
   template <class P, class V>
   Sums sums(double u, double alpha) const {
-    return over_chunks<Sums>([=](const Set& part) { return chunk_sums<P, V>(part, u, alpha); },
-                             [](Sums& all, const Sums& one) {
-                               all.slope += one.slope;
-                               all.curvature += one.curvature;
-                               all.depth += one.depth;
-                             });
+    const double kink = alpha * kink_distance(set_.n);
+    return over_chunks<Sums>(
+        [=](const Set& part) { return chunk_sums<P, V>(part, u, alpha, kink); },
+        [](Sums& all, const Sums& one) {
+          all.slope += one.slope;
+          all.curvature += one.curvature;
+          all.depth += one.depth;
+          all.twist += one.twist;
+        });
   }
   template <class P>
   double objective(double u, double alpha) const {
@@ -449,14 +481,18 @@ class PointSet {
         over_chunks<ChunkSurvey>([](const Set& part) { return chunk_survey(part); },
                                  [](ChunkSurvey& all, const ChunkSurvey& one) {
                                    all.sum.add(one.sum.sum);
+                                   all.medians += one.medians;
+                                   all.groups += one.groups;
                                    all.lo = smaller(one.lo, all.lo);
                                    all.hi = larger(one.hi, all.hi);
                                  });
-    return {all.sum.total() / total_weight_, all.lo, all.hi, total_weight_, 0, 0, 0};
+    const double mean = all.sum.total() / total_weight_;
+    const double middle = all.groups > 0 ? all.medians / all.groups : mean;
+    return {mean, all.lo, all.hi, total_weight_, 0, 0, 0, is_finite(middle) ? middle : mean};
   }
 
   Survey careful_survey() const {
-    Survey survey{0, detail::infinity, -detail::infinity, 0, 0, 0, 0};
+    Survey survey{0, detail::infinity, -detail::infinity, 0, 0, 0, 0, 0};
     for (int64_t i = 0; i < set_.n; ++i) {
       const double x = set_.point(i), weight = set_.weight(i);
       if (is_finite(x)) {
@@ -474,7 +510,7 @@ class PointSet {
       const double x = set_.point(i);
       if (is_finite(x)) mean.add(x * (set_.weight(i) / survey.finite));
     }
-    survey.mean = mean.total();
+    survey.mean = survey.middle = mean.total();
     return survey;
   }
 

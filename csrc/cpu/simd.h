@@ -46,6 +46,25 @@ DDN_HD void store(T* p, Vector<V> x) {
   const auto raw = __builtin_convertvector(x, typename LanesOf<T, V>::type);
   memcpy(p, &raw, sizeof raw);
 }
+// Past the caches, to where a whole vector is aligned. Before another thread may read it,
+// streamed() is called.
+template <class T>
+DDN_HD void stream(T* p, Vector<T> x) {
+#if DDN_VECTOR_BYTES == 64
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(x));
+#elif DDN_VECTOR_BYTES == 32
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(x));
+#elif defined(__SSE2__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), reinterpret_cast<__m128i>(x));
+#else
+  store<T>(p, x);
+#endif
+}
+DDN_HD void streamed() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 // The first `count` lanes; the others are zero.
 template <class V, class T>
 DDN_HD Vector<V> load_first(const T* p, int count) {

@@ -360,9 +360,12 @@ class PointSet {
   __device__ __forceinline__ Sums sums(double u, double alpha) const {
     const Split<T, V> at(u);
     const V base = static_cast<V>(at.base);
-    const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha)};
-    V slope = 0, curvature = 0, depth = 0;
-    double totals[P::has_depth ? 3 : 2] = {};
+    const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha),
+                     static_cast<V>(alpha * kink_distance(n_))};
+    V slope = 0, curvature = 0, depth = 0, twist = 0;
+    // slope, curvature, and depth and twist where there are such
+    constexpr int twist_at = P::has_depth ? 3 : 2;
+    double totals[twist_at + P::is_smooth] = {};
     for_each(
         [&](T x, auto given) {
           const Terms<V> t = P::terms(residual(static_cast<V>(x), base, at.offset), a);
@@ -370,6 +373,7 @@ class PointSet {
           slope += t.slope * weight;
           curvature += t.curvature * weight;
           if constexpr (P::has_depth) depth += t.depth * weight;
+          if constexpr (P::is_smooth) twist += t.twist * weight;
         },
         [&] {
           totals[0] += static_cast<double>(slope);
@@ -379,12 +383,17 @@ class PointSet {
             totals[2] += static_cast<double>(depth);
             depth = 0;
           }
+          if constexpr (P::is_smooth) {
+            totals[twist_at] += static_cast<double>(twist);
+            twist = 0;
+          }
         });
     Team::template reduce<Add>(totals);
     Sums sums;
     sums.slope = totals[0];
     sums.curvature = totals[1];
     if constexpr (P::has_depth) sums.depth = totals[2];
+    if constexpr (P::is_smooth) sums.twist = totals[twist_at];
     return sums;
   }
 
@@ -423,7 +432,8 @@ class PointSet {
     double total[1] = {sums.total()};
     Team::template reduce<Add>(total);
     Team::template reduce<Larger>(ends);
-    return {total[0] / total_weight(), -ends[0], ends[1], total_weight(), 0, 0, 0};
+    const double mean = total[0] / total_weight();
+    return {mean, -ends[0], ends[1], total_weight(), 0, 0, 0, mean};
   }
 
   __device__ __forceinline__ Survey careful_survey() const {
@@ -456,7 +466,7 @@ class PointSet {
         [] {});
     double mean[1] = {sums.total()};
     Team::template reduce<Add>(mean);
-    return {mean[0], -ends[0], ends[1], finite, parts[0], parts[1], parts[2]};
+    return {mean[0], -ends[0], ends[1], finite, parts[0], parts[1], parts[2], mean[0]};
   }
 
   __device__ __forceinline__ Around around(double u, double radius) const {
