@@ -278,7 +278,6 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
     int64_t i = 0;
     if (past_caches && reinterpret_cast<uintptr_t>(out) % DDN_VECTOR_BYTES == 0) {
       for (; i + lanes <= points.n; i += lanes) stream<T>(out + i, gradient(i, lanes));
-      streamed();
     }
     for (; i + lanes <= points.n; i += lanes) store<T>(out + i, gradient(i, lanes));
     const int rest = static_cast<int>(points.n - i);
@@ -328,6 +327,7 @@ void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
     grad_x.write(i);
     grad_weight.write(i);
   }
+  if (past_caches) streamed();
 }
 
 template <class F>
