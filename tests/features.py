@@ -5,7 +5,7 @@
 
 Each probe does something with a pool and checks the outcome against what is known of it: a set of
 three points, of which Huber's answer at alpha = 1 is the mean of the two near ones and half of
-alpha. A cell says "yes", or the error that one gets instead.
+alpha. A cell says "yes", or that one gets an error instead.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ def cell(probe: Callable[[Pool], None], pool: Pool) -> str:
             probe(pool)
         except AssertionError:
             raise
-        except Exception as error:
-            return f"{type(error).__name__}"
+        except Exception:
+            return "raises"  # which error it is depends on the version of torch
     return "yes"
 
 
