@@ -46,6 +46,35 @@ def _check_flag(function: str, name: str, value: bool) -> None:
         raise TypeError(f"{function}: `{name}` is {value!r}; expected True or False")
 
 
+def _is_int(value: Any) -> bool:
+    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def _check_types(problem: _Problem, solver: _Solver) -> None:
+    """What the dispatcher would refuse with the operator's whole schema for a message."""
+    name, x, penalty, alpha, dim, weight, _ = problem
+    several = isinstance(dim, (tuple, list)) and all(_is_int(d) for d in dim)
+    max_iter, tol = solver.max_iter, solver.tol
+    is_number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
+    for argument, value, good, expected in (
+        ("x", x, isinstance(x, Tensor), "a tensor"),
+        ("penalty", penalty, isinstance(penalty, str), "a string"),
+        (
+            "alpha",
+            alpha,
+            isinstance(alpha, (int, float, Tensor)) and not isinstance(alpha, bool),
+            "a float or a floating-point tensor",
+        ),
+        ("dim", dim, _is_int(dim) or several, "an int or several"),
+        ("weight", weight, weight is None or isinstance(weight, Tensor), "a tensor or None"),
+        ("solver", solver.name, isinstance(solver.name, str), "a string"),
+        ("max_iter", max_iter, max_iter is None or _is_int(max_iter), "a positive int or None"),
+        ("tol", tol, tol is None or is_number, "a positive float or None"),
+    ):
+        if not good:
+            raise TypeError(f"{name}: `{argument}` is {value!r}; expected {expected}")
+
+
 def _check_values(function: str, name: str, values: Tensor, good: Tensor, expected: str) -> None:
     if not bool(good.all()):
         bad = values[~good].flatten()[0].item()
@@ -148,7 +177,7 @@ def robust_pool(
             1e-12 in float64, of alpha or of the range of the set where that is smaller.
         return_info: also return a `RobustPoolInfo`, which takes a few more passes.
         validate: also check the values in an alpha tensor and in weight, which waits for the
-            device.
+            device. Not for compiled functions or under vmap, which cannot look at values.
 
     Returns:
         A tensor of x's dtype and device, with x's shape less the pooled dims; with
@@ -159,8 +188,8 @@ def robust_pool(
     far point in "pseudo_huber" and "huber", and its gradient is zero.
 
     Raises:
-        TypeError: x is of a dtype other than those above, alpha of one that is no real floating
-            point, or weight of one that is neither that nor bool.
+        TypeError: an argument is of another type than above, x of a dtype other than those, alpha
+            of one that is no real floating point, or weight of one that is neither that nor bool.
         ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above,
             alpha or weight does not broadcast or is on another device, or a pooled dim is empty.
         IndexError: dim is out of range.
@@ -340,10 +369,7 @@ def _pool(
     name, x, penalty, alpha, dim, weight, ptr = problem
     _check_flag(name, "return_info", return_info)
     _check_flag(name, "validate", validate)
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float, Tensor)):
-        raise TypeError(
-            f"{name}: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
-        )
+    _check_types(problem, solver)
     dims = [dim] if isinstance(dim, int) else dim
     if validate:
         _validate(problem)

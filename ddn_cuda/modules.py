@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ class Scale(nn.Module):
         if not isinstance(learn_alpha, bool):
             raise TypeError(f"{owner}: `learn_alpha` is {learn_alpha!r}; expected True or False")
         # In double precision, so that a float64 input meets the number that was given.
-        initial = torch.as_tensor(alpha, dtype=torch.float64).detach().clone()
+        # On the CPU, where it has values also when modules are made on the meta device.
+        initial = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").detach().clone()
         bad = initial[~((initial >= 1e-30) & (initial <= 1e30))]
         if bad.numel():
             raise ValueError(
@@ -47,11 +48,14 @@ class Scale(nn.Module):
                 "expected a float in 1e-30 to 1e30"
             )
         self.initial = initial.tolist()
-        if learn_alpha:
-            dtype = alpha.dtype if isinstance(alpha, Tensor) else torch.get_default_dtype()
-            self.log_alpha = nn.Parameter(initial.log().to(dtype))
+        if isinstance(alpha, Tensor):
+            device, dtype = alpha.device, alpha.dtype
         else:
-            self.register_buffer("alpha", initial)
+            device, dtype = torch.get_default_device(), torch.get_default_dtype()
+        if learn_alpha:
+            self.log_alpha = nn.Parameter(initial.log().to(device, dtype))
+        else:
+            self.register_buffer("alpha", initial.to(device))
 
     @property
     def is_learned(self) -> bool:
@@ -61,10 +65,24 @@ class Scale(nn.Module):
         return self.log_alpha.exp() if self.is_learned else self.alpha
 
     def reset_parameters(self) -> None:
-        if self.is_learned:
-            with torch.no_grad():
-                initial = torch.tensor(self.initial, dtype=torch.float64)
+        initial = torch.tensor(self.initial, dtype=torch.float64, device="cpu")
+        with torch.no_grad():
+            if self.is_learned:
                 self.log_alpha.copy_(initial.log())
+            else:
+                self.alpha.copy_(initial)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scale:
+        """The buffer follows the module's device and not its dtype: in 16 bits alpha could turn
+        into zero or infinity."""
+        before = None if self.is_learned else self.alpha
+        super()._apply(fn, recurse)
+        if before is not None:
+            device = self.alpha.device
+            if before.is_meta and device.type != "meta":
+                before = torch.tensor(self.initial, dtype=torch.float64, device="cpu")
+            self.alpha = before.to(device)
+        return self
 
 
 def describe(
@@ -72,7 +90,12 @@ def describe(
 ) -> str:
     """What the reprs of modules that pool have in common."""
     alpha = scale().detach()
-    shown = f"{alpha.item():g}" if alpha.numel() == 1 else f"of shape {tuple(alpha.shape)}"
+    if alpha.numel() != 1:
+        shown = f"of shape {tuple(alpha.shape)}"
+    else:
+        # On the meta device there is no value.
+        value = torch.tensor(scale.initial, device="cpu").item() if alpha.is_meta else alpha.item()
+        shown = f"{value:g}"
     parts = [f"'{penalty}'", f"alpha={shown}", *more]
     if scale.is_learned:
         parts.append("learn_alpha=True")
@@ -137,7 +160,7 @@ class RobustPool(nn.Module):
         return scale
 
     def reset_parameters(self) -> None:
-        """Sets a learned alpha back to what it was made with."""
+        """Sets alpha back to what it was made with."""
         self.scale.reset_parameters()
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -96,7 +96,7 @@ class RobustAggregation(Aggregation):
         return scale
 
     def reset_parameters(self) -> None:
-        """Sets a learned alpha back to what it was made with."""
+        """Sets alpha back to what it was made with."""
         self.scale.reset_parameters()
 
     def forward(

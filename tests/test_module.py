@@ -82,6 +82,24 @@ def test_one_alpha_for_each_channel(learn_alpha, device):
     torch.testing.assert_close(pool(x), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_casts_leave_alpha_alone(device):
+    """It is no activation: in 16 bits it could turn into zero or infinity, or lose digits."""
+    x = torch.randn(3, 20, device=device).half()
+    for alpha in (1e5, 1e-9, 0.3):
+        pool = ddn_cuda.RobustPool("welsch", alpha).to(device).half().float().half()
+        assert float(pool.alpha) == alpha
+        assert torch.equal(pool(x), ddn_cuda.robust_pool(x, "welsch", alpha))
+
+
+def test_deferred_initialisation():
+    with torch.device("meta"):
+        pool = ddn_cuda.RobustPool("welsch", 0.3)
+    assert "alpha=0.3" in repr(pool)
+    pool = pool.to_empty(device="cpu")
+    pool.reset_parameters()
+    assert float(pool.alpha) == 0.3
+
+
 def test_a_module_takes_weights(device):
     x = torch.randn(3, 20, device=device)
     mask = x < 1

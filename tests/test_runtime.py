@@ -208,7 +208,8 @@ def test_modules_move_with_their_model(to, penalty, device):
     model = torch.nn.Sequential(torch.nn.Linear(3, 5), ddn_cuda.RobustPool(penalty, 0.5, dim=1))
     x = torch.randn(2, 7, 3, device=device, dtype=to)
     model = model.to(device, to)
-    assert all(t.dtype == to for t in model.state_dict().values())
+    assert all(t.dtype == to for t in model.parameters())
+    assert model[1].alpha.dtype == torch.float64  # a scale of 1e5 would be infinite in float16
     y = model(x)
     assert y.dtype == to
     assert torch.equal(y, ddn_cuda.robust_pool(model[0](x), penalty, 0.5, dim=1))
@@ -303,7 +304,7 @@ def test_the_memory_of_broadcast_weights(shape, penalty, device, dtype):
 
 
 def test_the_memory_of_a_mask(penalty, device):
-    """A mask is read as it is."""
+    """A mask is converted, not expanded."""
     x, mask = torch.randn(4, 16, 1024, device=device), torch.rand(16, 1024, device=device) < 0.7
     taken = allocations(lambda: ddn_cuda.robust_pool(x, penalty, 0.7, weight=mask), device)
     assert max(taken) <= 4 * mask.numel()  # of the mask's shape at most, never of x's

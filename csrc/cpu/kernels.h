@@ -264,7 +264,8 @@ struct MovingPoints {
 inline bool exceeds_caches(const SetLayout& layout, DType dtype) {
   constexpr int64_t caches = 32 << 20, worthwhile = 1 << 10;
   const int64_t bytes = layout.num_points * (dtype == DType::float64 ? 8 : 4);
-  return layout.ptr == nullptr && layout.contiguous_points() && bytes >= worthwhile &&
+  const bool staged = dtype == DType::float16 || dtype == DType::bfloat16;
+  return !staged && layout.ptr == nullptr && layout.contiguous_points() && bytes >= worthwhile &&
          bytes * layout.num_sets >= caches;
 }
 
