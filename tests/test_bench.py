@@ -49,8 +49,9 @@ SPILLING: dict[str, Any] = {"arch": "sm_90", "spill_stores": 4, "spill_loads": 4
     [
         (Kernel("void f<Huber, float>(Args)", "sm_90"), {}, True),
         (Kernel("void f<Huber, float>(Args)", **SPILLING), {}, False),
-        (Kernel("void f<Huber, float>(Args)", **SPILLING), {"Huber": "why"}, False),
-        (Kernel("helper(int)", **SPILLING), {"helper": "why"}, False),
+        (Kernel("void f<Huber, float>(Args)", **SPILLING), {"Huber": "why"}, True),
+        (Kernel("void f<Huber, float>(Args)", **SPILLING), {"Welsch": "why"}, False),
+        (Kernel("helper(int)", **SPILLING), {}, False),
         (Kernel("void f<Huber, double>(float)", **SPILLING), {}, False),
         (Kernel("void f<Huber, double>(float)", **SPILLING), {"Huber, double": "why"}, True),
         (Kernel("void f<float>(Args)", **{**SPILLING, "arch": "sm_80"}), {"f<float>": "why"}, True),
