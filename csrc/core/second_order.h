@@ -39,8 +39,7 @@ struct MovingPoint {
 };
 
 // All of one point that the formulas need, with weights divided by the curvature of the set. A
-// point that is not finite has no part in them but for how its pull, `far_by_alpha` in all other
-// places `by_alpha`, changes with alpha.
+// point that is not finite has zeros here, but for far_by_alpha: its pull still changes with alpha.
 template <class V>
 struct PointTerms {
   V weight, weight_tangent;
