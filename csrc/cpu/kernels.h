@@ -176,18 +176,17 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
   Staged<T> x(args.x, args.dtype, args.layout);
   Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout);
   WeightedPoints<T> weighted;
-  std::unique_ptr<Workspace<T>> workspace;
-  if constexpr (global) workspace = std::make_unique<Workspace<T>>();
+  Workspace<T> workspace(global);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t n = args.layout.place(i).num_points;
     const T* const points = x.read(i);
     if (args.weight != nullptr) {
       weighted.read(points, weight.read(i), n);
-      weighted.visit(parallel_for, workspace.get(),
+      weighted.visit(parallel_for, &workspace,
                      [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
     } else {
       const PointSet<T> set({points, nullptr, n}, static_cast<double>(n), 1, parallel_for,
-                            workspace.get());
+                            &workspace);
       solve_and_write<P, global>(args, i, set);
     }
   }
