@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-import ddn_cuda
 from bench import correctness, nodes
 from bench.workloads import Sets
 
@@ -147,7 +146,7 @@ def rivals(
         if penalty == "quadratic":
             continue
         pools: dict[str, Callable[[Tensor], Tensor] | None] = {
-            f"{name} {penalty}": partial(node, penalty=penalty, alpha=alpha)
+            f"{name} {penalty}": nodes.bound(node, penalty, alpha)
             for name, node in nodes.NODES.items()
         }
         for name in ("lbfgs", "newton") if penalty in compiled else ():
@@ -203,7 +202,3 @@ def operations(contender: Contender) -> dict[str, Callable[[], object]]:
         "backward": partial(torch.autograd.grad, y, leaf, ones, retain_graph=True),
         "forward+backward": forward_backward,
     }
-
-
-def all_penalties() -> list[str]:
-    return list(ddn_cuda.PENALTIES)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -73,18 +72,11 @@ def accuracy_of_y(y: Tensor, alpha: float) -> float:
     return 2 * torch.finfo(y.dtype).eps * magnitude + 4e-6 * alpha
 
 
-class Kinks(NamedTuple):
+def _near_kinks(penalty: str, z: Tensor, alpha: float, doubt: float) -> Tensor:
     """Points at a distance from y that rounding makes less or more than alpha."""
-
-    which: Tensor
-    count: int
-
-
-def _kinks(penalty: str, z: Tensor, alpha: float, doubt: float) -> Kinks:
     if penalty not in KINKED:
-        return Kinks(torch.zeros_like(z, dtype=torch.bool), 0)
-    which = (z.abs() - alpha).abs() <= doubt
-    return Kinks(which, int(which.sum()))
+        return torch.zeros_like(z, dtype=torch.bool)
+    return (z.abs() - alpha).abs() <= doubt
 
 
 def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: str) -> None:
@@ -96,7 +88,7 @@ def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: 
     curvature = derivatives(penalty, value - points, alpha)[1].sum().item()
     # Accuracy of y is promised where the curvature is not scarce; that of the objective everywhere.
     if curvature >= 1e-3 * n * bend:
-        jumps = _kinks(penalty, value - points, alpha, 2 * d).count
+        jumps = int(_near_kinks(penalty, value - points, alpha, 2 * d).sum())
         jump = alpha * jumps if penalty == "truncated_quadratic" else 0.0
         noise = 64 * 2.0**-52 * n * most_slope[0].item()
         for side in (-1, 1):
@@ -128,17 +120,17 @@ def check_gradient(
     if penalty in KINKED and not bool((z.abs() <= alpha + 2 * doubt).any()):
         require(not bool(gradient.any()), f"{penalty}: a gradient where there is no curvature")
         return
-    kinks = _kinks(penalty, z, alpha, 2 * doubt)
+    unsure = _near_kinks(penalty, z, alpha, 2 * doubt)
     first, second = derivatives(penalty, z, alpha)
     step = 0.0 if penalty == "truncated_quadratic" else (first.sum() / second.sum()).item()
     # The gradient belongs to the unrounded answer.
     if abs(step) <= 2 * doubt:
         second = derivatives(penalty, z - step, alpha)[1]
     expected = second / second.sum()
-    slack = 1e-3 + kinks.count / max(1.0, float(second.sum()))
+    slack = 1e-3 + int(unsure.sum()) / max(1.0, float(second.sum()))
     slack += 0.0 if gradient.dtype != torch.bfloat16 else 2.0**-7
     close = torch.isclose(gradient.double(), expected, rtol=slack, atol=1e-5 / len(points))
-    require(bool((close | kinks.which).all()), f"{penalty}: a gradient is off")
+    require(bool((close | unsure).all()), f"{penalty}: a gradient is off")
 
 
 def check(penalty: str, sets: Sets, alpha: float, solver: str = "global", most: int = SETS) -> int:

@@ -117,8 +117,8 @@ def clocks() -> dict[str, Any]:
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
     if torch.cuda.is_available():
-        fields = ("clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem")
-        fields += ("clocks_throttle_reasons.active", "temperature.gpu", "power.draw")
+        fields = ["clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"]
+        fields += ["clocks_throttle_reasons.active", "temperature.gpu", "power.draw"]
         query = f"--query-gpu={','.join(fields)}"
         line = run_output("nvidia-smi", query, "--format=csv,noheader,nounits", "-i", "0")
         values = [value.strip() for value in (line or "").split(",")]

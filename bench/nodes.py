@@ -175,13 +175,19 @@ def newton_node(x: Tensor, penalty: str, alpha: float) -> Tensor:
     return u.to(x.dtype)
 
 
+def bound(
+    node: Callable[[Tensor, str, float], Tensor], penalty: str, alpha: float
+) -> Callable[[Tensor], Tensor]:
+    return lambda x: node(x, penalty, alpha)
+
+
 def compiled(name: str, penalty: str, alpha: float, backend: str) -> Callable[[Tensor], Tensor]:
     """`lbfgs` with its objective compiled, `newton` compiled as a whole, for fixed shapes."""
     if name == "lbfgs":
         inner = torch.compile(evaluate, backend=backend, fullgraph=True, dynamic=False)
         return partial(lbfgs_node, penalty=penalty, alpha=alpha, evaluate=inner)
     whole = torch.compile(newton_node, backend=backend, fullgraph=True, dynamic=False)
-    return partial(whole, penalty=penalty, alpha=alpha)
+    return bound(whole, penalty, alpha)
 
 
 NODES: dict[str, Callable[[Tensor, str, float], Tensor]] = {

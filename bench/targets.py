@@ -235,6 +235,7 @@ def skipped_gpu(reason: str) -> Iterator[Row]:
 
 
 def verdict(row: Row) -> str:
+    """Whether a target is met, in words."""
     if row.get("skipped"):
         return "skipped"
     return "met" if row["met"] else "not met"

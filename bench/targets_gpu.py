@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -132,7 +133,7 @@ class PointNet(nn.Module):
         super().__init__()
         widths = (3, 64, 64, 64, 128, 1024)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Conv1d(before, after, 1), nn.BatchNorm1d(after), nn.ReLU()]
         self.encoder = nn.Sequential(*layers)
         self.pool = pool
