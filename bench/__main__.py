@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="of a workload on the CPU at most (default %(default)s)",
     )
     add("--quick", action="store_true", help="tiny sizes and few rounds, to see that all works")
-    add("--json", type=Path, help="result (default bench/results/benchmark-MACHINE.json)")
+    add("--json", type=Path, help="result (default bench/results/benchmark-cpu.json or -gpu.json)")
     options = parser.parse_args(arguments)
     if options.alpha <= 0 or options.seconds <= 0:
         parser.error("--alpha and --seconds have to be positive")
@@ -148,12 +148,14 @@ def make_settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def result_path(devices: Sequence[str], facts: Row) -> Path:
-    name = facts["gpu"]["name"] if "cuda" in devices else facts["cpu"]
-    return RESULTS / f"benchmark-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
-
-
 # Running
+
+
+def to_json(result: Row) -> str:
+    """Indented, with each list of numbers on one line."""
+    text = json.dumps(result, indent=1)
+    numbers = re.compile(r"\[\s+((?:-?[\d.e+-]+,\s+)*-?[\d.e+-]+)\s+\]")
+    return numbers.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 class Report:
@@ -171,18 +173,18 @@ class Report:
     def write(self) -> None:
         self.result["seconds"] = round(time.monotonic() - self.start, 1)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.result, indent=1) + "\n")
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(to_json(self.result) + "\n")
+        unfinished.replace(self.path)  # what is there is always whole
 
 
 def run_targets(device: str, threads: Sequence[int], settings: Settings, report: Report) -> None:
-    if device == "cuda":
-        rows = list(targets.run_gpu(settings))
-        report.add(rows, targets.as_text(rows))
-        return
-    for count in threads:
+    for count in threads if device == "cpu" else threads[:1]:
         torch.set_num_threads(count)
-        rows = list(targets.run_cpu(settings))
-        report.add(rows, targets.as_text(rows))
+        parts = targets.cpu_parts if device == "cpu" else targets.gpu_parts
+        for part in parts(settings):
+            rows = list(part)
+            report.add(rows, targets.as_text(rows))
 
 
 def run_compare(
@@ -212,7 +214,7 @@ def measure(arguments: Sequence[str]) -> int:
     facts = machine.describe()
     cores = facts["cores"]
     threads = options.threads or [count for count in (1, 2) if count <= cores]
-    path = options.json or result_path(devices, facts)
+    path = options.json or RESULTS / f"benchmark-{'gpu' if 'cuda' in devices else 'cpu'}.json"
     report = Report(
         path,
         {

@@ -112,7 +112,7 @@ def find_predecessor() -> tuple[types.ModuleType | None, str]:
     except ImportError as error:
         return None, f"not importable: {error} (put a clone of {PREDECESSOR} on PYTHONPATH)"
     if not hasattr(module, "RobustGlobalPool2dFn"):
-        return None, f"not importable: {module.__file__} is another package"
+        return None, f"not importable: {module!r} is another package"
     return module, ""
 
 

@@ -3,23 +3,23 @@
     python -m bench plot                          all results in bench/results
     python -m bench plot RESULT.json --output DIR
 
-Each result gives, where it has the rows: `targets-NAME.png`, what is measured in units of its goal;
-`growth-NAME.png`, time against the points in a set and against the number of sets; and
-`compare-NAME.png`, the contenders of one workload. NAME is the file's, less "benchmark-". The
-tables of targets are printed and, with --page, put into the page between the lines
-`<!-- targets NAME -->` and `<!-- end -->`.
+For each device, cpu or gpu, of which the results have rows: `targets-DEVICE.png`, what is measured
+in units of its goal; `growth-DEVICE.png`, time against the points in a set and against the number
+of sets; and `compare-DEVICE.png`, the contenders of the first workload. The tables of targets are
+printed and, with --page, put into the page between the lines `<!-- targets DEVICE -->` and
+`<!-- end -->`. A result of gpu_check will do, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -44,6 +44,7 @@ COLORS = {
     "copy": "#666666",
 }
 OTHERS = "#cc79a7"
+DEVICES = {"cpu": "cpu", "cuda": "gpu"}  # in names of files
 
 
 def load(path: Path) -> Row:
@@ -112,9 +113,8 @@ def plot_targets(result: Row, device: str) -> Figure | None:
         return None
     heights = [0.2 * len(line.whats) + 0.9 for line in lines]
     figure = Figure(figsize=(13, sum(heights) + 0.3), dpi=110, layout="constrained")
-    for part, line in zip(
-        np.atleast_1d(figure.subfigures(len(lines), 1, height_ratios=heights)), lines, strict=True
-    ):
+    parts = figure.subfigures(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, line in zip(parts, lines, strict=True):
         panels = part.subplots(1, len(line.columns), sharey=True, squeeze=False)[0]
         for axes, (place, column) in zip(panels, line.columns.items(), strict=True):
             _plot_column(axes, line.whats, column)
@@ -141,33 +141,25 @@ def _plot_column(axes: Axes, whats: Sequence[What], column: dict[What, Row]) -> 
     _tidy(axes)
 
 
-def targets_table(result: Row) -> str:
-    """The targets of a result in Markdown: places with the same targets share a table, a column
+def targets_table(result: Row, device: str) -> str:
+    """The targets of a device in Markdown: places with the same targets share a table, a column
     each; a cell is the figure, the goal, and whether it is met."""
-    blocks = [f"*{caption(result, _device(result))}, {result['date'][:10]}; measured / goal*"]
-    for group in groups(rows_of(result, "targets")):
+    blocks = [f"*{caption(result, device)}, {result['date'][:10]}; measured / goal*"]
+    own = [row for row in result["rows"] if row["suite"] == "targets" and row["device"] == device]
+    for group in groups([row for row in own if not row.get("skipped")]):
         heads = [Group.title(place) for place in group.columns]
         lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
         for what in group.whats:
             cells = [_cell(column[what]) for column in group.columns.values()]
             lines.append(f"| {', '.join(what)} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
-    reasons: dict[str, int] = {}
-    for row in result["rows"]:
-        if row["suite"] == "targets" and row.get("skipped"):
-            reason = f"{row['device']}: {row['skipped']}"
-            reasons[reason] = reasons.get(reason, 0) + 1
-    blocks += [f"{count} targets were skipped, {reason}." for reason, count in reasons.items()]
+    reasons = collections.Counter(row["skipped"] for row in own if row.get("skipped"))
+    blocks += [f"{count} targets were skipped: {reason}." for reason, count in reasons.items()]
     return "\n\n".join(blocks)
 
 
 def _cell(row: Row) -> str:
     return f"{row['measured']:.3g} / {row['goal']:g} {targets.verdict(row)}"
-
-
-def _device(result: Row) -> str:
-    timed = [row["device"] for row in result["rows"] if not row.get("skipped")]
-    return "cuda" if "cuda" in timed else "cpu"
 
 
 # Growth
@@ -238,25 +230,25 @@ def plot_compare(result: Row, device: str) -> Figure | None:
     return figure
 
 
-FIGURES = {"targets": plot_targets, "growth": plot_growth, "compare": plot_compare}
+FIGURES: dict[str, Callable[[Row, str], Figure | None]] = {
+    "targets": plot_targets,
+    "growth": plot_growth,
+    "compare": plot_compare,
+}
 
 
 # Command line
 
 
-def draw(path: Path, output: Path) -> list[Path]:
-    """Draws what a result holds; the files made."""
-    result = load(path)
-    name = path.stem.removeprefix("benchmark-")
+def draw(result: Row, device: str, output: Path) -> list[Path]:
+    """Draws what a result holds of a device; the files made."""
     made = []
     output.mkdir(parents=True, exist_ok=True)
-    for device in ("cpu", "cuda"):
-        for kind, plot in FIGURES.items():
-            figure = plot(result, device)
-            if figure is not None:
-                also = "-cpu" if device == "cpu" and _device(result) == "cuda" else ""
-                made.append(output / f"{kind}-{name}{also}.png")
-                figure.savefig(made[-1])
+    for kind, plot in FIGURES.items():
+        figure = plot(result, device)
+        if figure is not None:
+            made.append(output / f"{kind}-{DEVICES[device]}.png")
+            figure.savefig(made[-1])
     return made
 
 
@@ -284,16 +276,26 @@ def main(arguments: Sequence[str]) -> int:
     results = options.results or sorted(RESULTS.glob("benchmark-*.json"))
     if not results:
         raise SystemExit("python -m bench plot: no result; run python -m bench first")
+    drawn: dict[Path, Path] = {}
     for path in results:
         try:
-            table = targets_table(load(path))
-            made = draw(path, options.output)
-        except (OSError, ValueError, KeyError) as error:
+            result = load(path)
+            devices = [d for d in DEVICES if any(_is_of(row, d) for row in result["rows"])]
+            tables = {device: targets_table(result, device) for device in devices}
+            made = [image for device in devices for image in draw(result, device, options.output)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise SystemExit(f"python -m bench plot: {path} is no result: {error!r}") from None
-        print(table)
         for image in made:
             print(f"drawn: {image}")
-        name = path.stem.removeprefix("benchmark-")
-        if options.page and not fill_page(options.page, name, table):
-            print(f"{options.page} has no place for {name}: <!-- targets {name} --> <!-- end -->")
+            if image in drawn:
+                print(f"it replaces that of {drawn[image]}: give one JSON for each device")
+            drawn[image] = path
+        for device, table in tables.items():
+            print(f"\n{table}")
+            if options.page and not fill_page(options.page, DEVICES[device], table):
+                print(f"{options.page} has no line <!-- targets {DEVICES[device]} -->")
     return 0
+
+
+def _is_of(row: Row, device: str) -> bool:
+    return row["device"] == device and not row.get("skipped")

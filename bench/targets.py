@@ -195,23 +195,23 @@ def overhead(device: torch.device, settings: Settings) -> Iterator[Row]:
 # All
 
 
-def run_cpu(settings: Settings) -> Iterator[Row]:
+def cpu_parts(settings: Settings) -> Iterator[Iterator[Row]]:
     """With the number of threads that is set."""
     device = torch.device("cpu")
     for points, sets in CPU_SHAPES.items():
-        yield from measure(cpu_goals(points), (sets, points), "float32", device, settings)
+        yield measure(cpu_goals(points), (sets, points), "float32", device, settings)
     if torch.get_num_threads() == 1:
-        yield from overhead(device, settings)
+        yield overhead(device, settings)
 
 
-def run_gpu(settings: Settings) -> Iterator[Row]:
+def gpu_parts(settings: Settings) -> Iterator[Iterator[Row]]:
     from bench import targets_gpu
 
     device = torch.device("cuda")
     for dtype in GPU_BACKWARD:
-        yield from measure(gpu_goals(dtype), GPU_SHAPE, dtype, device, settings)
-    yield from overhead(device, settings)
-    yield from targets_gpu.run(settings)
+        yield measure(gpu_goals(dtype), GPU_SHAPE, dtype, device, settings)
+    yield overhead(device, settings)
+    yield from targets_gpu.parts(settings)
 
 
 def skipped_gpu(reason: str) -> Iterator[Row]:
