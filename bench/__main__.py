@@ -108,6 +108,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         default=1 << 23,
         help="of a workload on the CPU at most (default %(default)s)",
     )
+    add(
+        "--allocator",
+        choices=["keep", "default"],
+        default="keep",
+        help="keep: glibc's malloc keeps freed memory, else each large gradient waits for pages "
+        "from the system, whoever computes it (default %(default)s)",
+    )
     add("--quick", action="store_true", help="tiny sizes and few rounds, to see that all works")
     add("--json", type=Path, help="result (default bench/results/benchmark-cpu.json or -gpu.json)")
     options = parser.parse_args(arguments)
@@ -206,7 +213,6 @@ def run_growth(
 
 def measure(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    settings = make_settings(options)
     missing = cuda_missing()
     devices = chosen(options.device, ("cpu", "cuda")) or ["cpu"] + ["cuda"] * (missing is None)
     if "cuda" in devices and missing:
@@ -215,35 +221,26 @@ def measure(arguments: Sequence[str]) -> int:
     cores = facts["cores"]
     threads = options.threads or [count for count in (1, 2) if count <= cores]
     path = options.json or RESULTS / f"benchmark-{'gpu' if 'cuda' in devices else 'cpu'}.json"
-    report = Report(
-        path,
-        {
-            "command": " ".join(["python -m bench", *arguments]),
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "commit": machine.commit(),
-            "quick": options.quick,
-            "machine": facts,
-            "versions": machine.versions("torch", "numpy", "scipy", "matplotlib"),
-            "build": dict(ddn_cuda.build_info()),
-            "clocks": {"before": machine.clocks()},
-            "free_share_of_cores": {"before": machine.free_share(cores)},
-            "threads": threads,
-            "cuda_skipped": missing,
-        },
-    )
-    suites = chosen(options.suite, SUITES) or []
     before = torch.get_num_threads()
-    for device in devices:
-        torch.set_num_threads(threads[0])
-        if "compare" in suites:
-            run_compare(device, options, settings, report)
-        if "growth" in suites:
-            run_growth(device, options, settings, report)
-        if "targets" in suites:
-            run_targets(device, threads, settings, report)
-    if missing and "targets" in suites:
-        rows = list(targets.skipped_gpu(missing))
-        report.add(rows, targets.as_text(rows))
+    with machine.kept_memory(options.allocator == "keep") as kept:
+        report = Report(
+            path,
+            {
+                "command": " ".join(["python -m bench", *arguments]),
+                "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "commit": machine.commit(),
+                "quick": options.quick,
+                "machine": facts,
+                "versions": machine.versions("torch", "numpy", "scipy"),
+                "build": dict(ddn_cuda.build_info()),
+                "clocks": {"before": machine.clocks()},
+                "free_share_of_cores": {"before": machine.free_share(cores)},
+                "threads": threads,
+                "malloc_keeps_freed_memory": kept,
+                "cuda_skipped": missing,
+            },
+        )
+        run(devices, threads, missing, options, report)
     torch.set_num_threads(before)
     report.result["clocks"]["after"] = machine.clocks()
     report.result["free_share_of_cores"]["after"] = machine.free_share(cores)
@@ -255,6 +252,28 @@ def measure(arguments: Sequence[str]) -> int:
     for line in wrong:
         print(f"WRONG: {line}")
     return 1 if wrong else 0
+
+
+def run(
+    devices: Sequence[str],
+    threads: Sequence[int],
+    missing: str | None,
+    options: argparse.Namespace,
+    report: Report,
+) -> None:
+    settings = make_settings(options)
+    suites = chosen(options.suite, SUITES) or []
+    for device in devices:
+        torch.set_num_threads(threads[0])
+        if "compare" in suites:
+            run_compare(device, options, settings, report)
+        if "growth" in suites:
+            run_growth(device, options, settings, report)
+        if "targets" in suites:
+            run_targets(device, threads, settings, report)
+    if missing and "targets" in suites:
+        rows = list(targets.skipped_gpu(missing))
+        report.add(rows, targets.as_text(rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

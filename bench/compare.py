@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,8 @@ from bench.timing import Operation, Timing, time_interleaved
 from bench.workloads import DTYPES, Sets, Workload, make, missing_for
 
 Row = dict[str, Any]
+
+CASE = ("workload", "data", "dtype", "device", "threads")
 
 
 @dataclass(frozen=True)
@@ -175,14 +178,17 @@ def moved_bytes(name: str, operation: str, sets: Sets) -> int:
 
 
 def as_text(rows: Sequence[Row]) -> str:
+    """A table for each case; contenders that are skipped for one reason share a line."""
     lines: list[str] = []
-    case = None
-    for row in rows:
-        here = tuple(row[key] for key in ("workload", "data", "dtype", "device", "threads"))
-        if here != case:
-            case = here
-            lines += ["", *_heading(row)]
-        lines.append(_line(row))
+    for _, group in itertools.groupby(rows, lambda row: [row[key] for key in CASE]):
+        own = list(group)
+        lines += ["", *_heading(own[0])]
+        lines += [_line(row) for row in own if not row.get("skipped")]
+        skipped: dict[str, list[str]] = {}
+        for row in own:
+            if row.get("skipped"):
+                skipped.setdefault(row["skipped"], []).append(row["contender"])
+        lines += [f"skipped: {', '.join(who)}: {reason}" for reason, who in skipped.items()]
     return "\n".join(lines)
 
 
@@ -199,8 +205,6 @@ def _heading(row: Row) -> list[str]:
 
 def _line(row: Row) -> str:
     name = f"{row['operation']} {row['contender']}" if row["operation"] != "copy" else "copy_"
-    if row.get("skipped"):
-        return f"{row['contender']:47}skipped: {row['skipped']}"
     ms = row["milliseconds"]
     line = f"{name:47}{ms['median']:10.3f}{ms['low']:10.3f}{ms['high']:10.3f}"
     line += f"{ms['repetitions']:4}{row['microseconds_per_set']:11.3f}"

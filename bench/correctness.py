@@ -37,6 +37,7 @@ KINKED = ("huber", "truncated_quadratic")
 
 SETS = 16  # looked at
 CANDIDATES = 32  # points of a set at which its objective must not be less
+PART = 1 << 17  # points at a time, so that temporaries stay in the caches
 ORACLE_POINTS = 1 << 14
 EXCESS = 1e-6  # of the objective, as promised for float32
 RIVAL_EXCESS = 1e-4  # more than what a solver of low accuracy leaves
@@ -62,7 +63,11 @@ def derivatives(penalty: str, z: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
 
 
 def objective(penalty: str, u: Tensor | float, points: Tensor, alpha: float) -> float:
-    return PENALTIES[penalty](u - points, alpha).sum().item()
+    return sum(PENALTIES[penalty](u - part, alpha).sum().item() for part in points.split(PART))
+
+
+def slope(penalty: str, u: float, points: Tensor, alpha: float) -> float:
+    return sum(derivatives(penalty, u - part, alpha)[0].sum().item() for part in points.split(PART))
 
 
 def accuracy_of_y(y: Tensor, alpha: float) -> float:
@@ -93,7 +98,7 @@ def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: 
         jump = alpha * jumps if penalty == "truncated_quadratic" else 0.0
         noise = 64 * 2.0**-52 * n * most_slope[0].item()
         for side in (-1, 1):
-            rise = side * derivatives(penalty, value + side * d - points, alpha)[0].sum().item()
+            rise = side * slope(penalty, value + side * d, points, alpha)
             require(rise >= -jump - noise, f"{penalty}: an answer is {off}")
     found = objective(penalty, value, points, alpha)
     slack = n * bend * d * d / 2
@@ -102,7 +107,8 @@ def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: 
         bound = objective(penalty, start, points, alpha)
         require(found <= (1 + EXCESS) * bound + slack, f"{penalty}: worse than where it started")
         return
-    for u in points[:: max(1, n // CANDIDATES)]:
+    candidates = CANDIDATES if n <= 1 << 20 else CANDIDATES // 4
+    for u in points[:: max(1, n // candidates)]:
         bound = objective(penalty, u, points, alpha)
         require(found <= (1 + EXCESS) * bound + slack, f"{penalty}: no global minimum")
     if n <= ORACLE_POINTS:

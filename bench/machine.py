@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,27 @@ def versions(*packages: str) -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt, and its defaults:
+_DEFAULTS = {M_TRIM_THRESHOLD: 128 << 10, M_MMAP_MAX: 65536}
+
+
+@contextlib.contextmanager
+def kept_memory(keep: bool) -> Iterator[bool]:
+    """Has malloc keep large tensors that are freed for the next ones, as torch's allocator on a GPU
+    does; yields whether it does. Else each of more than 32 MiB comes from the system, and to have
+    its pages zeroed takes some ten times as long as to write a gradient to them."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if not keep or mallopt is None:
+        yield False
+        return
+    kept = mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1) == 1
+    try:
+        yield kept
+    finally:
+        for option, value in _DEFAULTS.items():
+            mallopt(option, value)
 
 
 _SPIN = """

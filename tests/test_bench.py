@@ -1,6 +1,7 @@
 """The tools of bench/: each must be able to find what it is there to find."""
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -160,6 +161,7 @@ def test_heavy_tails_are_those_of_two_degrees_of_freedom():
 
 
 def test_activations_have_exact_zeros_and_are_those_of_a_network(monkeypatch):
+    pytest.importorskip("sklearn", reason="the network learns scikit-learn's digits")
     monkeypatch.setattr(workloads, "CLOUDS", 2)
     monkeypatch.setattr(workloads, "MOST_DISTINCT", 64)
     workloads._features.cache_clear()
@@ -492,6 +494,7 @@ def run(tmp_path_factory):
     arguments = ["--quick", "--json", str(path), "--penalty", "huber", "welsch"]
     arguments += ["--workload", "image", "graphs", "--compiled", "none", "--device", "cpu"]
     arguments += ["--threads", "1", "--repetitions", "2", "--seconds", "5"]
+    arguments += ["--allocator", "default"]  # malloc is that of all tests
     before = torch.get_num_threads()
     assert bench.main(arguments) == 0
     assert torch.get_num_threads() == before
@@ -531,6 +534,39 @@ def test_a_result_has_all_suites_contenders_and_samples(run):
     assert not compare.refused(result["rows"])
     if not torch.cuda.is_available():
         assert {"cuda"} <= {row["device"] for row in skipped if row["suite"] == "targets"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_freed_memory_is_kept_where_asked():
+    code = """
+import resource, torch
+from bench import machine
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with machine.kept_memory(False) as kept:
+    print(kept, faults())
+with machine.kept_memory(True) as kept:
+    for _ in range(6):  # until there is a stretch for each
+        faults()
+    print(kept, faults())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    fresh, kept = (line.split() for line in done.stdout.splitlines())
+    assert (fresh[0], kept[0]) == ("False", "True")
+    assert int(kept[1]) < 0.1 * int(fresh[1])
+
+
+def test_contenders_skipped_for_one_reason_share_a_line():
+    about = {"workload": "w", "data": "d", "dtype": "t", "device": "cpu", "threads": 1, "alpha": 1}
+    rows = [about | {"contender": name, "skipped": why} for name, why in ("ax", "by", "cx")]
+    assert compare.as_text(rows).splitlines()[-2:] == ["skipped: a, c: x", "skipped: b: y"]
 
 
 def test_lists_of_numbers_take_a_line_and_come_back():
