@@ -6,15 +6,17 @@
 For each device, cpu or gpu, of which the results have rows: `targets-DEVICE.png`, what is measured
 in units of its goal; `growth-DEVICE.png`, time against the points in a set and against the number
 of sets; and `compare-DEVICE.png`, the contenders of the first workload. The tables of targets are
-printed and, with --page, put into the page between the lines `<!-- targets DEVICE -->` and
-`<!-- end -->`. A result of gpu_check will do, too.
+printed and, with --page, put into the page with the figures, between the lines
+`<!-- targets DEVICE -->` and `<!-- end -->`. A result of gpu_check will do, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import itertools
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,9 +155,27 @@ def targets_table(result: Row, device: str) -> str:
             cells = [_cell(column[what]) for column in group.columns.values()]
             lines.append(f"| {', '.join(what)} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
+    if passes := passes_table(own):
+        blocks += ["Passes over a set, on average, the first look included:", passes]
     reasons = collections.Counter(row["skipped"] for row in own if row.get("skipped"))
     blocks += [f"{count} targets were skipped: {reason}." for reason, count in reasons.items()]
     return "\n\n".join(blocks)
+
+
+def passes_table(rows: Sequence[Row]) -> str:
+    """How often the forward of ours reads a set, a line for each place; "" where nobody counted."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if "passes" in row and row["what"].startswith("forward "):
+            found.setdefault(row["place"], {})[row["what"].removeprefix("forward ")] = row["passes"]
+    if not found:
+        return ""
+    names = list(next(iter(found.values())))
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for place, passes in found.items():
+        cells = [f"{passes[name]:.3g}" if name in passes else "" for name in names]
+        lines.append(f"| {place} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _cell(row: Row) -> str:
@@ -252,13 +272,25 @@ def draw(result: Row, device: str, output: Path) -> list[Path]:
     return made
 
 
-def fill_page(page: Path, name: str, table: str) -> bool:
-    """Puts a table into its place in a page; False where it has none."""
+TITLES = {
+    "targets": "What is measured over its goal, for each target",
+    "growth": "Time against the points in a set and against the number of sets",
+    "compare": "Microseconds per set of every contender",
+}
+
+
+def fill_page(page: Path, device: str, images: Sequence[Path], table: str) -> bool:
+    """Puts images and table of a device into their place in a page; False where it has none."""
     text = page.read_text()
-    place = re.compile(rf"(<!-- targets {re.escape(name)} -->\n).*?(<!-- end -->)", re.S)
+    place = re.compile(rf"(<!-- targets {re.escape(device)} -->\n).*?(<!-- end -->)", re.S)
     if not place.search(text):
         return False
-    page.write_text(place.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text))
+    blocks = [
+        f"![{TITLES[image.stem.split('-')[0]]}]({os.path.relpath(image, page.parent)})"
+        for image in images
+    ]
+    content = "\n\n".join([*blocks, table])
+    page.write_text(place.sub(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text))
     return True
 
 
@@ -282,18 +314,19 @@ def main(arguments: Sequence[str]) -> int:
             result = load(path)
             devices = [d for d in DEVICES if any(_is_of(row, d) for row in result["rows"])]
             tables = {device: targets_table(result, device) for device in devices}
-            made = [image for device in devices for image in draw(result, device, options.output)]
+            made = {device: draw(result, device, options.output) for device in devices}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SystemExit(f"python -m bench plot: {path} is no result: {error!r}") from None
-        for image in made:
+        for image in itertools.chain(*made.values()):
             print(f"drawn: {image}")
             if image in drawn:
                 print(f"it replaces that of {drawn[image]}: give one JSON for each device")
             drawn[image] = path
         for device, table in tables.items():
             print(f"\n{table}")
-            if options.page and not fill_page(options.page, DEVICES[device], table):
-                print(f"{options.page} has no line <!-- targets {DEVICES[device]} -->")
+            name = DEVICES[device]
+            if options.page and not fill_page(options.page, name, made[device], table):
+                print(f"{options.page} has no line <!-- targets {name} -->")
     return 0
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 import ddn_cuda
 from bench.compare import Settings
-from bench.contenders import Contender, operations, our_contenders, reductions
+from bench.contenders import Contender, label, operations, our_contenders, ours, reductions
 from bench.timing import Operation, Timing, ratio, summarize, time_interleaved
-from bench.workloads import DTYPES, Workload, make
+from bench.workloads import DTYPES, Sets, Workload, make
 
 Row = dict[str, Any]
 
@@ -50,6 +50,8 @@ GPU_FORWARD = {
 }
 GPU_FORWARD_BFLOAT16 = {"huber": 1.3}
 GPU_BACKWARD = {"float32": 1.03, "bfloat16": 1.05}
+
+PASSES_POINTS = 1 << 20  # that passes are counted on
 
 OVERHEAD_GOAL = 60.0  # microseconds
 OVERHEAD_CALLS = 500
@@ -102,8 +104,20 @@ def measure(
     rounds = 3 if settings.quick else max(LEAST_REPETITIONS, settings.repetitions)
     timings = time_interleaved(timed, device, rounds=rounds, budget_seconds=float("inf"))
     place = f"{shape[0]:,} sets of {shape[1]:,} points, {dtype}"
+    passes = average_passes(sets, penalties, settings.alpha)
     for goal in goals:
-        yield _row(goal, everyone[goal.contender], timings, device, place)
+        row = _row(goal, everyone[goal.contender], timings, device, place)
+        yield row | {"passes": passes[goal.contender]}
+
+
+def average_passes(sets: Sets, penalties: Sequence[str], alpha: float) -> dict[str, float]:
+    """How often each solver reads a set, on average over some sets: the first look included."""
+    some = sets.first(PASSES_POINTS) or sets
+    found = {}
+    for penalty, solver in ours(penalties):
+        _, info = ddn_cuda.robust_pool(some.x, penalty, alpha, solver=solver, return_info=True)
+        found[label(penalty, solver)] = round(1 + info.iterations.double().mean().item(), 2)
+    return found
 
 
 def _operations(everyone: Mapping[str, Contender], goals: Sequence[Goal]) -> dict[str, Operation]:

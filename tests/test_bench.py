@@ -97,6 +97,20 @@ def test_short_names_of_kernels():
     assert short_name(name) == "back<Huber, float>"
 
 
+@pytest.mark.parametrize(
+    ("registers", "arch", "warps"),
+    [
+        (32, "sm_90", 64),
+        (32, "sm_86", 48),
+        (33, "sm_90", 48),
+        (128, "sm_80", 16),
+        (255, "sm_90", 8),
+    ],
+)
+def test_registers_limit_the_warps(registers, arch, warps):
+    assert kernel_resources.warps_by_registers(Kernel("k", arch, registers)) == warps
+
+
 # Timing
 
 
@@ -591,6 +605,8 @@ def test_figures_are_drawn_and_tables_filled_from_the_file_alone(run, tmp_path, 
     assert "old" not in text
     row = next(r for r in result["rows"] if r["suite"] == "targets" and not r.get("skipped"))
     assert f"| {row['what']}, {row['unit']} | {row['measured']:.3g} / {row['goal']:g}" in text
+    assert "(images/growth-cpu.png)" in text
+    assert "Passes over a set" in text
     inside_a_check = tmp_path / "gpu-check.json"
     inside_a_check.write_text(json.dumps({"steps": [], "benchmark": result}))
     assert bench.main(["plot", str(inside_a_check), "--output", str(tmp_path / "again")]) == 0
