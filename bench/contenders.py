@@ -177,6 +177,8 @@ def _rival(
         return Contender(name, sets, None, f"takes {what} here")
     try:
         right = correctness.share_right(penalty, pool, some, alpha)
+        for operation in operations(Contender(name, some, pool)).values():
+            operation()
     except Exception as error:  # of somebody else's code, or a compiler that is not there
         line = str(error).strip().splitlines()[0] if str(error).strip() else ""
         return Contender(name, some, None, f"failed: {type(error).__name__}: {line}"[:200])

@@ -35,7 +35,8 @@ PENALTIES: dict[str, Callable[[Tensor, float], Tensor]] = {
 CONVEX = ("quadratic", "pseudo_huber", "huber")
 KINKED = ("huber", "truncated_quadratic")
 
-SETS = 16  # looked at
+SETS = 16  # looked at,
+MOST_POINTS = 1 << 21  # or fewer, to look at no more points than that
 CANDIDATES = 32  # points of a set at which its objective must not be less
 PART = 1 << 17  # points at a time, so that temporaries stay in the caches
 ORACLE_POINTS = 1 << 14
@@ -140,6 +141,10 @@ def check_gradient(
     require(bool((close | unsure).all()), f"{penalty}: a gradient is off")
 
 
+def _chosen(sets: Sets, most: int) -> list[int]:
+    return sets.some(max(1, min(most, MOST_POINTS * sets.count // sets.x.numel())))
+
+
 def check(penalty: str, sets: Sets, alpha: float, solver: str = "global", most: int = SETS) -> int:
     """Checks what is timed of our pool, forward and backward, on some of its sets.
 
@@ -160,7 +165,7 @@ def check(penalty: str, sets: Sets, alpha: float, solver: str = "global", most: 
     answers = sets.pool(penalty, alpha, solver)(leaf)
     (gradients,) = torch.autograd.grad(answers, leaf, torch.ones_like(answers))
     answers = answers.detach().flatten()
-    chosen = sets.some(most)
+    chosen = _chosen(sets, most)
     for index in chosen:
         y, own = answers[index], sets.of(sets.x, index)
         alone = ddn_cuda.robust_pool(own, penalty, alpha, solver=solver)
@@ -192,7 +197,7 @@ def check_reduction(name: str, sets: Sets, most: int = SETS) -> int:
     reduce = sets.reduction(name)
     assert reduce is not None
     answers = reduce(sets.x).flatten()
-    chosen = sets.some(most)
+    chosen = _chosen(sets, most)
     for index in chosen:
         points = sets.of(sets.x, index)
         expected = REDUCTIONS[name](points.double().cpu().numpy())

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch._functorch.config as functorch_config
 from scipy import optimize
 from torch import Tensor
 
@@ -183,6 +184,8 @@ def bound(
 
 def compiled(name: str, penalty: str, alpha: float, backend: str) -> Callable[[Tensor], Tensor]:
     """`lbfgs` with its objective compiled, `newton` compiled as a whole, for fixed shapes."""
+    # A gradient is timed again and again: its buffers may not be given away.
+    functorch_config.donated_buffer = False
     if name == "lbfgs":
         inner = torch.compile(evaluate, backend=backend, fullgraph=True, dynamic=False)
         return partial(lbfgs_node, penalty=penalty, alpha=alpha, evaluate=inner)

@@ -221,7 +221,7 @@ def cpu_parts(settings: Settings) -> Iterator[Iterator[Row]]:
 def gpu_parts(settings: Settings) -> Iterator[Iterator[Row]]:
     from bench import targets_gpu
 
-    device = torch.device("cuda")
+    device = targets_gpu.CUDA
     for dtype in GPU_BACKWARD:
         yield measure(gpu_goals(dtype), GPU_SHAPE, dtype, device, settings)
     yield overhead(device, settings)

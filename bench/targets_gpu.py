@@ -246,8 +246,8 @@ def against_predecessor(
     }
     timings = time_interleaved(flat, CUDA, rounds=PREDECESSOR_ROUNDS, budget_seconds=float("inf"))
     gradient = sets.x.numel() * sets.x.element_size()
-    note = {"note": f"{right:.0%} of its answers are right"}
     for kind, unit, goal in PREDECESSOR_KINDS:
+        note = {"note": f"{right:.0%} of its answers are right"}
         operation = kind.removeprefix("memory of ")
         if kind == operation:
             times = ratio(timings[f"{kind} theirs"], timings[f"{kind} ours"])
@@ -258,5 +258,6 @@ def against_predecessor(
             held = {name: extra_memory(timed[name][operation], wanted) for name in both}
             times = summarize([held["theirs"] / held["ours"]])
             samples = {"bytes": held}
+            note = {"note": ", ".join(f"{n} {b / 2**20:.3g} MiB" for n, b in held.items())}
         row = _predecessor_row(penalty, kind, unit, goal)
         yield row | targets.measured(times, goal, at_least=True) | samples | note

@@ -1,5 +1,6 @@
 """The tools of bench/: each must be able to find what it is there to find."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -404,8 +405,10 @@ def test_the_predecessor_is_skipped_with_a_reason(sets, monkeypatch):
         assert found.skipped.startswith("not importable: ")
 
 
-def test_the_predecessor_is_called_as_it_wants_and_its_share_is_stated(sets, monkeypatch):
-    module = types.ModuleType("ddn.pytorch.robustpool")
+@pytest.fixture
+def predecessor(monkeypatch):
+    """Something that is called as the predecessor is, half of whose answers are wrong."""
+    module: Any = types.ModuleType("ddn.pytorch.robustpool")
 
     class Pool:
         @staticmethod
@@ -414,10 +417,16 @@ def test_the_predecessor_is_called_as_it_wants_and_its_share_is_stated(sets, mon
             y = ddn_cuda.robust_pool(x, method, alpha.item(), dim=(-2, -1))
             return torch.where(torch.arange(y.numel()) % 2 == 0, y, y + 1)
 
-    module.Huber, module.RobustGlobalPool2dFn = "huber", Pool
+    for penalty, name in contenders.PREDECESSOR_METHODS.items():
+        setattr(module, name, penalty)
+    module.RobustGlobalPool2dFn = Pool
     for name in ("ddn", "ddn.pytorch"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, "ddn.pytorch.robustpool", module)
+
+
+@pytest.mark.usefixtures("predecessor")
+def test_the_share_of_the_predecessors_right_answers_is_stated(sets):
     found = by_name(contenders.rivals(sets, ["huber"], 1.0))["anucvml/ddn huber"]
     assert found.pool is not None
     assert found.right == pytest.approx(0.5, abs=0.1)
@@ -467,6 +476,43 @@ def test_the_training_step_trains():
         lambda x: torch.amax(x, -1), torch.device("cpu"), batch=4, cloud=16
     )
     assert other().item() != losses[0]
+
+
+@pytest.fixture
+def stand_in(monkeypatch, predecessor):
+    """The CPU in the place of a GPU, with small shapes; without graphs and counts of memory."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(targets_gpu, "CUDA", cpu)
+    monkeypatch.setattr(targets_gpu, "capture", lambda operation: operation)
+    monkeypatch.setattr(targets_gpu, "SMALL", (4, 64))
+    monkeypatch.setattr(targets_gpu, "PREDECESSOR_SETS", 16)
+    monkeypatch.setattr(targets_gpu, "PREDECESSOR_POINTS", 64)
+    step = functools.partial(targets_gpu.make_step, batch=4, cloud=16)
+    monkeypatch.setattr(targets_gpu, "make_step", step)
+    monkeypatch.setattr(targets, "GPU_SHAPE", (16, 64))
+
+    def held(operation, wanted=0):
+        operation()
+        return 4096.0 + wanted
+
+    monkeypatch.setattr(targets_gpu, "extra_memory", held)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_all_that_is_promised_of_a_gpu_is_measured():
+    settings = compare.Settings(3, 5.0, 1.0, tuple(ddn_cuda.PENALTIES), backend="aot_eager")
+    found = [row for part in targets.gpu_parts(settings) for row in part]
+    assert not [row["skipped"] for row in found if row.get("skipped")]
+    keys = ("what", "unit", "goal", "place")
+    expected = [[row[key] for key in keys] for row in targets.skipped_gpu("")]
+    measured = [[row[key] for key in keys] for row in found]
+    assert sorted(measured) == sorted(expected)
+    assert all(isinstance(row["met"], bool) and row["measured"] > 0 for row in found
+               if row["unit"] != "launches above torch.amax")  # fmt: skip
+    json.dumps(found)
+    memory = [row for row in found if row["what"].startswith("memory of")]
+    assert all(row["measured"] == 1 and not row["met"] for row in memory)
+    assert "note" in memory[0]
 
 
 @pytest.fixture
