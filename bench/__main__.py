@@ -240,6 +240,7 @@ def measure(arguments: Sequence[str]) -> int:
                 "cuda_skipped": missing,
             },
         )
+        print(heading(report.result))
         run(devices, threads, missing, options, report)
     torch.set_num_threads(before)
     report.result["clocks"]["after"] = machine.clocks()
@@ -252,6 +253,23 @@ def measure(arguments: Sequence[str]) -> int:
     for line in wrong:
         print(f"WRONG: {line}")
     return 1 if wrong else 0
+
+
+def heading(result: Row) -> str:
+    """What it is measured on, in a few lines."""
+    facts = result["machine"]
+    gpu = facts["gpu"]["name"] if facts["gpu"] else result["cuda_skipped"]
+    lines = [
+        f"{facts['cpu']}, {facts['cores']} cores; GPU: {gpu}",
+        f"torch {facts['torch']}, ddn_cuda {result['build']}, commit {result['commit']}",
+        f"free share of cores {result['free_share_of_cores']['before']}, clocks "
+        f"{result['clocks']['before']}",
+    ]
+    if not result["malloc_keeps_freed_memory"]:
+        lines.append("malloc returns freed memory: large gradients include zeroing their pages")
+    if result["quick"]:
+        lines.append("quick run: the figures mean nothing")
+    return "\n".join(lines)
 
 
 def run(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,8 +68,22 @@ def objective(penalty: str, u: Tensor | float, points: Tensor, alpha: float) -> 
     return sum(PENALTIES[penalty](u - part, alpha).sum().item() for part in points.split(PART))
 
 
-def slope(penalty: str, u: float, points: Tensor, alpha: float) -> float:
-    return sum(derivatives(penalty, u - part, alpha)[0].sum().item() for part in points.split(PART))
+class Sums(NamedTuple):
+    """f' and f'' of a set at u, and its points so near a kink that rounding decides their side."""
+
+    slope: float
+    curvature: float
+    unsure: int
+
+
+def sums(penalty: str, u: float, points: Tensor, alpha: float, doubt: float = 0) -> Sums:
+    slope, curvature, unsure = 0.0, 0.0, 0
+    for part in points.split(PART):
+        first, second = derivatives(penalty, u - part, alpha)
+        slope += first.sum().item()
+        curvature += second.sum().item()
+        unsure += int(_near_kinks(penalty, u - part, alpha, doubt).sum())
+    return Sums(slope, curvature, unsure)
 
 
 def accuracy_of_y(y: Tensor, alpha: float) -> float:
@@ -92,14 +107,13 @@ def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: 
     n = len(points)
     most_slope, second = derivatives(penalty, points.new_tensor([0.7 * alpha, 0]), alpha)
     bend, off = second[1].item(), f"more than the promised accuracy, {d:.3g}, off"
-    curvature = derivatives(penalty, value - points, alpha)[1].sum().item()
+    at = sums(penalty, value, points, alpha, 2 * d)
     # Accuracy of y is promised where the curvature is not scarce; that of the objective everywhere.
-    if curvature >= 1e-3 * n * bend:
-        jumps = int(_near_kinks(penalty, value - points, alpha, 2 * d).sum())
-        jump = alpha * jumps if penalty == "truncated_quadratic" else 0.0
+    if at.curvature >= 1e-3 * n * bend:
+        jump = alpha * at.unsure if penalty == "truncated_quadratic" else 0.0
         noise = 64 * 2.0**-52 * n * most_slope[0].item()
         for side in (-1, 1):
-            rise = side * slope(penalty, value + side * d, points, alpha)
+            rise = side * sums(penalty, value + side * d, points, alpha).slope
             require(rise >= -jump - noise, f"{penalty}: an answer is {off}")
     found = objective(penalty, value, points, alpha)
     slack = n * bend * d * d / 2
@@ -124,21 +138,22 @@ def check_gradient(
 ) -> None:
     """Raises Wrong unless a gradient, in its own dtype, is that of the answer y of float64
     `points`, where y is known up to `doubt`."""
-    z = y - points
-    if penalty in KINKED and not bool((z.abs() <= alpha + 2 * doubt).any()):
+    at = sums(penalty, y, points, alpha, 2 * doubt)
+    if at.curvature == at.unsure == 0:
         require(not bool(gradient.any()), f"{penalty}: a gradient where there is no curvature")
         return
-    unsure = _near_kinks(penalty, z, alpha, 2 * doubt)
-    first, second = derivatives(penalty, z, alpha)
-    step = 0.0 if penalty == "truncated_quadratic" else (first.sum() / second.sum()).item()
     # The gradient belongs to the unrounded answer.
-    if abs(step) <= 2 * doubt:
-        second = derivatives(penalty, z - step, alpha)[1]
-    expected = second / second.sum()
-    slack = 1e-3 + int(unsure.sum()) / max(1.0, float(second.sum()))
+    step = at.slope / at.curvature if at.curvature > 0 else 0.0
+    if penalty == "truncated_quadratic" or abs(step) > 2 * doubt:
+        step = 0.0
+    total = sums(penalty, y - step, points, alpha).curvature
+    slack = 1e-3 + at.unsure / max(1.0, total)
     slack += 0.0 if gradient.dtype != torch.bfloat16 else 2.0**-7
-    close = torch.isclose(gradient.double(), expected, rtol=slack, atol=1e-5 / len(points))
-    require(bool((close | unsure).all()), f"{penalty}: a gradient is off")
+    for part, given in zip(points.split(PART), gradient.split(PART), strict=True):
+        expected = derivatives(penalty, y - step - part, alpha)[1] / total
+        close = torch.isclose(given.double(), expected, rtol=slack, atol=1e-5 / len(points))
+        close |= _near_kinks(penalty, y - part, alpha, 2 * doubt)
+        require(bool(close.all()), f"{penalty}: a gradient is off")
 
 
 def _chosen(sets: Sets, most: int) -> list[int]:

@@ -747,6 +747,11 @@ def test_the_plan_requires_cuda_and_builds_without_it_apart(tmp_path):
     assert steps["cpu-only build"].env["DDN_CUDA"] == "0"
     assert steps["cpu-only build"].cwd == steps["cpu-only tests"].cwd == tmp_path / "t"
     assert all(step.needs in {None, *steps} for step in steps.values())
+    python, flag, module, *arguments = steps["timings"].command
+    assert (python, flag, module) == ("python3", "-m", "bench")
+    options = bench.parse(arguments)
+    assert (options.suite, options.device, options.json) == (["targets"], ["cuda"], tmp_path / "f")
+    assert gpu_check.TOTAL_SECONDS < 600
 
 
 def test_the_copy_for_the_build_without_cuda_holds_no_build(tmp_path):
