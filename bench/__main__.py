@@ -14,6 +14,7 @@ Suites:
     growth    time against the points in a set and against the number of sets
 
 Every answer is proved right before it is timed; a contender whose answers are wrong is refused.
+What users had before, anucvml/ddn, is timed with the share of its answers that are right.
 The contenders take turns in one process. Figures are medians with the 10th and 90th percentile,
 the JSON has all samples. On a CPU workloads are scaled to --points by taking fewer sets; slow
 contenders get fewer sets still and are compared per set. Both is stated where it happens. The exit
@@ -23,6 +24,7 @@ status is 1 when an answer of this library was refused, whether targets are met 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -230,6 +232,7 @@ def measure(arguments: Sequence[str]) -> int:
                 "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 "commit": machine.commit(),
                 "quick": options.quick,
+                "settings": dataclasses.asdict(make_settings(options)),
                 "machine": facts,
                 "versions": machine.versions("torch", "numpy", "scipy"),
                 "build": dict(ddn_cuda.build_info()),

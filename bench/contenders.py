@@ -70,11 +70,24 @@ class Contender:
 def prove(
     name: str, sets: Sets, pool: Callable[[Tensor], Tensor], check: Callable[[], float]
 ) -> Contender:
-    """The contender, if its answers are right; otherwise skipped, with what is wrong."""
+    """The contender, if its answers are right and all that is timed of it works; otherwise skipped,
+    with what is wrong. Ours may not even fail."""
     try:
-        return Contender(name, sets, pool, right=check())
+        contender = Contender(name, sets, pool, right=check())
+        for operation in operations(contender).values():
+            operation()
     except correctness.Wrong as wrong:
         return Contender(name, sets, None, f"refused: {wrong}", refused=True)
+    except RuntimeError as error:
+        ours = not name.startswith("torch.")
+        return Contender(name, sets, None, failure(error), refused=ours)
+    return contender
+
+
+def failure(error: Exception) -> str:
+    """An error in one line."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    return f"failed: {type(error).__name__}: {line}"[:200]
 
 
 def our_contenders(sets: Sets, penalties: Sequence[str], alpha: float) -> list[Contender]:
@@ -180,8 +193,7 @@ def _rival(
         for operation in operations(Contender(name, some, pool)).values():
             operation()
     except Exception as error:  # of somebody else's code, or a compiler that is not there
-        line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        return Contender(name, some, None, f"failed: {type(error).__name__}: {line}"[:200])
+        return Contender(name, some, None, failure(error))
     # What users have today is timed whatever its answers: their share is stated.
     if right < 1 and not name.startswith(PREDECESSOR):
         return Contender(name, some, None, f"refused: {1 - right:.0%} of the answers are wrong")

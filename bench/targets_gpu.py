@@ -186,7 +186,7 @@ def training_step(compiled: bool, settings: Settings) -> Row:
     try:
         timings = time_interleaved(steps, CUDA, rounds=rounds, budget_seconds=float("inf"))
     except Exception as error:  # a compiler that is not there
-        return row | {"skipped": f"failed: {type(error).__name__}: {error}"[:200]}
+        return row | {"skipped": contenders.failure(error)}
     times = ratio(timings["huber"], timings["max"])
     samples = {name: timings[name].as_dict() for name in ("huber", "max")}
     return row | targets.measured(times, MOST_STEP) | {"milliseconds": samples}
@@ -225,7 +225,7 @@ def predecessor(settings: Settings) -> Iterator[Row]:
             yield from against_predecessor(module, penalty, sets, settings)
         except Exception as error:  # of somebody else's code
             for kind in PREDECESSOR_KINDS:
-                reason = f"failed: {type(error).__name__}: {error}"[:200]
+                reason = contenders.failure(error)
                 yield _predecessor_row(penalty, *kind) | {"skipped": reason}
 
 

@@ -369,6 +369,16 @@ def test_a_wrong_answer_is_refused_before_it_is_timed(sets, monkeypatch):
     assert compare.refused(rows) == [f"huber: {refused.skipped}"]
 
 
+def test_a_reduction_that_torch_lacks_is_skipped_and_ours_may_not_fail(sets, monkeypatch):
+    def fail(x):
+        raise RuntimeError("not implemented for this")
+
+    for name, refused in (("torch.mean", False), ("huber", True)):
+        found = contenders.prove(name, sets, fail, lambda: 1.0)
+        assert found.skipped == "failed: RuntimeError: not implemented for this"
+        assert (found.pool, found.refused) == (None, refused)
+
+
 def test_a_rival_that_is_wrong_is_refused_with_the_share(sets, monkeypatch):
     monkeypatch.setitem(nodes.NODES, "scipy", lambda x, penalty, alpha: x.mean(-1))
     found = by_name(contenders.rivals(sets, ["huber"], 1.0))
@@ -566,6 +576,7 @@ def test_a_result_says_what_it_was_measured_on(run):
     assert result["build"] == ddn_cuda.build_info()
     assert result["threads"] == [1]
     assert result["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert result["settings"]["penalties"] == ["huber", "welsch"]
     for key in ("commit", "machine", "command", "date", "seconds", "quick"):
         assert key in result
     assert set(result["clocks"]) == set(result["free_share_of_cores"]) == {"before", "after"}
