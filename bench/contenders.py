@@ -16,6 +16,7 @@ from bench.workloads import Sets
 
 NONCONVEX = nodes.NONCONVEX
 REDUCTIONS = ("mean", "amax", "median")
+OPERATIONS = ("forward", "backward", "forward+backward")
 PREDECESSOR = "anucvml/ddn"
 PREDECESSOR_METHODS = {
     "quadratic": "Quadratic",
@@ -68,14 +69,20 @@ class Contender:
 
 
 def prove(
-    name: str, sets: Sets, pool: Callable[[Tensor], Tensor], check: Callable[[], float]
+    name: str,
+    sets: Sets,
+    pool: Callable[[Tensor], Tensor],
+    check: Callable[[], float],
+    kinds: Collection[str] = OPERATIONS,
 ) -> Contender:
-    """The contender, if its answers are right and all that is timed of it works; otherwise skipped,
-    with what is wrong. Ours may not even fail."""
+    """The contender, if its answers are right and its operations work; otherwise skipped, with what
+    is wrong. Ours may not even fail."""
     try:
         contender = Contender(name, sets, pool, right=check())
-        for operation in operations(contender).values():
-            operation()
+        if kinds != ("forward",):  # which the check has called
+            for kind, operation in operations(contender).items():
+                if kind in kinds:
+                    operation()
     except correctness.Wrong as wrong:
         return Contender(name, sets, None, f"refused: {wrong}", refused=True)
     except RuntimeError as error:
@@ -90,7 +97,12 @@ def failure(error: Exception) -> str:
     return f"failed: {type(error).__name__}: {line}"[:200]
 
 
-def our_contenders(sets: Sets, penalties: Sequence[str], alpha: float) -> list[Contender]:
+def our_contenders(
+    sets: Sets,
+    penalties: Sequence[str],
+    alpha: float,
+    kinds: Collection[str] = OPERATIONS,
+) -> list[Contender]:
     found = []
     for penalty, solver in ours(penalties):
         pool = sets.pool(penalty, alpha, solver)
@@ -98,13 +110,15 @@ def our_contenders(sets: Sets, penalties: Sequence[str], alpha: float) -> list[C
         def check(penalty: str = penalty, solver: str = solver) -> float:
             return float(correctness.check(penalty, sets, alpha, solver) > 0)
 
-        found.append(prove(label(penalty, solver), sets, pool, check))
+        found.append(prove(label(penalty, solver), sets, pool, check, kinds))
     return found
 
 
-def reductions(sets: Sets) -> list[Contender]:
+def reductions(
+    sets: Sets, names: Sequence[str] = REDUCTIONS, kinds: Collection[str] = OPERATIONS
+) -> list[Contender]:
     found = []
-    for name in REDUCTIONS:
+    for name in names:
         pool = sets.reduction(name)
         if pool is None:
             reason = "torch has none for segments"
@@ -114,7 +128,7 @@ def reductions(sets: Sets) -> list[Contender]:
         def check(name: str = name) -> float:
             return float(correctness.check_reduction(name, sets) > 0)
 
-        found.append(prove(f"torch.{name}", sets, pool, check))
+        found.append(prove(f"torch.{name}", sets, pool, check, kinds))
     return found
 
 
