@@ -4,6 +4,7 @@ import functools
 import json
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from bench import (
     nodes,
     targets,
     targets_gpu,
+    timing,
     workloads,
 )
 from bench.gpu_check import Step, run_steps
@@ -116,8 +118,8 @@ def test_registers_limit_the_warps(registers, arch, warps):
 
 
 def test_percentiles():
-    timing = summarize([float(i) for i in range(11)])
-    assert (timing.low, timing.median, timing.high, timing.repetitions) == (1, 5, 9, 11)
+    found = summarize([float(i) for i in range(11)])
+    assert (found.low, found.median, found.high, found.repetitions) == (1, 5, 9, 11)
 
 
 def test_operations_are_interleaved_and_the_budget_holds():
@@ -144,6 +146,17 @@ def test_ratios_are_of_medians_with_the_spread_within_the_rounds():
     times = ratio(summarize([2.0, 4.0, 12.0]), summarize([1.0, 2.0, 3.0]))
     assert times.median == 2
     assert times.samples == (2, 2, 4)
+
+
+@pytest.mark.parametrize(("host", "flushes"), [(0, 1), (0.4e-3, 1), (3.2e-3, 7), (1, 20)])
+def test_a_gpu_is_kept_busy_until_the_operation_is_launched(host, flushes, monkeypatch):
+    clock = object.__new__(timing._GpuClock)
+    clock.flush_seconds = 1e-3
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "synchronize", lambda: None)
+        patched.setattr(time, "perf_counter", iter([0.0, host]).__next__)
+        found = clock.prepare(lambda: None)
+    assert found == flushes
 
 
 # Points and workloads
