@@ -176,6 +176,9 @@ class Report:
 
     def add(self, rows: Sequence[Row], text: str) -> None:
         print(text, flush=True)
+        self.keep(rows)
+
+    def keep(self, rows: Sequence[Row]) -> None:
         self.result["rows"] += rows
         self.write()
 
@@ -209,8 +212,11 @@ def run_growth(
 ) -> None:
     for data in chosen(options.data, list(DATA)) or ["outliers"]:
         for dtype in chosen(options.dtype, list(DTYPES)) or ["float32"]:
-            rows = list(growth.run(data, dtype, torch.device(device), settings))
-            report.add(rows, "\n" + growth.as_text(rows))
+            rows = []
+            for row in growth.run(data, dtype, torch.device(device), settings):
+                rows.append(row)
+                report.keep([row])
+            print("\n" + growth.as_text(rows), flush=True)
 
 
 def measure(arguments: Sequence[str]) -> int:
