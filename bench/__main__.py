@@ -258,6 +258,8 @@ def measure(arguments: Sequence[str]) -> int:
     print(f"\n{path}, after {report.result['seconds']:.0f} s")
     share = report.result["free_share_of_cores"]
     print(f"share of each core that was free: {share['before']} before, {share['after']} after")
+    if busy := machine.busy(share):
+        print(f"{busy}: to be repeated on a quiet one")
     wrong = compare.refused(report.result["rows"])
     for line in wrong:
         print(f"WRONG: {line}")

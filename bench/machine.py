@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,12 @@ def free_share(cores: int) -> float | None:
     except (OSError, ValueError):
         return None
     return round(min(shares), 3)
+
+
+def busy(shares: Mapping[str, float | None]) -> str:
+    """What the free shares of the cores before and after a run say against its figures, or ""."""
+    least = min((share for share in shares.values() if share is not None), default=1.0)
+    return f"on a BUSY machine, {least:.0%} of a core free" if least < 0.9 else ""
 
 
 def _first_number(pattern: str, path: str) -> float | None:

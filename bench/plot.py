@@ -64,6 +64,8 @@ def caption(result: Row, device: str) -> str:
     name = facts["gpu"]["name"] if device == "cuda" and facts["gpu"] else facts["cpu"]
     commit, dirty = str(result["commit"])[:12], str(result["commit"]).endswith("-dirty")
     text = f"{name}, torch {facts['torch']}, commit {commit}{'-dirty' * dirty}"
+    busy = machine.busy(result["free_share_of_cores"])
+    text += f", {busy}" if busy else ""
     return text + (", QUICK RUN" if result["quick"] else "")
 
 

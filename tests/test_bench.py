@@ -24,6 +24,7 @@ from bench import (
     gpu_check,
     growth,
     kernel_resources,
+    machine,
     nodes,
     targets,
     targets_gpu,
@@ -651,6 +652,13 @@ def test_contenders_skipped_for_one_reason_share_a_line():
     about = {"workload": "w", "data": "d", "dtype": "t", "device": "cpu", "threads": 1, "alpha": 1}
     rows = [about | {"contender": name, "skipped": why} for name, why in ("ax", "by", "cx")]
     assert compare.as_text(rows).splitlines()[-2:] == ["skipped: a, c: x", "skipped: b: y"]
+
+
+def test_a_busy_machine_is_told():
+    assert machine.busy({"before": 0.99, "after": 0.98}) == ""
+    assert machine.busy({"before": None}) == ""
+    assert machine.busy({"before": 0.99, "after": 0.5}).endswith("50% of a core free")
+    assert 0 < machine.free_share(1) <= 1.01
 
 
 def test_lists_of_numbers_take_a_line_and_come_back():
