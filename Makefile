@@ -43,7 +43,7 @@ help:
 	@echo 'make lint       ruff, mypy and clang-format'
 	@echo 'make build      build the extension in place'
 	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has: tests, sanitizers,'
-	@echo '                timings; writes one JSON to OUT=$(OUT)'
+	@echo '                targets of speed; writes one JSON to OUT=$(OUT)'
 	@echo 'make clean      remove environment and builds'
 	@echo
 	@echo 'PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=$(TORCH)'
