@@ -28,8 +28,10 @@ from ddn_cuda.functional import (  # noqa: E402
 )
 from ddn_cuda.modules import RobustPool  # noqa: E402
 
+#: Each penalty, by its full name, with its short one.
 PENALTIES: dict[str, str] = dict(_C.PENALTIES)
 Status = _C.Status
+#: The version of the binary.
 __version__: str = _C.VERSION
 
 __all__ = [
