@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+
+import ddn_cuda
 
 ROOT = Path(__file__).resolve().parent.parent
 
 project = "ddn_cuda"
 author = "ddn_cuda contributors"
 copyright = author
-version = release = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+version = release = ddn_cuda.__version__
 
 extensions = [
     "myst_nb",
