@@ -74,7 +74,7 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
         tensor([[1.9941],
                 [0.1994]])
         >>> robust_pool(x, "huber", suggest_alpha(x, "huber"))
-        tensor([1.9985, 0.2000])
+        tensor([2.0000, 0.2000])
 
     Sources: P. J. Huber, "Robust Statistics", Wiley, 1981, chapters 4 and 5; P. W. Holland, R. E.
     Welsch, "Robust regression using iteratively reweighted least-squares", Comm. Statist. A 6(9),

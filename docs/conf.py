@@ -56,16 +56,26 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 
 
+# The files in the repository's root that are pages too.
+FROM_ROOT = {
+    "README.md": "start.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
+
+
 def read_source(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Makes pages of the files in the repository's root, and lets links lead to those pages."""
-    pages = {"README.md": "start.md", "CHANGELOG.md": "changelog.md"}
-    pages["CONTRIBUTING.md"] = "contributing.md"
+    """Reads the pages of the root from there, and lets links lead to where they are on the site."""
     text = content[0]
-    for source, page in pages.items():
-        if docname == page.removesuffix(".md"):
+    for source, page in FROM_ROOT.items():
+        if page == f"{docname}.md":
             app.env.note_dependency(str(ROOT / source))
             text = (ROOT / source).read_text()
-            text = text.replace("](docs/", "](").replace("](bench/", "](../bench/")
+            for folder, place in (("docs/", ""), ("bench/", "../bench/")):
+                text = text.replace(f"]({folder}", f"]({place}")
+            for other, its_page in FROM_ROOT.items():
+                text = text.replace(f"]({other}", f"]({its_page}")
+    for source, page in FROM_ROOT.items():
         text = text.replace(f"](../{source}", f"]({page}")
     content[0] = text
 
