@@ -84,9 +84,12 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
     problem = functional._Problem("suggest_alpha", x, penalty, 1.0, dim, None, None)
     solver = functional._Solver("global", None, None)
     functional._check_types(problem, solver)
-    dims = torch.ops.ddn._robust_pool_check(
-        x, penalty, 1.0, None, [dim] if isinstance(dim, int) else dim, None, None, *solver
-    )
+    given = [dim] if isinstance(dim, int) else dim
+    try:
+        dims = torch.ops.ddn._robust_pool_check(x, penalty, 1.0, None, given, None, None, *solver)
+    except (TypeError, ValueError, IndexError) as error:
+        message = str(error).replace("robust_pool:", "suggest_alpha:", 1)
+        raise type(error)(message) from None
     x = x if x.dtype == torch.float64 else x.float()
     kept = [1 if d in dims else size for d, size in enumerate(x.shape)]
     others = [d for d in range(x.dim()) if d not in dims]

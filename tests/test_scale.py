@@ -134,9 +134,9 @@ def test_points_that_are_not_finite():
     ("arguments", "error", "names"),
     [
         (([1.0, 2.0],), TypeError, "suggest_alpha: `x`"),
-        ((torch.ones(3, dtype=torch.int64),), TypeError, "`x` has dtype"),
+        ((torch.ones(3, dtype=torch.int64),), TypeError, "suggest_alpha: `x` has dtype"),
         ((torch.ones(3), 2), TypeError, "suggest_alpha: `penalty`"),
-        ((torch.ones(3), "hubert"), ValueError, "`penalty` is 'hubert'; expected one of"),
+        ((torch.ones(3), "hubert"), ValueError, "suggest_alpha: `penalty` is 'hubert'; expected one of"),
         ((torch.ones(3, 0),), ValueError, "`x` has shape"),
     ],
 )
@@ -149,5 +149,5 @@ def test_bad_arguments_are_named(arguments, error, names):
     ("dim", "error"), [(3, IndexError), (1.0, TypeError), ((0, 0), ValueError), (None, TypeError)]
 )
 def test_bad_dims_are_named(dim, error):
-    with pytest.raises(error, match="`dim` is"):
+    with pytest.raises(error, match="suggest_alpha: `dim` is"):
         suggest_alpha(torch.ones(2, 3), dim=dim)
