@@ -54,12 +54,14 @@ template <class T>
 struct WeightedInPlace {
   static constexpr bool weighted = true;
   InPlace<T> points;
-  const T* weights;  // not in their unit
-  const Dims* weight_dims;
+  InPlace<T> weights;  // not in their unit
   double inverse_unit;
   __device__ __forceinline__ T operator[](int64_t i) const { return points[i]; }
+  __device__ __forceinline__ T given(int64_t i) const {
+    return load_weight<T>(weights.x, weights.dtype, weights.first + weights.dims->offset(i));
+  }
   __device__ __forceinline__ T weight(int64_t i) const {
-    return static_cast<T>(static_cast<double>(weights[weight_dims->offset(i)]) * inverse_unit);
+    return static_cast<T>(static_cast<double>(given(i)) * inverse_unit);
   }
 };
 
