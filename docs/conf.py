@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,10 @@ def read_source(app: Sphinx, docname: str, content: list[str]) -> None:
         if page == f"{docname}.md":
             app.env.note_dependency(str(ROOT / source))
             text = (ROOT / source).read_text()
-            for folder, place in (("docs/", ""), ("bench/", "../bench/")):
-                text = text.replace(f"]({folder}", f"]({place}")
+            for start in ("bench/", "CITATION.cff"):
+                text = text.replace(f"]({start}", f"](../{start}")
+            # On the site the tutorial's pages have their outputs themselves.
+            text = re.sub(r"\]\(docs/([^)]*)", lambda m: f"]({m[1].replace('.ipynb', '.md')}", text)
             for other, its_page in FROM_ROOT.items():
                 text = text.replace(f"]({other}", f"]({its_page}")
     for source, page in FROM_ROOT.items():

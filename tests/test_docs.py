@@ -9,6 +9,7 @@ import contextlib
 import doctest
 import importlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -124,6 +125,19 @@ def test_notebooks_run(page, monkeypatch):
         pyplot.switch_backend(backend)
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("page", pages_with("{code-cell}"))
+def test_the_kept_outputs_are_those_of_the_page(page):
+    """Of its cells, that is; `make docs` compares what they gave."""
+    kept = json.loads((ROOT / page).with_suffix(".ipynb").read_text())
+    cells = [cell for cell in kept["cells"] if cell["cell_type"] == "code"]
+    sources = [source for language, source, _ in blocks(page) if language == "{code-cell}"]
+    for cell, source in zip(cells, sources, strict=True):
+        assert "".join(cell["source"]) == re.sub(r"^(:[^\n]*\n)*\n*", "", source).rstrip("\n")
+    prose = FENCE.sub("", (ROOT / page).read_text().split("---\n", 2)[2])
+    kept_prose = [cell["source"] for cell in kept["cells"] if cell["cell_type"] == "markdown"]
+    assert "\n".join(map("".join, kept_prose)).split() == prose.split()
 
 
 def typed(page):

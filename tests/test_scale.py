@@ -136,7 +136,11 @@ def test_points_that_are_not_finite():
         (([1.0, 2.0],), TypeError, "suggest_alpha: `x`"),
         ((torch.ones(3, dtype=torch.int64),), TypeError, "suggest_alpha: `x` has dtype"),
         ((torch.ones(3), 2), TypeError, "suggest_alpha: `penalty`"),
-        ((torch.ones(3), "hubert"), ValueError, "suggest_alpha: `penalty` is 'hubert'; expected one of"),
+        (
+            (torch.ones(3), "hubert"),
+            ValueError,
+            "suggest_alpha: `penalty` is 'hubert'; expected one of",
+        ),
         ((torch.ones(3, 0),), ValueError, "`x` has shape"),
     ],
 )
