@@ -32,7 +32,14 @@ def clean(notebook: Any) -> Any:
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
             cell.execution_count = None
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            # What was printed in pieces has been gathered in the first of them (nb_merge_streams),
+            # and the others are left in place.
+            pieces = [output for output in cell.outputs if output.get("name") == "stdout"]
+            cell.outputs = [
+                output
+                for output in cell.outputs
+                if output.output_type != "stream" or any(output is piece for piece in pieces[:1])
+            ]
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = None
