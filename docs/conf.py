@@ -32,7 +32,6 @@ html_title = f"ddn_cuda {release}"
 # Docstrings
 
 default_role = "py:obj"
-autodoc_inherit_docstrings = False
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
