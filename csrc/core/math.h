@@ -1,7 +1,8 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
 // arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
 // adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster; gauss(t^2) is
-// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows.
+// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows. Of doubles, widen and narrow
+// load and store floats, sum and largest_of combine the lanes.
 #pragma once
 
 #include <cmath>
@@ -43,6 +44,10 @@ struct Math<double> {
   static constexpr int lanes = 1;
   static DDN_HD double load(const double* p) { return *p; }
   static DDN_HD void store(double* p, double x) { *p = x; }
+  static DDN_HD double widen(const float* p) { return static_cast<double>(*p); }
+  static DDN_HD void narrow(float* p, double x) { *p = static_cast<float>(x); }
+  static DDN_HD double sum(double x) { return x; }
+  static DDN_HD double largest_of(double x) { return x; }
   static DDN_HD double largest() { return 1.7976931348623157e308; }
   static DDN_HD double absolute(double x) { return ::fabs(x); }
   static DDN_HD double smaller(double x, double bound) { return x < bound ? x : bound; }

@@ -401,6 +401,14 @@ struct VectorMath {
   static constexpr int lanes = VectorOf<T>::lanes;
   static DDN_HD V load(const T* p) { return ddn::load<T>(p); }
   static DDN_HD void store(T* p, V x) { ddn::store<T>(p, x); }
+  static DDN_HD V widen(const float* p) { return ddn::load<T>(p); }
+  static DDN_HD void narrow(float* p, V x) { ddn::store<T>(p, x); }
+  static DDN_HD T sum(V x) {
+    return by_halves(x, [](auto a, auto b) { return a + b; });
+  }
+  static DDN_HD T largest_of(V x) {
+    return by_halves(x, [](auto a, auto b) { return a > b ? a : b; });
+  }
   static DDN_HD V splat(double c) { return ddn::splat(static_cast<T>(c)); }
   static DDN_HD V largest() { return ddn::splat(Math<T>::largest()); }
   static DDN_HD V absolute(V x) {
