@@ -34,7 +34,8 @@ Kernels choose() {
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")},
       {"avx2", forward_avx2, backward_avx2,
-       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("popcnt")},
 #endif
       {"base", forward_base, backward_base, true},
   };
