@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ def pointwise(widths: tuple[int, ...]) -> nn.Sequential:
     training points: alpha = 1 is one standard deviation.
     """
     layers: list[nn.Module] = []
-    for width_in, width_out in zip(widths, widths[1:], strict=False):
+    for width_in, width_out in pairwise(widths):
         layers += [
             nn.Conv1d(width_in, width_out, kernel_size=1, bias=False),
             nn.BatchNorm1d(width_out),
