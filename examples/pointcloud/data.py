@@ -65,7 +65,7 @@ class Clouds:
         return len(self.labels)
 
     def subset(self, share: float, seed: int) -> Clouds:
-        """A random share of each class, at least one cloud of it; smaller shares lie in larger ones.
+        """A random share of each class, one cloud at least; smaller shares lie in larger ones.
 
         Args:
             share: above 0, up to 1; rounded to whole clouds of each class.

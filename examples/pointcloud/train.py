@@ -7,7 +7,7 @@
 The checkpoint is written after each epoch, to another file that then takes its name: a process that
 is killed leaves a whole one. Started again with the same options, by hand or by torchrun, training
 goes on after the last whole epoch, with the numbers that an uninterrupted run would have had (on
-one kind of machine, and with as many processes and threads). The result does not depend on --workers.
+one kind of machine, and with as many processes and threads). Results do not depend on --workers.
 
 --batch is the size over all processes. On GPUs batch norms are synchronised. On CPUs, with several
 processes, each one normalises by its own part of the batch, so that there --batch / processes is
@@ -45,7 +45,7 @@ from examples.pointcloud.data import (
     load,
 )
 from examples.pointcloud.distributed import Team, join
-from examples.pointcloud.evaluate import as_text, measure
+from examples.pointcloud.evaluate import Row, as_text, measure
 from examples.pointcloud.model import CHANNELS, HEAD, PointNet, build
 
 AMP = {"bfloat16": torch.bfloat16}
@@ -139,7 +139,7 @@ def fit(
         # Dropout's numbers depend on the epoch, not on what was drawn before an interruption.
         torch.manual_seed(generator(seed, DROPOUT, epoch, team.rank).initial_seed())
         total = torch.zeros((), device=device)
-        rate = schedule.get_last_lr()[0]
+        rate = float(schedule.get_last_lr()[0])
         for _ in range(batches.steps):
             points, labels = (part.to(device, non_blocking=True) for part in next(stream))
             with autocast(device, amp):
@@ -197,10 +197,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--head", nargs="+", type=at_least(1), default=list(HEAD), metavar="WIDTH",
         help="hidden widths after the pool (default: 512 256)")  # fmt: skip
     add("--recipe", choices=RECIPES, default="predecessor",
-        help="predecessor: SGD, the rate halved after each third of the epochs; strong: AdamW, a cosine "
-        "schedule and jitter (default: %(default)s)")  # fmt: skip
+        help="predecessor: SGD, its rate halved after each third of the epochs; strong: AdamW, a "
+        "cosine schedule and jitter (default: %(default)s)")  # fmt: skip
     add("--epochs", type=at_least(1), default=60,
-        help="of all training clouds; with a --share, as many steps (default: %(default)s)")  # fmt: skip
+        help="of all training clouds; with a --share, as many steps (default: %(default)s)"
+        )  # fmt: skip
     add("--batch", type=at_least(2), default=24, help="over all processes (default: %(default)s)")
     add("--train-outliers", type=percent, default=0.0, metavar="PERCENT",
         help="points replaced by outliers in training, anew each time (default: none)")  # fmt: skip
@@ -255,9 +256,15 @@ class Log:
                 raise ImportError("--log needs tensorboard: pip install tensorboard") from error
             self.writer = SummaryWriter(str(folder))
 
-    def add(self, name: str, value: float, step: int) -> None:
+    def add(self, name: str, value: float, step: float) -> None:
         if self.writer is not None:
-            self.writer.add_scalar(name, value, step)
+            self.writer.add_scalar(name, value, int(step))
+
+    def add_test(self, row: Row) -> None:
+        """Accuracy and mean average precision, the share of outliers in place of the step."""
+        for figure in ("accuracy", "map"):
+            for percentage, value in zip(row["outlier_percent"], row[figure], strict=True):
+                self.add(f"test/{figure}", value, percentage)
 
     def close(self) -> None:
         if self.writer is not None:
@@ -313,7 +320,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--share", type=percent, default=100.0, metavar="PERCENT",
         help="of each class's training clouds (default: %(default)s)")  # fmt: skip
     add("--seed", type=digits.at_least(0), default=0,
-        help="of shapes, weights, order, augmentation and outliers (default: %(default)s)")  # fmt: skip
+        help="of shapes, weights, order, augmentation and outliers (default: %(default)s)"
+        )  # fmt: skip
     add("--checkpoint", type=Path, metavar="FILE", help="resumed if it is there, and written")
     args = parser.parse_args(argv)
     try:
@@ -325,9 +333,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             row = measure(model, test, args.seed, team)
             if team.leads:
                 print(as_text({args.pool: row}))
-                for k, percentage in enumerate(row["outlier_percent"]):
-                    log.add("test/accuracy", row["accuracy"][k], percentage)
-                    log.add("test/mean_average_precision", row["map"][k], percentage)
+            log.add_test(row)
             log.close()
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
         if "TORCHELASTIC_RUN_ID" in os.environ:
