@@ -359,7 +359,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         self.clouds, self.size, self.augmentation, self.seed = clouds, size, augmentation, seed
         self.steps = len(clouds) // size if steps is None else steps
         if self.steps < 1:
-            raise ValueError(f"batch is {size}; expected at most the {len(clouds)} training clouds")
+            raise ValueError(f"batch is {size}; expected at most the number of training clouds")
         self.rank, self.world = rank, world
         self.order = lru_cache(maxsize=1)(self._order)
 

@@ -95,6 +95,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for axes, title, name in zip(panels, titles, labels, strict=False):
         axes.set_title(title, loc="left")
         axes.set_xlabel(name, fontsize=12)
+    panels[0].set_xticks([place for place in OUTLIER_PERCENT if place != 1])  # no room beside 0
     panels[0].set_ylabel(f"accuracy on held-out {result['data']} (%)", fontsize=12)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", frameon=False, fontsize=11)

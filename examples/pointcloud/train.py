@@ -297,7 +297,7 @@ def run(
         recipe_of(args),
         team,
         seed=settings["seed"],
-        steps=max(1, len(clouds) // args.batch),  # as many with a share of the clouds
+        steps=len(clouds) // args.batch,  # as many with a share of the clouds
         workers=args.workers,
         amp=args.amp,
         checkpoint=checkpoint,
