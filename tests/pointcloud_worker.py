@@ -41,6 +41,9 @@ def main(folder: Path) -> None:
         file.write("life\n")
     with join("cpu") as team:
         assert team.world == 2
+        assert team.agree(team.rank) == 0
+        assert team.mean(torch.tensor(float(team.rank))) == 0.5
+        assert team.gather(torch.arange(7)[team.rank :: 2]).tolist() == list(range(7))
         model = network()
 
         def die(epoch: int, loss: float, rate: float) -> None:

@@ -561,7 +561,7 @@ def test_train_and_evaluate_tell_the_same(tmp_path: Path, capsys):
     argv = [*TINY_OPTIONS, "--epochs", "1", "--pool", "W", "--transform", "--checkpoint", str(path)]
     logs = []
     if importlib.util.find_spec("tensorboard"):
-        logs = ["--log", str(tmp_path / "log")]
+        logs = ["--tensorboard", str(tmp_path / "log")]
     assert train.main([*argv, *logs, "--train-outliers", "20"]) == 0
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("welsch (W)")
@@ -584,6 +584,7 @@ def test_train_and_evaluate_tell_the_same(tmp_path: Path, capsys):
     [
         (train, ["--data", "modelnet40", "--root", "nowhere"], "shape_names.txt is missing"),
         (train, ["--share", "101"], "101.0 given; expected 0 to 100"),
+        (train, [*TINY_OPTIONS, "--share", "0"], "share is 0; expected a number above 0"),
         (train, ["--pool", "cauchy"], "unknown pooling 'cauchy'"),
         (train, [*TINY_OPTIONS, "--batch", "50"], "batch is 50; expected at most the number"),
         (table, ["--batch", "1"], "1 given; expected at least 2"),
@@ -606,3 +607,17 @@ def test_every_command_explains_itself(name: str, capsys):
         importlib.import_module(f"examples.pointcloud.{name}").main(["--help"])
     assert ended.value.code == 0
     assert f"python -m examples.pointcloud.{name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("module", [train, table])
+def test_torchrun_hands_every_option_on(module, capsys):
+    """It takes an option for its own where it could be the beginning of one, such as --log."""
+    from torch.distributed.run import get_args_parser
+
+    with pytest.raises(SystemExit):
+        module.main(["--help"])
+    options = [word.strip("[]") for word in capsys.readouterr().out.split() if "--" in word]
+    options = [word for word in options if word.startswith("--")]
+    assert {"--tensorboard", "--pool", "--batch"} <= set(options)
+    parsed = get_args_parser().parse_args(["-m", module.__name__, *options])
+    assert parsed.training_script_args == options

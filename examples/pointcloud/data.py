@@ -70,7 +70,12 @@ class Clouds:
         Args:
             share: above 0, up to 1; rounded to whole clouds of each class.
             seed: of the choice.
+
+        Raises:
+            ValueError: the share is out of range.
         """
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share:g}; expected a number above 0, up to 1")
         order = torch.randperm(len(self), generator=generator(seed, SUBSET))
         labels = self.labels[order]
         kept = []

@@ -56,7 +56,7 @@ def train_and_test(
     row = team.agree(row)
     if row is not None:
         return row
-    log = Log(args.log / name if args.log and team.leads else None)
+    log = Log(args.tensorboard / name if args.tensorboard and team.leads else None)
     start = time.perf_counter()
     model = run(args, settings, data[0], team, args.output / f"{name}.pt", log)
     row = measure(model, data[1], args.seed, team)

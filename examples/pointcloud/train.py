@@ -99,7 +99,7 @@ def fit(
     settings: Settings | None = None,
     on_epoch: Callable[[int, float, float], None] = lambda epoch, loss, rate: None,
 ) -> list[float]:
-    """Train, from the checkpoint on if there is one.
+    """Train, from the checkpoint on if there is one. Seeds torch's global generators.
 
     Args:
         model: trained in place, on the team's device; the same in all processes.
@@ -213,10 +213,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="processes that prepare batches, for each process that trains (default: none)"
         )  # fmt: skip
     add(
-        "--log",
+        "--tensorboard",
         type=Path,
         metavar="DIR",
-        help="write TensorBoard's files there (needs tensorboard)",
+        help="its files go there (needs tensorboard)",
     )
 
 
@@ -253,7 +253,7 @@ class Log:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ModuleNotFoundError as error:
-                raise ImportError("--log needs tensorboard: pip install tensorboard") from error
+                raise ImportError("--tensorboard needs it: pip install tensorboard") from error
             self.writer = SummaryWriter(str(folder))
 
     def add(self, name: str, value: float, step: float) -> None:
@@ -326,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         with join(args.device) as team, digits.repeatable(args.threads, team.device):
-            log = Log(args.log if team.leads else None)
+            log = Log(args.tensorboard if team.leads else None)
             settings = settings_of(args, args.pool, args.share, args.seed)
             train, test = load(settings, args.root, team)
             model = run(args, settings, train, team, args.checkpoint, log)
