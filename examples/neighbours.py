@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "aggregations of PyTorch Geometric and of ddn_cuda.",
     )
     add = parser.add_argument
-    add("--epochs", type=digits.at_least(1), default=60, help="default: %(default)s")
+    add("--epochs", type=digits.at_least(1), default=30, help="default: %(default)s")
     add("--seeds", type=digits.at_least(1), default=5, help="networks each (default: %(default)s)")
     add("--threads", type=digits.at_least(1), default=1, help="CPU threads (default: %(default)s)")
     add("--output", type=Path, default=Path("demo-output/neighbours.json"), metavar="JSON",
