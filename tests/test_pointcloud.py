@@ -587,6 +587,8 @@ def test_train_and_evaluate_tell_the_same(tmp_path: Path, capsys):
         (train, [*TINY_OPTIONS, "--share", "0"], "share is 0; expected a number above 0"),
         (train, ["--pool", "cauchy"], "unknown pooling 'cauchy'"),
         (train, [*TINY_OPTIONS, "--batch", "50"], "batch is 50; expected at most the number"),
+        (train, ["--device", "nowhere"], "--device: Expected one of cpu, cuda"),
+        (table, ["--device", "meta"], "meta given; expected cpu, or cuda where torch has it"),
         (table, ["--batch", "1"], "1 given; expected at least 2"),
         (evaluate, ["nowhere.pt"], "checkpoint nowhere.pt is not there"),
     ],

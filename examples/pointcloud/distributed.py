@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,17 @@ class Team:
         yield
         if self.world > 1 and self.leads:
             dist.barrier()
+
+
+def device_name(text: str) -> str:
+    """The type of a device that is there; not touched yet, since torchrun may say which it is."""
+    try:
+        kind = torch.device(text).type
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(str(error).splitlines()[0]) from error
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise argparse.ArgumentTypeError(f"{text} given; expected cpu, or cuda where torch has it")
+    return text
 
 
 @contextmanager

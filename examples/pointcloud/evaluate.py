@@ -23,7 +23,7 @@ from examples import digits
 from examples.digits_data import replace_by_outliers
 from examples.pointcloud.checkpoint import read_checkpoint
 from examples.pointcloud.data import OUTLIERS, Clouds, generator, load
-from examples.pointcloud.distributed import Team, join
+from examples.pointcloud.distributed import Team, device_name, join
 from examples.pointcloud.model import build
 
 OUTLIER_PERCENT = (0, 1, 10, 20, 30, 40, 50, 60, 90)
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--root", type=Path, metavar="DIR", help="folder of ModelNet40's files")
     add("--percent", nargs="+", type=float, default=list(OUTLIER_PERCENT), metavar="P",
         help="shares of outliers (default: 0 1 10 20 30 40 50 60 90)")  # fmt: skip
-    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add("--device", type=device_name, default="cpu", help="cpu or cuda (default: %(default)s)")
     add("--threads", type=digits.at_least(1), default=1, help="CPU threads (default: %(default)s)")
     args = parser.parse_args(argv)
     try:

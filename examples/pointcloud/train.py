@@ -44,7 +44,7 @@ from examples.pointcloud.data import (
     generator,
     load,
 )
-from examples.pointcloud.distributed import Team, join
+from examples.pointcloud.distributed import Team, device_name, join
 from examples.pointcloud.evaluate import Row, as_text, measure
 from examples.pointcloud.model import CHANNELS, HEAD, PointNet, build
 
@@ -206,18 +206,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--train-outliers", type=percent, default=0.0, metavar="PERCENT",
         help="points replaced by outliers in training, anew each time (default: none)")  # fmt: skip
     add("--amp", choices=AMP, help="dtype of matrix products in training (default: float32)")
-    add("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    add("--device", type=device_name, default="cpu", help="cpu or cuda (default: %(default)s)")
     add("--threads", type=at_least(1), default=1,
         help="CPU threads of each process (default: %(default)s)")  # fmt: skip
     add("--workers", type=at_least(0), default=0,
         help="processes that prepare batches, for each process that trains (default: none)"
         )  # fmt: skip
-    add(
-        "--tensorboard",
-        type=Path,
-        metavar="DIR",
-        help="its files go there (needs tensorboard)",
-    )
+    add("--tensorboard", type=Path, metavar="DIR", help="its files go there (default: nowhere)")
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
