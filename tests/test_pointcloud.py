@@ -293,8 +293,10 @@ def test_processes_share_out_the_batches_of_one():
 def test_an_epoch_shows_each_cloud_once_and_a_longer_one_repeats():
     clouds = made()
     clouds = Clouds(clouds.points, torch.arange(32), tuple(map(str, range(32))), up=2)
-    seen = torch.cat([y for _, y in Batches(clouds, 8, Augmentation(), 0).stream(2, 3, 0, False)])
-    assert sorted(seen.tolist()) == list(range(32))
+    labels = [y for _, y in Batches(clouds, 8, Augmentation(), 0).stream(2, 4, 0, False)]
+    one, next_one = torch.cat(labels[:4]).tolist(), torch.cat(labels[4:]).tolist()
+    assert sorted(one) == sorted(next_one) == list(range(32))
+    assert one != next_one
     longer = Batches(clouds, 8, Augmentation(), 0, steps=8)
     twice = torch.cat([longer[0, step][1] for step in range(8)])
     assert twice.bincount().tolist() == [2] * 32
