@@ -468,6 +468,10 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch):
     state = read_checkpoint(path)
     assert state is not None
     assert state["losses"] == [1.0]
+    before = path.read_bytes()
+    with path.open("rb") as opened:
+        write_checkpoint(path, {"settings": {}, "losses": [3.0]})
+        assert opened.read() == before, "the old file was not written to, another took its name"
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ValueError, match=r"a\.pt is damaged; delete it"):
         read_checkpoint(path)
