@@ -9,6 +9,7 @@ TORCH_CUDA_ARCH_LIST ?= native
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 SOAK_ARGS ?=
+DOCS_ARGS ?=
 SANITIZE_ARGS ?= --cases 2000
 FUZZ_ARGS ?= -max_total_time=60
 CLANG ?= clang++
@@ -23,6 +24,7 @@ BUILD_ENV := DDN_CUDA="$(DDN_CUDA)" TORCH_CUDA_ARCH_LIST="$(TORCH_CUDA_ARCH_LIST
 
 DEPS := $(VENV)/.dependencies
 LINT_DEPS := $(VENV)/.lint-dependencies
+DOCS_DEPS := $(VENV)/.docs-dependencies
 BUILT := build/inplace
 # Folders are listed too: they change when a file comes or goes.
 INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
@@ -30,7 +32,7 @@ INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 # The extension lies in the source tree, where another build may have replaced it since.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
-.PHONY: help demo test soak sanitize fuzz lint build gpu-check clean FORCE
+.PHONY: help demo test soak sanitize fuzz lint docs build gpu-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -41,9 +43,11 @@ help:
 	@echo '                sanitizers, four minutes with the compiler; SANITIZE_ARGS=...'
 	@echo 'make fuzz       the same cases from libFuzzer, with CLANG=$(CLANG); FUZZ_ARGS=...'
 	@echo 'make lint       ruff, mypy and clang-format'
+	@echo 'make docs       execute the tutorial and build the site in build/docs/html; DOCS_ARGS=--write keeps'
+	@echo '                its outputs in docs/tutorial'
 	@echo 'make build      build the extension in place'
 	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has: tests, sanitizers,'
-	@echo '                timings; writes one JSON to OUT=$(OUT)'
+	@echo '                targets of speed; writes one JSON to OUT=$(OUT)'
 	@echo 'make clean      remove environment and builds'
 	@echo
 	@echo 'PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=$(TORCH)'
@@ -75,6 +79,10 @@ lint: $(DEPS) $(LINT_DEPS)
 	@$(PY) -m mypy
 	@find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 		| xargs "$(VENV)/bin/clang-format" --dry-run -Werror
+
+docs: build $(DOCS_DEPS)
+	@$(PY) -m sphinx -W --keep-going -n -q -E -b html docs build/docs/html
+	@$(PY) docs/outputs.py $(DOCS_ARGS)
 
 build: $(BUILT)
 
@@ -109,6 +117,10 @@ $(DEPS): $(VENV)/.torch requirements/build.txt requirements/test.txt requirement
 
 $(LINT_DEPS): $(DEPS) requirements/lint.txt
 	@$(PIP) install -r requirements/lint.txt
+	@touch "$@"
+
+$(DOCS_DEPS): $(DEPS) requirements/docs.txt
+	@$(PIP) install -r requirements/docs.txt
 	@touch "$@"
 
 $(BUILT): $(DEPS) build/settings $(INPUTS) $(if $(EXTENSION),$(EXTENSION),FORCE)

@@ -1,94 +1,249 @@
 """Proof, before anything is timed, that what is timed is right.
 
-Answers and gradients of some sets are checked in float64 against nothing but the definition of the
-penalties: the Newton step that is left must be within the accuracy promised, and the gradient
-must be phi''(y - x_i) / sum_j phi''(y - x_j).
+The very answers and gradients that are timed are checked for some of the sets, in float64, against
+nothing but the definition of the penalties: that f' changes its sign within the promised accuracy
+of an answer, that no better answer is in sight where a global minimum is promised (for sets of at
+most ORACLE_POINTS points, that there is none: the oracle of tests/ has a certified bound), and that
+a gradient is phi''(y - x_i) / sum_j phi''(y - x_j).
 """
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import ddn_cuda
+from bench import machine
+from bench.workloads import Sets
+
+sys.path.append(str(machine.ROOT / "tests"))
+
+import oracle
 
 PENALTIES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "quadratic": lambda z, a: z**2 / 2,
-    "pseudo_huber": lambda z, a: a**2 * ((1 + (z / a) ** 2).sqrt() - 1),
+    "pseudo_huber": lambda z, a: z**2 / (1 + (1 + (z / a) ** 2).sqrt()),
     "huber": lambda z, a: torch.where(z.abs() <= a, z**2 / 2, a * (z.abs() - a / 2)),
-    "welsch": lambda z, a: 1 - torch.exp(-(z**2) / (2 * a**2)),
+    "welsch": lambda z, a: -torch.expm1(-(z**2) / (2 * a**2)),
     "truncated_quadratic": lambda z, a: torch.where(z.abs() <= a, z**2, a**2 + 0 * z) / 2,
 }
 CONVEX = ("quadratic", "pseudo_huber", "huber")
 KINKED = ("huber", "truncated_quadratic")
 
+SETS = 16  # looked at,
+MOST_POINTS = 1 << 21  # or fewer, to look at no more points than that
+CANDIDATES = 32  # points of a set at which its objective must not be less
+PART = 1 << 17  # points at a time, so that temporaries stay in the caches
+ORACLE_POINTS = 1 << 14
+EXCESS = 1e-6  # of the objective, as promised for float32
+RIVAL_EXCESS = 1e-4  # more than what a solver of low accuracy leaves
+RIVAL_GRADIENT = 0.02  # of the sum of a gradient
+
+
+class Wrong(AssertionError):  # noqa: N818, it says what the answer is
+    """An answer or a gradient is not what was asked for: nothing is timed."""
+
+
+def require(good: bool, message: str) -> None:
+    if not good:
+        raise Wrong(message)
+
 
 def derivatives(penalty: str, z: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """phi'(z) and phi''(z), elementwise in float64."""
     z = z.detach().requires_grad_()
-    first = torch.autograd.grad(PENALTIES[penalty](z, alpha).sum(), z, create_graph=True)[0]
-    second = torch.autograd.grad(first.sum(), z)[0]
+    with torch.enable_grad():
+        first = torch.autograd.grad(PENALTIES[penalty](z, alpha).sum(), z, create_graph=True)[0]
+        second = torch.autograd.grad(first.sum(), z)[0]
     return first.detach(), second
 
 
-def accuracy_of_y(y: Tensor, alpha: float) -> Tensor:
-    """The promised accuracy, in float64, of answers in their own dtype."""
-    magnitude = y.detach().double().abs()
+def objective(penalty: str, u: Tensor | float, points: Tensor, alpha: float) -> float:
+    return sum(PENALTIES[penalty](u - part, alpha).sum().item() for part in points.split(PART))
+
+
+class Sums(NamedTuple):
+    """f' and f'' of a set at u, and its points so near a kink that rounding decides their side."""
+
+    slope: float
+    curvature: float
+    unsure: int
+
+
+def sums(penalty: str, u: float, points: Tensor, alpha: float, doubt: float = 0) -> Sums:
+    slope, curvature, unsure = 0.0, 0.0, 0
+    for part in points.split(PART):
+        first, second = derivatives(penalty, u - part, alpha)
+        slope += first.sum().item()
+        curvature += second.sum().item()
+        unsure += int(_near_kinks(penalty, u - part, alpha, doubt).sum())
+    return Sums(slope, curvature, unsure)
+
+
+def accuracy_of_y(y: Tensor, alpha: float) -> float:
+    """The promised accuracy of an answer in its own dtype, and the spacing of float64 there."""
+    magnitude = abs(y.item())
     if y.dtype == torch.float64:
         return 1e-10 * (alpha + magnitude)
     return 2 * torch.finfo(y.dtype).eps * magnitude + 4e-6 * alpha
 
 
-def check(penalty: str, x: Tensor, alpha: float, *, sets: int = 64) -> int:
-    """Checks pooling of the last dim of x and its gradient on some of its sets.
+def _near_kinks(penalty: str, z: Tensor, alpha: float, doubt: float) -> Tensor:
+    """Points at a distance from y that rounding makes less or more than alpha."""
+    if penalty not in KINKED:
+        return torch.zeros_like(z, dtype=torch.bool)
+    return (z.abs() - alpha).abs() <= doubt
 
-    Sets with a point so near a kink of the penalty that rounding decides its side are left out.
+
+def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: str) -> None:
+    """Raises Wrong unless y, a number in its own dtype, answers the set of float64 `points`."""
+    value, d = y.item(), accuracy_of_y(y, alpha)
+    n = len(points)
+    most_slope, second = derivatives(penalty, points.new_tensor([0.7 * alpha, 0]), alpha)
+    bend, off = second[1].item(), f"more than the promised accuracy, {d:.3g}, off"
+    at = sums(penalty, value, points, alpha, 2 * d)
+    # Accuracy of y is promised where the curvature is not scarce; that of the objective everywhere.
+    if at.curvature >= 1e-3 * n * bend:
+        jump = alpha * at.unsure if penalty == "truncated_quadratic" else 0.0
+        noise = 64 * 2.0**-52 * n * most_slope[0].item()
+        for side in (-1, 1):
+            rise = side * sums(penalty, value + side * d, points, alpha).slope
+            require(rise >= -jump - noise, f"{penalty}: an answer is {off}")
+    found = objective(penalty, value, points, alpha)
+    slack = n * bend * d * d / 2
+    if solver == "local" and penalty not in CONVEX:
+        start = ddn_cuda.robust_pool(points.cpu(), "huber", alpha).item()
+        bound = objective(penalty, start, points, alpha)
+        require(found <= (1 + EXCESS) * bound + slack, f"{penalty}: worse than where it started")
+        return
+    candidates = CANDIDATES if n <= 1 << 20 else CANDIDATES // 4
+    for u in points[:: max(1, n // candidates)]:
+        bound = objective(penalty, u, points, alpha)
+        require(found <= (1 + EXCESS) * bound + slack, f"{penalty}: no global minimum")
+    if n <= ORACLE_POINTS:
+        lower = oracle.minimum(points.cpu().numpy()[None], penalty, alpha).lower[0]
+        excess = EXCESS if y.dtype != torch.float64 else 1e-12
+        bound = (1 + excess) * max(float(lower), 0.0) * alpha**2 * bend + slack
+        require(found <= bound, f"{penalty}: no global minimum")
+
+
+def check_gradient(
+    penalty: str, gradient: Tensor, y: float, doubt: float, points: Tensor, alpha: float
+) -> None:
+    """Raises Wrong unless a gradient, in its own dtype, is that of the answer y of float64
+    `points`, where y is known up to `doubt`."""
+    at = sums(penalty, y, points, alpha, 2 * doubt)
+    if at.curvature == at.unsure == 0:
+        require(not bool(gradient.any()), f"{penalty}: a gradient where there is no curvature")
+        return
+    # The gradient belongs to the unrounded answer.
+    step = at.slope / at.curvature if at.curvature > 0 else 0.0
+    if penalty == "truncated_quadratic" or abs(step) > 2 * doubt:
+        step = 0.0
+    total = sums(penalty, y - step, points, alpha).curvature
+    slack = 1e-3 + at.unsure / max(1.0, total)
+    slack += 0.0 if gradient.dtype != torch.bfloat16 else 2.0**-7
+    for part, given in zip(points.split(PART), gradient.split(PART), strict=True):
+        expected = derivatives(penalty, y - step - part, alpha)[1] / total
+        close = torch.isclose(given.double(), expected, rtol=slack, atol=1e-5 / len(points))
+        close |= _near_kinks(penalty, y - part, alpha, 2 * doubt)
+        require(bool(close.all()), f"{penalty}: a gradient is off")
+
+
+def _chosen(sets: Sets, most: int) -> list[int]:
+    return sets.some(max(1, min(most, MOST_POINTS * sets.count // sets.x.numel())))
+
+
+def check(penalty: str, sets: Sets, alpha: float, solver: str = "global", most: int = SETS) -> int:
+    """Checks what is timed of our pool, forward and backward, on some of its sets.
 
     Args:
         penalty: full name.
-        x: [..., n] with n > 0, on any device.
+        sets: the points that will be pooled.
         alpha: scale.
-        sets: how many sets to look at, evenly spaced over the batch.
+        solver: "global" or "local".
+        most: how many sets to look at, evenly spaced.
 
     Returns:
-        The number of sets looked at, at least half of those asked for.
+        The number of sets looked at.
 
     Raises:
-        AssertionError: an answer or a gradient is off, or too few sets could be looked at.
+        Wrong: an answer or a gradient is off, or an answer depends on its batch.
     """
-    rows = x.detach().reshape(-1, x.shape[-1])
-    chosen = torch.linspace(0, len(rows) - 1, min(sets, len(rows)), device=x.device).long()
-    y = ddn_cuda.robust_pool(rows, penalty, alpha)[chosen]
-    points = rows[chosen].clone().requires_grad_()
-    alone = ddn_cuda.robust_pool(points, penalty, alpha)
-    assert torch.equal(y, alone), f"{penalty}: a set's answer depends on its batch"
-    (gradient,) = torch.autograd.grad(alone.sum(), points)
+    leaf = sets.x.detach().requires_grad_()
+    answers = sets.pool(penalty, alpha, solver)(leaf)
+    (gradients,) = torch.autograd.grad(answers, leaf, torch.ones_like(answers))
+    answers = answers.detach().flatten()
+    chosen = _chosen(sets, most)
+    for index in chosen:
+        y, own = answers[index], sets.of(sets.x, index)
+        alone = ddn_cuda.robust_pool(own, penalty, alpha, solver=solver)
+        require(torch.equal(y, alone), f"{penalty}: a set's answer depends on its batch")
+        unrounded = y
+        if own.dtype == torch.bfloat16:
+            # Solved in single precision and rounded once.
+            unrounded = ddn_cuda.robust_pool(own.float(), penalty, alpha, solver=solver)
+            half_spacing = math.ldexp(1 + 1e-4, math.frexp(unrounded.item())[1] - 9)
+            off = abs(y.item() - unrounded.item())
+            require(off <= half_spacing, f"{penalty}: not rounded once")
+        points = own.double()
+        check_answer(penalty, unrounded, points, alpha, solver)
+        doubt = accuracy_of_y(unrounded, alpha)
+        gradient = sets.of(gradients, index)
+        check_gradient(penalty, gradient, unrounded.item(), doubt, points, alpha)
+    return len(chosen)
 
-    x64, y64 = points.detach().double(), y.double()
-    tolerance = accuracy_of_y(y, alpha)
-    z = y64[:, None] - x64
-    first, second = derivatives(penalty, z, alpha)
-    clear = torch.ones_like(y, dtype=torch.bool)
-    if penalty in KINKED:
-        clear = ((z.abs() - alpha).abs() > 2 * tolerance[:, None]).all(-1)
-    step = first.sum(-1) / second.sum(-1)
-    worst = (step.abs() / tolerance)[clear].max()
-    assert worst <= 1, f"{penalty}: an answer is {worst:.3g} times the promised accuracy off"
 
-    _, at_minimum = derivatives(penalty, z - step[:, None], alpha)
-    expected = at_minimum / at_minimum.sum(-1, keepdim=True)
-    close = torch.isclose(gradient.double(), expected, rtol=1e-3, atol=1e-5 / x.shape[-1])
-    assert close[clear].all(), f"{penalty}: a gradient is off"
+REDUCTIONS: dict[str, Callable[[np.ndarray], float]] = {
+    "mean": lambda x: float(x.mean()),
+    "amax": lambda x: float(x.max()),
+    "median": lambda x: float(np.partition(x, (len(x) - 1) // 2)[(len(x) - 1) // 2]),
+}
 
-    if penalty not in CONVEX:
-        start = ddn_cuda.robust_pool(points.detach(), "huber", alpha).double()
-        objective, bound = (
-            PENALTIES[penalty](u[:, None] - x64, alpha).sum(-1) for u in (y64, start)
-        )
-        slack = 1e-6 * bound
-        assert (objective <= bound + slack).all(), f"{penalty}: worse than where it started"
-    count = int(clear.sum())
-    assert 2 * count >= len(chosen), f"{penalty}: only {count} of {len(chosen)} sets are clear"
-    return count
+
+def check_reduction(name: str, sets: Sets, most: int = SETS) -> int:
+    """As `check`, of torch's `mean`, `amax` or `median`; answers alone."""
+    reduce = sets.reduction(name)
+    assert reduce is not None
+    answers = reduce(sets.x).flatten()
+    chosen = _chosen(sets, most)
+    for index in chosen:
+        points = sets.of(sets.x, index)
+        expected = REDUCTIONS[name](points.double().cpu().numpy())
+        # Long sums of torch's carry more than a rounding or two.
+        scale = points.double().abs().mean().item() + abs(expected)
+        off = abs(answers[index].item() - expected)
+        require(off <= 64 * torch.finfo(points.dtype).eps * scale, f"torch.{name}: {off:.3g} off")
+    return len(chosen)
+
+
+def share_right(
+    penalty: str, pool: Callable[[Tensor], Tensor], sets: Sets, alpha: float, most: int = SETS
+) -> float:
+    """The share of the sets looked at for which a rival is right: its objective is at most
+    RIVAL_EXCESS above the best one known, and its gradient within RIVAL_GRADIENT of the formula's
+    at its own answer."""
+    leaf = sets.x.detach().requires_grad_()
+    answers = pool(leaf)
+    (gradients,) = torch.autograd.grad(answers, leaf, torch.ones_like(answers))
+    best = sets.pool(penalty, alpha, "global")(sets.x).flatten()
+    answers = answers.detach().flatten()
+    right = 0
+    chosen = sets.some(most)
+    for index in chosen:
+        points, gradient = sets.of(sets.x, index).double(), sets.of(gradients, index).double()
+        y = answers[index].double()
+        least = objective(penalty, best[index].double(), points, alpha)
+        if not objective(penalty, y, points, alpha) <= (1 + RIVAL_EXCESS) * least:
+            continue
+        second = derivatives(penalty, y - points, alpha)[1]
+        expected = second / second.sum()
+        off = (gradient - expected).abs().sum() / expected.abs().sum()
+        right += int(off <= RIVAL_GRADIENT)
+    return right / len(chosen)

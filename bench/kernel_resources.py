@@ -1,4 +1,5 @@
-"""Registers, shared memory and spills of every CUDA kernel, as ptxas reports them; needs no GPU.
+"""Registers, shared memory and spills of every CUDA kernel, as ptxas reports them, and how many
+warps a multiprocessor can hold of it by its registers; needs no GPU.
 
     python -m bench.kernel_resources --arch 9.0 --arch 8.0
     python -m bench.kernel_resources --report LOG   # of a build with DDN_PTXAS_VERBOSE=1
@@ -130,6 +131,18 @@ def compile_all(sources: Sequence[Path], archs: Sequence[str]) -> list[Kernel]:
     return found
 
 
+def warps_by_registers(kernel: Kernel) -> int:
+    """The most warps of a kernel that the registers of a multiprocessor, and its own limit, let it
+    hold at a time: an upper bound of the occupancy, which block sizes and shared memory may lower.
+
+    A multiprocessor has four parts of 16,384 registers, given to a warp by 256 (CUDA C++
+    Programming Guide, compute capabilities 8.0 to 12.1).
+    """
+    few = re.fullmatch(r"sm_(86|87|89|12\d)\w?", kernel.arch)
+    per_warp = max(1, -(-kernel.registers * 32 // 256)) * 256
+    return min(48 if few else 64, 4 * (16384 // per_warp))
+
+
 def short_name(name: str) -> str:
     """A demangled name without return type, arguments and this project's namespaces."""
     name = re.sub(r"\(anonymous namespace\)::|\bddn::(cuda::)?|^void ", "", name)
@@ -138,15 +151,17 @@ def short_name(name: str) -> str:
 
 def print_table(kernels: Sequence[Kernel], accepted: Mapping[str, str]) -> bool:
     """Prints a row per kernel and returns whether all of them pass."""
-    print(f"{'arch':8}{'regs':>5}{'shared':>8}{'stack':>7}{'spill':>7}  kernel")
+    print(f"{'arch':8}{'regs':>5}{'warps':>6}{'shared':>8}{'stack':>7}{'spill':>7}  kernel")
     passed = True
     for k in kernels:
         good, remark = verdict(k, accepted)
         passed &= good
         spill = k.spill_stores + k.spill_loads
-        print(f"{k.arch:8}{k.registers:5}{k.shared:8}{k.stack:7}{spill:7}  {short_name(k.name)}")
+        warps = warps_by_registers(k) if k.registers else ""
+        sizes = f"{k.registers:5}{warps:>6}{k.shared:8}{k.stack:7}{spill:7}"
+        print(f"{k.arch:8}{sizes}  {short_name(k.name)}")
         if remark:
-            print(f"{'':35}  ^ {remark}")
+            print(f"{'':41}  ^ {remark}")
     return passed
 
 

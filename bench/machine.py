@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib.metadata
 import os
 import platform
 import re
 import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,4 +69,88 @@ def describe() -> dict[str, Any]:
                 "nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"
             ),
         }
+    return facts
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Of installed packages; None of one that is not there."""
+    found: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt, and its defaults:
+_DEFAULTS = {M_TRIM_THRESHOLD: 128 << 10, M_MMAP_MAX: 65536}
+
+
+@contextlib.contextmanager
+def kept_memory(keep: bool) -> Iterator[bool]:
+    """Has malloc keep large tensors that are freed for the next ones, as torch's allocator on a GPU
+    does; yields whether it does. Else each of more than 32 MiB comes from the system, and to have
+    its pages zeroed takes some ten times as long as to write a gradient to them."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if not keep or mallopt is None:
+        yield False
+        return
+    kept = mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1) == 1
+    try:
+        yield kept
+    finally:
+        for option, value in _DEFAULTS.items():
+            mallopt(option, value)
+
+
+_SPIN = """
+import time
+start, used = time.perf_counter(), time.process_time()
+while time.perf_counter() < start + 0.3: pass
+print((time.process_time() - used) / (time.perf_counter() - start))
+"""
+
+
+def free_share(cores: int) -> float | None:
+    """The least share of a core that one of so many busy processes gets: near 1 on a quiet
+    machine. None where no process could be started."""
+    try:
+        spinners = [
+            subprocess.Popen([sys.executable, "-c", _SPIN], stdout=subprocess.PIPE, text=True)
+            for _ in range(cores)
+        ]
+        shares = [float(spinner.communicate()[0]) for spinner in spinners]
+    except (OSError, ValueError):
+        return None
+    return round(min(shares), 3)
+
+
+def busy(shares: Mapping[str, float | None]) -> str:
+    """What the free shares of the cores before and after a run say against its figures, or ""."""
+    least = min((share for share in shares.values() if share is not None), default=1.0)
+    return f"on a BUSY machine, {least:.0%} of a core free" if least < 0.9 else ""
+
+
+def _first_number(pattern: str, path: str) -> float | None:
+    try:
+        found = re.search(pattern, Path(path).read_text(), re.M)
+    except OSError:
+        return None
+    return float(found.group(1)) if found else None
+
+
+def clocks() -> dict[str, Any]:
+    """Frequencies now, in MHz, and what limits a GPU's; None where the machine does not tell."""
+    facts: dict[str, Any] = {
+        "cpu_mhz": _first_number(r"^cpu MHz\s*: ([\d.]+)", "/proc/cpuinfo"),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+    if torch.cuda.is_available():
+        fields = ["clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem"]
+        fields += ["clocks_throttle_reasons.active", "temperature.gpu", "power.draw"]
+        query = f"--query-gpu={','.join(fields)}"
+        line = run_output("nvidia-smi", query, "--format=csv,noheader,nounits", "-i", "0")
+        values = [value.strip() for value in (line or "").split(",")]
+        facts["gpu"] = dict(zip(fields, values, strict=False)) if line else None
     return facts

@@ -7,6 +7,7 @@ The operators are `torch.ops.ddn.*`; this package is their Python face:
 - `RobustPool`: the same as an `nn.Module`.
 - `RobustPoolInfo`, `Status`: what is told of an answer, and how a solve ended.
 - `PENALTIES`: the penalties, each full name with its short one.
+- `suggest_alpha`: a scale for a penalty from the spread of the points.
 - `build_info`: what the binary was built with.
 """
 
@@ -21,6 +22,7 @@ _operators.register()
 if _C.CUDA_VERSION is None:
     _fallback.register()
 
+from ddn_cuda._scale import suggest_alpha  # noqa: E402
 from ddn_cuda.functional import (  # noqa: E402
     RobustPoolInfo,
     robust_pool,
@@ -28,8 +30,10 @@ from ddn_cuda.functional import (  # noqa: E402
 )
 from ddn_cuda.modules import RobustPool  # noqa: E402
 
+#: Each penalty, by its full name, with its short one.
 PENALTIES: dict[str, str] = dict(_C.PENALTIES)
 Status = _C.Status
+#: The version of the binary.
 __version__: str = _C.VERSION
 
 __all__ = [
@@ -41,4 +45,5 @@ __all__ = [
     "build_info",
     "robust_pool",
     "segment_robust_pool",
+    "suggest_alpha",
 ]

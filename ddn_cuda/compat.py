@@ -226,6 +226,7 @@ class RobustGlobalPool2d(nn.Module):
         self.register_buffer("alpha", torch.tensor([float(alpha)], dtype=torch.float64))
 
     def forward(self, input: Tensor) -> Tensor:
+        """The minimum of each set, as `RobustGlobalPool2dFn.apply` gives it."""
         return RobustGlobalPool2dFn.apply(input, self.method, self.alpha)
 
     def extra_repr(self) -> str:

@@ -256,29 +256,29 @@ def segment_robust_pool(
     return_info: bool = False,
     validate: bool = False,
 ) -> Tensor | tuple[Tensor, RobustPoolInfo]:
-    """Pools segments of the first dim of x, as `robust_pool` pools dims: ragged sets.
+    r"""Pools segments of the first dim of x, as `robust_pool` pools dims: ragged sets.
 
     Segment s holds the rows ptr[s] to ptr[s + 1] of x; each of its channels is a set of its own. An
     answer and its gradient are, to the last bit, those of `robust_pool` for the same points.
 
     Args:
-        x: points of shape (T, *channels), float16, bfloat16, float32 or float64, any strides.
+        x: points of shape (T, \*channels), float16, bfloat16, float32 or float64, any strides.
         ptr: S + 1 offsets (int64, on x's device), ascending, from 0 to T. The values are not looked
             at: they are clamped to that range, and one below its predecessor is raised to it. Rows
             in no segment get zero gradients.
         penalty, solver, max_iter, tol, return_info: as in `robust_pool`.
-        alpha: as in `robust_pool`; a tensor broadcasts against the output, (S, *channels).
+        alpha: as in `robust_pool`; a tensor broadcasts against the output, (S, \*channels).
         weight: as in `robust_pool`; broadcasts against x, such as (T, 1, ...).
         validate: also check the values in ptr, an alpha tensor and weight, which waits for the
             device.
 
     Returns:
-        A tensor of shape (S, *channels), of x's dtype and device; with `return_info=True` a tuple
+        A tensor of shape (S, \*channels), of x's dtype and device; with `return_info=True` a tuple
         of it and a `RobustPoolInfo`. An empty segment gives 0, with status `empty` and no gradient.
 
     Raises:
-        As `robust_pool`; TypeError when ptr is not int64, ValueError when it is not of one dim or
-        is on another device.
+        TypeError: ptr is not int64; else as `robust_pool`.
+        ValueError: ptr is not of one dim or is on another device; else as `robust_pool`.
     """
     if not isinstance(ptr, Tensor):
         raise TypeError(f"segment_robust_pool: `ptr` is {ptr!r}; expected an int64 tensor")

@@ -164,6 +164,7 @@ class RobustPool(nn.Module):
         self.scale.reset_parameters()
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        """`robust_pool` of x, with this module's penalty and alpha."""
         return robust_pool(
             x,
             self.penalty,

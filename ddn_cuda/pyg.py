@@ -130,12 +130,11 @@ class RobustAggregation(Aggregation):
             (\*, S, F).
 
         Raises:
-            TypeError: index is not int64 or int32.
+            TypeError: index is not int64 or int32; else as `ddn_cuda.robust_pool`.
             ValueError: index or weight does not fit x, dim_size does not fit ptr or index, or dim
-                is out of range.
+                is out of range; else as `ddn_cuda.robust_pool`.
             IndexError: index holds a negative number. Like one from dim_size on, this is looked for
                 on CPUs alone; on a GPU such a point belongs to no set.
-            Others: as `ddn_cuda.robust_pool`.
         """
         points = x.movedim(dim, 0)
         if weight is not None:

@@ -1,18 +1,40 @@
 """The tools of bench/: each must be able to find what it is there to find."""
 
+import functools
 import json
+import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import oracle
 import pytest
 import torch
+from conftest import cuda_missing, require
 
 import ddn_cuda
-from bench import correctness, gpu_check, kernel_resources, quick
+from bench import __main__ as bench
+from bench import (
+    compare,
+    contenders,
+    correctness,
+    gpu_check,
+    growth,
+    kernel_resources,
+    machine,
+    nodes,
+    targets,
+    targets_gpu,
+    timing,
+    workloads,
+)
 from bench.gpu_check import Step, run_steps
 from bench.kernel_resources import Kernel, parse_ptxas, short_name, verdict
-from bench.timing import summarize, time_interleaved
+from bench.timing import SELDOM, ratio, summarize, time_interleaved
+from bench.workloads import Sets, Workload
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -79,12 +101,26 @@ def test_short_names_of_kernels():
     assert short_name(name) == "back<Huber, float>"
 
 
+@pytest.mark.parametrize(
+    ("registers", "arch", "warps"),
+    [
+        (32, "sm_90", 64),
+        (32, "sm_86", 48),
+        (33, "sm_90", 48),
+        (128, "sm_80", 16),
+        (255, "sm_90", 8),
+    ],
+)
+def test_registers_limit_the_warps(registers, arch, warps):
+    assert kernel_resources.warps_by_registers(Kernel("k", arch, registers)) == warps
+
+
 # Timing
 
 
 def test_percentiles():
-    timing = summarize([float(i) for i in range(11)])
-    assert (timing.low, timing.median, timing.high, timing.repetitions) == (1, 5, 9, 11)
+    found = summarize([float(i) for i in range(11)])
+    assert (found.low, found.median, found.high, found.repetitions) == (1, 5, 9, 11)
 
 
 def test_operations_are_interleaved_and_the_budget_holds():
@@ -97,71 +133,602 @@ def test_operations_are_interleaved_and_the_budget_holds():
     assert time_interleaved(operations, cpu, rounds=9, budget_seconds=0)["b"].repetitions == 1
 
 
-@pytest.fixture
-def points():
-    return quick.make_points((8, 3, 129), torch.float32, torch.device("cpu"))
+def test_slow_operations_run_seldom_and_the_rest_each_round():
+    calls = []
+    operations = {name: lambda name=name: calls.append(name) for name in "ab"}
+    cpu = torch.device("cpu")
+    rounds = SELDOM + 1
+    timings = time_interleaved(operations, cpu, rounds=rounds, budget_seconds=60, seldom=["b"])
+    assert timings["a"].repetitions == rounds
+    assert timings["b"].repetitions == 2
+
+
+def test_ratios_are_of_medians_with_the_spread_within_the_rounds():
+    times = ratio(summarize([2.0, 4.0, 12.0]), summarize([1.0, 2.0, 3.0]))
+    assert times.median == 2
+    assert times.samples == (2, 2, 4)
+
+
+@pytest.mark.parametrize(("host", "flushes"), [(0, 1), (0.4e-3, 1), (3.2e-3, 7), (1, 20)])
+def test_a_gpu_is_kept_busy_until_the_operation_is_launched(host, flushes, monkeypatch):
+    clock = object.__new__(timing._GpuClock)
+    clock.flush_seconds = 1e-3
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.cuda, "synchronize", lambda: None)
+        patched.setattr(time, "perf_counter", iter([0.0, host]).__next__)
+        found = clock.prepare(lambda: None)
+    assert found == flushes
+
+
+# Points and workloads
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
 
 
 def test_points_have_the_outliers_they_are_said_to_have():
-    x = quick.make_points((100_000,), torch.float64, torch.device("cpu"))
+    x = workloads.outliers((100_000,), generator()).double()
     far = x[x.abs() > 5]
     assert far.abs().max() <= 10
     assert abs(len(far) / len(x) - 0.05) < 0.005
     assert abs((far > 0).double().mean() - 0.5) < 0.05
 
 
-@pytest.mark.parametrize("penalty", correctness.PENALTIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_check_before_timing_accepts_right_answers(points, penalty, dtype):
-    assert correctness.check(penalty, points.to(dtype), 1.0) >= 12
+def test_two_modes_have_the_shares_they_are_said_to_have():
+    x = workloads.bimodal((100_000,), generator())
+    left, right = x[x < 0], x[x > 0]
+    assert abs(len(left) / len(x) - 0.55) < 0.01
+    assert abs(left.mean() + 3) < 0.02
+    assert abs(right.std() - 1) < 0.02
 
 
-@pytest.mark.parametrize("penalty", correctness.PENALTIES)
-def test_the_check_before_timing_refuses_wrong_answers(points, penalty, monkeypatch):
+def test_heavy_tails_are_those_of_two_degrees_of_freedom():
+    x = workloads.heavy_tailed((1_000_000,), generator())
+    for quantile, expected in ((0.75, 0.8165), (0.95, 2.9200), (0.995, 9.9248)):
+        assert x.double().sort().values[int(quantile * len(x))] == pytest.approx(expected, rel=0.02)
+
+
+def test_activations_have_exact_zeros_and_are_those_of_a_network(monkeypatch):
+    pytest.importorskip("sklearn", reason="the network learns scikit-learn's digits")
+    monkeypatch.setattr(workloads, "CLOUDS", 2)
+    monkeypatch.setattr(workloads, "MOST_DISTINCT", 64)
+    workloads._features.cache_clear()
+    x = workloads.activations((600, 100), generator())
+    workloads._features.cache_clear()
+    assert x.min() == 0
+    assert 0.2 < (x == 0).double().mean() < 0.8
+    assert x.max() < 30
+    assert torch.equal(x[:88], x[512:])  # channels are dealt out in turn
+    assert len({tuple(row.tolist()) for row in x}) > 400
+    assert max(len(row.unique()) for row in x) <= 64
+
+
+@pytest.mark.parametrize("data", sorted(set(workloads.DATA) - {"activations"}))
+def test_points_are_the_same_each_time(data):
+    cpu = torch.device("cpu")
+    one, other = (
+        workloads.make(Workload("w", "", (3, 50)), data, torch.float64, cpu).x for _ in range(2)
+    )
+    assert torch.equal(one, other)
+
+
+def test_workloads_are_as_large_as_promised():
+    sizes = {name: (w.sets, w.points) for name, w in workloads.WORKLOADS.items()}
+    assert sizes["pointnet-32"] == (32 * 1024, 32 << 20)
+    assert sizes["pointnet-128"] == (128 * 1024, 256 << 20)
+    assert sizes["modelnet"] == (8 * 1024, 8 << 20)
+    assert sizes["image"] == (256 * 2048, 256 * 2048 * 49)
+    assert sizes["ensemble"] == (100_000, 1_000_000)
+    assert sizes["huge"] == (1, 1 << 24)
+    graphs = workloads.WORKLOADS["graphs"].lengths()
+    assert 10 <= min(graphs) < 11
+    assert 9_900 < max(graphs) <= 10_000
+    assert graphs != sorted(graphs)
+
+
+@pytest.mark.parametrize("name", workloads.WORKLOADS)
+def test_workloads_are_scaled_by_taking_fewer_sets(name):
+    whole = workloads.WORKLOADS[name]
+    small = whole.scaled(1 << 20)
+    assert small.points <= 1 << 20 or small.sets == 1 or small.shape[0] == 1
+    assert small.points_per_set == whole.points_per_set
+    assert whole.scaled(whole.points) == whole
+
+
+SMALL = [
+    Workload("rows", "", (6, 65)),
+    Workload("image", "", (2, 3, 7, 7), (-2, -1)),
+    Workload("graphs", "", (0, 4), segments=5, shortest=3, longest=40),
+]
+
+
+@pytest.mark.parametrize("workload", SMALL, ids=lambda w: w.name)
+def test_sets_are_those_that_are_pooled(workload):
+    sets = workloads.make(workload, "outliers", torch.float64, torch.device("cpu"))
+    assert sets.count == workload.sets
+    assert sets.x.numel() == workload.points
+    y = sets.pool("welsch", 1.0, "global")(sets.x).flatten()
+    mean = sets.reduction("mean")(sets.x).flatten()
+    for i in range(sets.count):
+        points = sets.of(sets.x, i)
+        assert torch.equal(y[i], ddn_cuda.robust_pool(points, "welsch", 1.0))
+        assert mean[i] == pytest.approx(points.mean())
+
+
+# Proof
+
+
+@pytest.fixture
+def sets():
+    return workloads.make(
+        Workload("w", "", (8, 3, 129)), "outliers", torch.float32, torch.device("cpu")
+    )
+
+
+def change(sets, monkeypatch, changed):
+    """Ours, spoilt by changed(y)."""
     right = ddn_cuda.robust_pool
-    monkeypatch.setattr(ddn_cuda, "robust_pool", lambda x, p, a: right(x, p, a) + 1e-4)
-    with pytest.raises(AssertionError, match="an answer is"):
-        correctness.check(penalty, points, 1.0)
+    monkeypatch.setattr(ddn_cuda, "robust_pool", lambda *a, **k: changed(right(*a, **k)))
+
+
+@pytest.mark.parametrize(("penalty", "solver"), contenders.ours(list(correctness.PENALTIES)))
+@pytest.mark.parametrize("data", ["outliers", "bimodal", "heavy-tailed"])
+@pytest.mark.parametrize("dtype", list(workloads.DTYPES))
+def test_right_answers_are_accepted(penalty, solver, data, dtype):
+    for workload in SMALL:
+        own = workloads.make(workload, data, workloads.DTYPES[dtype], torch.device("cpu"))
+        assert correctness.check(penalty, own, 1.0, solver, most=5) == 5
 
 
 @pytest.mark.parametrize("penalty", correctness.PENALTIES)
-def test_the_check_before_timing_refuses_wrong_gradients(points, penalty, monkeypatch):
+def test_wrong_answers_are_refused(sets, penalty, monkeypatch):
+    change(sets, monkeypatch, lambda y: y + 1e-4)
+    with pytest.raises(correctness.Wrong, match="an answer is"):
+        correctness.check(penalty, sets, 1.0)
+
+
+@pytest.mark.parametrize("penalty", contenders.NONCONVEX)
+def test_local_minima_are_refused_as_global_ones(penalty, monkeypatch):
+    x = torch.cat([torch.randn(16, 60, dtype=torch.float64), torch.full((16, 40), 4.0)], 1)
+    x[:, 60:] += 0.1 * torch.randn(16, 40, dtype=torch.float64)
+    x[:, :60] *= 3
     right = ddn_cuda.robust_pool
 
-    def scaled_gradient(x, p, a):
-        y = right(x, p, a)
-        return y + 0.01 * (y - y.detach())
+    def local(x, penalty, alpha, dim=-1, solver="global"):
+        return right(x, penalty, alpha, dim=dim, solver="local")
 
-    monkeypatch.setattr(ddn_cuda, "robust_pool", scaled_gradient)
-    with pytest.raises(AssertionError, match="a gradient is off"):
-        correctness.check(penalty, points, 1.0)
-
-
-def test_the_check_before_timing_refuses_answers_that_depend_on_the_batch(points, monkeypatch):
-    right = ddn_cuda.robust_pool
-    coupled = lambda x, p, a: right(x, p, a) + 1e-7 * len(x)  # noqa: E731
-    monkeypatch.setattr(ddn_cuda, "robust_pool", coupled)
-    with pytest.raises(AssertionError, match="depends on its batch"):
-        correctness.check("huber", points, 1.0, sets=4)
+    own = Sets(x, (-1,))
+    correctness.check(penalty, own, 0.5, "global")
+    correctness.check(penalty, own, 0.5, "local")
+    monkeypatch.setattr(ddn_cuda, "robust_pool", local)
+    with pytest.raises(correctness.Wrong, match="no global minimum"):
+        correctness.check(penalty, own, 0.5, "global")
 
 
-def test_quick_prints_and_writes_its_figures(tmp_path, capsys):
-    out = tmp_path / "figures.json"
-    assert quick.main(["--shape", "2x2x33", "--rounds", "2", "--json", str(out)]) == 0
-    report = json.loads(out.read_text())
-    names = [row["operation"] for row in report["rows"]]
-    pools = ["mean", "amax", *ddn_cuda.PENALTIES]
-    expected = {"copy"} | {f"{way}/{pool}" for way in ("forward", "backward") for pool in pools}
-    assert set(names) == expected
-    assert all(row["milliseconds"]["repetitions"] == 2 for row in report["rows"])
-    assert report["build"] == ddn_cuda.build_info()
-    assert "backward/welsch" in capsys.readouterr().out
+@pytest.mark.parametrize("penalty", correctness.PENALTIES)
+def test_wrong_gradients_are_refused(sets, penalty, monkeypatch):
+    change(sets, monkeypatch, lambda y: y + 0.01 * (y - y.detach()))
+    with pytest.raises(correctness.Wrong, match="a gradient is off"):
+        correctness.check(penalty, sets, 1.0)
 
 
-def test_shapes_are_halved_until_they_fit():
-    assert quick.shrink_to_fit((128, 10), 4, 10**9) == (128, 10)
-    assert quick.shrink_to_fit((128, 10), 4, 8 * 64 * 10 * 4) == (64, 10)
-    assert quick.shrink_to_fit((128, 10), 4, 1) == (1, 10)
+def test_answers_that_depend_on_the_batch_are_refused(sets, monkeypatch):
+    change(sets, monkeypatch, lambda y: y + 1e-7 * y.numel())
+    with pytest.raises(correctness.Wrong, match="depends on its batch"):
+        correctness.check("huber", sets, 1.0, most=4)
+
+
+@pytest.mark.parametrize("name", contenders.REDUCTIONS)
+def test_reductions_are_checked(sets, name, monkeypatch):
+    assert correctness.check_reduction(name, sets) == 16
+    wrong = lambda name: lambda x: x[..., 0]  # noqa: E731
+    monkeypatch.setattr(sets, "reduction", wrong)
+    with pytest.raises(correctness.Wrong, match=f"torch.{name}"):
+        correctness.check_reduction(name, sets)
+
+
+# Contenders
+
+
+@pytest.mark.parametrize("penalty", nodes.FORMULAS)
+def test_formulas_are_derivatives_of_each_other(penalty):
+    z = torch.linspace(-3, 3, 101, dtype=torch.float64, requires_grad=True)
+    value, slope, curvature = (f(z, 0.7, torch) for f in nodes.FORMULAS[penalty])
+    torch.testing.assert_close(value, correctness.PENALTIES[penalty](z, 0.7))
+    (first,) = torch.autograd.grad(value.sum(), z)
+    torch.testing.assert_close(first, slope)
+    torch.testing.assert_close(correctness.derivatives(penalty, z, 0.7)[1], curvature)
+    as_numpy = [f(z.detach().numpy(), 0.7, np) for f in nodes.FORMULAS[penalty]]
+    np.testing.assert_allclose(as_numpy, torch.stack([value, slope, curvature]).detach(), 1e-14)
+
+
+@pytest.mark.parametrize("node", nodes.NODES)
+@pytest.mark.parametrize("penalty", nodes.FORMULAS)
+def test_nodes_find_the_minimum_and_its_gradient(node, penalty):
+    x = workloads.outliers((6, 200), generator()).double().requires_grad_()
+    y = nodes.NODES[node](x, penalty, 2.0)
+    found = oracle.minimum(x.detach().numpy(), penalty, 2.0)
+    expected = found.anchor + 2.0 * found.v
+    np.testing.assert_allclose(y.detach().numpy(), expected, atol=1e-5)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    ours = x.detach().clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(ddn_cuda.robust_pool(ours, penalty, 2.0).sum(), ours)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("node", ["lbfgs", "newton"])
+def test_compiled_nodes_answer_as_the_others(node):
+    x = workloads.outliers((4, 50), generator()).requires_grad_()
+    y = nodes.compiled(node, "huber", 1.0, "aot_eager")(x)
+    torch.testing.assert_close(y, nodes.NODES[node](x, "huber", 1.0))
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(gradient.sum(1), torch.ones(4))
+
+
+def by_name(found):
+    return {one.name: one for one in found}
+
+
+def test_a_wrong_answer_is_refused_before_it_is_timed(sets, monkeypatch):
+    change(sets, monkeypatch, lambda y: y + 1e-4)
+    refused = by_name(contenders.our_contenders(sets, ["huber"], 1.0))["huber"]
+    assert refused.pool is None
+    assert refused.refused
+    assert refused.skipped.startswith("refused: huber: an answer is")
+    settings = compare.Settings(1, 1.0, 1.0, ("huber",))
+    about = {"suite": "compare"}
+    rows = list(compare.time_contenders([refused], sets, sets.x.device, settings, about))
+    assert [row["operation"] for row in rows] == ["copy", "all"]
+    assert compare.refused(rows) == [f"huber: {refused.skipped}"]
+
+
+def test_a_reduction_that_torch_lacks_is_skipped_and_ours_may_not_fail(sets, monkeypatch):
+    def fail(x):
+        raise RuntimeError("not implemented for this")
+
+    for name, refused in (("torch.mean", False), ("huber", True)):
+        found = contenders.prove(name, sets, fail, lambda: 1.0)
+        assert found.skipped == "failed: RuntimeError: not implemented for this"
+        assert (found.pool, found.refused) == (None, refused)
+
+
+def test_a_rival_that_is_wrong_is_refused_with_the_share(sets, monkeypatch):
+    monkeypatch.setitem(nodes.NODES, "scipy", lambda x, penalty, alpha: x.mean(-1))
+    found = by_name(contenders.rivals(sets, ["huber"], 1.0))
+    assert found["scipy huber"].skipped == "refused: 100% of the answers are wrong"
+    assert not found["scipy huber"].refused
+    assert found["lbfgs huber"].right == 1
+
+
+def test_a_rival_that_fails_is_skipped_with_the_error(sets, monkeypatch):
+    def fail(x, penalty, alpha):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setitem(nodes.NODES, "newton", fail)
+    found = by_name(contenders.rivals(sets, ["huber"], 1.0))
+    assert found["newton huber"].skipped == "failed: RuntimeError: no compiler"
+
+
+def test_rivals_take_the_first_of_the_sets_or_say_why_not(sets, monkeypatch):
+    assert sets.first(129 * 3 + 5).count == 3
+    assert sets.first(128) is None
+    graphs = workloads.make(SMALL[2], "outliers", torch.float32, torch.device("cpu"))
+    found = by_name(contenders.rivals(graphs, ["huber"], 1.0))
+    assert found["scipy huber"].skipped == "takes sets of one size here"
+    assert by_name(contenders.reductions(graphs))["torch.median"].skipped
+
+
+def test_the_predecessor_is_skipped_with_a_reason(sets, monkeypatch):
+    for module in (None, types.ModuleType("ddn.pytorch.robustpool")):
+        monkeypatch.setitem(sys.modules, "ddn.pytorch.robustpool", module)
+        monkeypatch.setitem(sys.modules, "ddn.pytorch", types.ModuleType("ddn.pytorch"))
+        monkeypatch.setitem(sys.modules, "ddn", types.ModuleType("ddn"))
+        found = by_name(contenders.rivals(sets, ["huber"], 1.0))["anucvml/ddn huber"]
+        assert found.pool is None
+        assert found.skipped.startswith("not importable: ")
+
+
+@pytest.fixture
+def predecessor(monkeypatch):
+    """Something that is called as the predecessor is, half of whose answers are wrong."""
+    module: Any = types.ModuleType("ddn.pytorch.robustpool")
+
+    class Pool:
+        @staticmethod
+        def apply(x, method, alpha):
+            assert (x.dim(), alpha.shape) == (4, (1,))
+            y = ddn_cuda.robust_pool(x, method, alpha.item(), dim=(-2, -1))
+            return torch.where(torch.arange(y.numel()) % 2 == 0, y, y + 1)
+
+    for penalty, name in contenders.PREDECESSOR_METHODS.items():
+        setattr(module, name, penalty)
+    module.RobustGlobalPool2dFn = Pool
+    for name in ("ddn", "ddn.pytorch"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ddn.pytorch.robustpool", module)
+
+
+@pytest.mark.usefixtures("predecessor")
+def test_the_share_of_the_predecessors_right_answers_is_stated(sets):
+    found = by_name(contenders.rivals(sets, ["huber"], 1.0))["anucvml/ddn huber"]
+    assert found.pool is not None
+    assert found.right == pytest.approx(0.5, abs=0.1)
+
+
+# Targets
+
+
+def test_every_target_of_the_table_is_there():
+    goals = {points: targets.cpu_goals(points) for points in targets.CPU_SHAPES}
+    assert all(len(column) == 7 * 3 for column in goals.values())
+    forward = {
+        points: {g.contender: g.goal for g in column if g.baseline == "torch.mean"}
+        for points, column in goals.items()
+    }
+    assert forward[128]["truncated_quadratic (global)"] == 30
+    assert forward[1024]["huber"] == forward[4096]["huber"] == 1.5
+    assert [targets.cpu_goals(n)[7].goal for n in (1024, 128, 4096)] == [0.75, 0.85, 0.75]
+    assert all(sets * points == 1 << 23 for points, sets in targets.CPU_SHAPES.items())
+    names = {contenders.label(*pair) for pair in contenders.ours(ddn_cuda.PENALTIES)}
+    assert set(targets.CPU_FORWARD) == set(targets.GPU_FORWARD) == names
+    rows = list(targets.skipped_gpu("why"))
+    assert len(rows) == 7 + 7 + 1 + 7 + 1 + 7 + 2 + 4 * 4
+    assert all(row["skipped"] == "why" for row in rows)
+
+
+def test_figures_are_held_against_goals_from_the_right_side():
+    timing = summarize([1.0, 2.0, 3.0])
+    assert targets.measured(timing, 2.0)["met"]
+    assert not targets.measured(timing, 1.9)["met"]
+    assert targets.measured(timing, 1.9, at_least=True)["met"]
+    assert not targets.measured(timing, 2.1, at_least=True)["met"]
+
+
+def test_launches_are_counted_above_the_baseline():
+    above = targets_gpu.launches_above(summarize([7.0, 9.0]), summarize([5.0, 5.0]), 1.5)
+    assert above.median == pytest.approx(2)
+
+
+def test_the_training_step_trains():
+    step = targets_gpu.make_step(
+        ddn_cuda.RobustPool("huber", 1.0), torch.device("cpu"), batch=4, cloud=16
+    )
+    losses = [step().item() for _ in range(8)]
+    assert losses[-1] < 0.5 * losses[0]
+    other = targets_gpu.make_step(
+        lambda x: torch.amax(x, -1), torch.device("cpu"), batch=4, cloud=16
+    )
+    assert other().item() != losses[0]
+
+
+@pytest.fixture
+def stand_in(monkeypatch, predecessor):
+    """The CPU in the place of a GPU, with small shapes; without graphs and counts of memory."""
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(targets_gpu, "CUDA", cpu)
+    monkeypatch.setattr(targets_gpu, "capture", lambda operation: operation)
+    monkeypatch.setattr(targets_gpu, "SMALL", (4, 64))
+    monkeypatch.setattr(targets_gpu, "PREDECESSOR_SETS", 16)
+    monkeypatch.setattr(targets_gpu, "PREDECESSOR_POINTS", 64)
+    step = functools.partial(targets_gpu.make_step, batch=4, cloud=16)
+    monkeypatch.setattr(targets_gpu, "make_step", step)
+    monkeypatch.setattr(targets, "GPU_SHAPE", (16, 64))
+
+    def held(operation, wanted=0):
+        operation()
+        return 4096.0 + wanted
+
+    monkeypatch.setattr(targets_gpu, "extra_memory", held)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_all_that_is_promised_of_a_gpu_is_measured():
+    settings = compare.Settings(3, 5.0, 1.0, tuple(ddn_cuda.PENALTIES), backend="aot_eager")
+    found = [row for part in targets.gpu_parts(settings) for row in part]
+    assert not [row["skipped"] for row in found if row.get("skipped")]
+    keys = ("what", "unit", "goal", "place")
+    expected = [[row[key] for key in keys] for row in targets.skipped_gpu("")]
+    measured = [[row[key] for key in keys] for row in found]
+    assert sorted(measured) == sorted(expected)
+    assert all(isinstance(row["met"], bool) and row["measured"] > 0 for row in found
+               if row["unit"] != "launches above torch.amax")  # fmt: skip
+    json.dumps(found)
+    memory = [row for row in found if row["what"].startswith("memory of")]
+    assert all(row["measured"] == 1 and not row["met"] for row in memory)
+    assert "note" in memory[0]
+
+
+@pytest.fixture
+def gpu():
+    require(cuda_missing())
+
+
+@pytest.mark.usefixtures("gpu")
+def test_small_batches_are_replayed_from_graphs():
+    settings = compare.Settings(3, 5.0, 1.0, ("huber",))
+    rows = list(targets_gpu.replayed(settings))
+    assert [row["what"] for row in rows] == ["forward huber"]
+    assert rows[0]["repetitions"] >= targets.LEAST_REPETITIONS
+
+
+@pytest.mark.usefixtures("gpu")
+def test_memory_is_counted_beyond_what_is_wanted():
+    size = 8 << 20
+    held = targets_gpu.extra_memory(lambda: torch.empty(size, dtype=torch.uint8, device="cuda"))
+    assert held == size
+    rest = targets_gpu.extra_memory(lambda: torch.empty(size, device="cuda"), wanted=size)
+    assert rest == 3 * size
+
+
+@pytest.mark.usefixtures("gpu")
+def test_training_steps_are_timed():
+    settings = compare.Settings(3, 5.0, 1.0, ("huber",))
+    row = targets_gpu.training_step(False, settings)
+    assert 0.1 < row["measured"] < 10
+
+
+# The whole
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A quick run of all suites with two penalties: its file and what it holds."""
+    path = tmp_path_factory.mktemp("bench") / "made" / "result.json"
+    arguments = ["--quick", "--json", str(path), "--penalty", "huber", "welsch"]
+    arguments += ["--workload", "image", "graphs", "--compiled", "none", "--device", "cpu"]
+    arguments += ["--threads", "1", "--repetitions", "2", "--seconds", "5"]
+    arguments += ["--allocator", "default"]  # malloc is that of all tests
+    before = torch.get_num_threads()
+    assert bench.main(arguments) == 0
+    assert torch.get_num_threads() == before
+    return path, json.loads(path.read_text())
+
+
+def test_a_result_says_what_it_was_measured_on(run):
+    _, result = run
+    assert result["build"] == ddn_cuda.build_info()
+    assert result["threads"] == [1]
+    assert result["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert result["settings"]["penalties"] == ["huber", "welsch"]
+    for key in ("commit", "machine", "command", "date", "seconds", "quick"):
+        assert key in result
+    assert set(result["clocks"]) == set(result["free_share_of_cores"]) == {"before", "after"}
+
+
+def test_a_result_has_all_suites_contenders_and_samples(run):
+    _, result = run
+    rows = [row for row in result["rows"] if row["suite"] == "compare"]
+    for workload, medians in (("image", 1), ("graphs", 0)):
+        own = [row for row in rows if row["workload"] == workload and not row.get("skipped")]
+        forward = {row["contender"] for row in own if row["operation"] == "forward"}
+        ours = {"huber", "welsch (local)", "welsch (global)"}
+        assert forward >= ours | {"torch.mean", "torch.amax"}
+        assert ("torch.median" in forward) == bool(medians)
+        both = {row["contender"] for row in own if row["operation"] == "forward+backward"}
+        backward = {row["contender"] for row in own if row["operation"] == "backward"}
+        assert forward == backward == both
+    timed = [row for row in result["rows"] if "milliseconds" in row]
+    for row in timed:
+        ms = row["milliseconds"]
+        assert len(ms["samples"]) == ms["repetitions"] >= 1
+        assert ms["low"] <= ms["median"] <= ms["high"]
+    assert {row["suite"] for row in timed} == {"compare", "growth", "targets"}
+    assert any(row["scaled"] for row in rows)
+    skipped = [row for row in result["rows"] if row.get("skipped")]
+    assert not compare.refused(result["rows"])
+    if not torch.cuda.is_available():
+        assert {"cuda"} <= {row["device"] for row in skipped if row["suite"] == "targets"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+def test_freed_memory_is_kept_where_asked():
+    code = """
+import resource, torch
+from bench import machine
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+with machine.kept_memory(False) as kept:
+    print(kept, faults())
+with machine.kept_memory(True) as kept:
+    for _ in range(6):  # until there is a stretch for each
+        faults()
+    print(kept, faults())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    fresh, kept = (line.split() for line in done.stdout.splitlines())
+    assert (fresh[0], kept[0]) == ("False", "True")
+    assert int(kept[1]) < 0.1 * int(fresh[1])
+
+
+def test_contenders_skipped_for_one_reason_share_a_line():
+    about = {"workload": "w", "data": "d", "dtype": "t", "device": "cpu", "threads": 1, "alpha": 1}
+    rows = [about | {"contender": name, "skipped": why} for name, why in ("ax", "by", "cx")]
+    assert compare.as_text(rows).splitlines()[-2:] == ["skipped: a, c: x", "skipped: b: y"]
+
+
+def test_a_busy_machine_is_told():
+    assert machine.busy({"before": 0.99, "after": 0.98}) == ""
+    assert machine.busy({"before": None}) == ""
+    assert machine.busy({"before": 0.99, "after": 0.5}).endswith("50% of a core free")
+    assert 0 < machine.free_share(1) <= 1.01
+
+
+def test_lists_of_numbers_take_a_line_and_come_back():
+    result = {"samples": [1.5, -2e-05, 3], "rows": [{"a": [1]}, {"b": []}], "text": "[1,\n 2]"}
+    text = bench.to_json(result)
+    assert json.loads(text) == result
+    assert '"samples": [1.5, -2e-05, 3]' in text
+
+
+def test_figures_are_drawn_and_tables_filled_from_the_file_alone(run, tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="the figures need matplotlib")
+    path, result = run
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- targets cpu -->\nold\n<!-- end -->\nafter\n")
+    arguments = ["plot", str(path), "--output", str(tmp_path / "images"), "--page", str(page)]
+    assert bench.main(arguments) == 0
+    made = {image.name for image in (tmp_path / "images").iterdir()}
+    assert made == {"targets-cpu.png", "growth-cpu.png", "compare-cpu.png"}
+    text = page.read_text()
+    assert text.startswith("before\n<!-- targets cpu -->")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "old" not in text
+    row = next(r for r in result["rows"] if r["suite"] == "targets" and not r.get("skipped"))
+    assert f"| {row['what']}, {row['unit']} | {row['measured']:.3g} / {row['goal']:g}" in text
+    assert "(images/growth-cpu.png)" in text
+    assert "Passes over a set" in text
+    inside_a_check = tmp_path / "gpu-check.json"
+    inside_a_check.write_text(json.dumps({"steps": [], "benchmark": result}))
+    assert bench.main(["plot", str(inside_a_check), "--output", str(tmp_path / "again")]) == 0
+    same = [(tmp_path / folder / "growth-cpu.png").read_bytes() for folder in ("images", "again")]
+    assert same[0] == same[1]
+    inside_a_check.write_text("{}")
+    with pytest.raises(SystemExit, match="is no result"):
+        bench.main(["plot", str(inside_a_check)])
+
+
+def test_a_target_that_is_missed_is_said_to_be(run):
+    _, result = run
+    row = dict(next(r for r in result["rows"] if r["suite"] == "targets" and "met" in r))
+    row |= {"measured": 2.0, "goal": 1.5, "met": False}
+    assert targets.as_text([row]).endswith("not met")
+    reason = {"skipped": "no GPU"}
+    assert "1 targets skipped, cpu: no GPU" in targets.as_text([row | reason])
+
+
+def test_without_a_name_each_case_is_run_once():
+    cases = bench.cases(bench.parse([]))
+    assert {case.workload.name for case in cases} == set(workloads.WORKLOADS)
+    assert {case.data for case in cases} == set(workloads.DATA)
+    assert {case.dtype for case in cases} == set(workloads.DTYPES)
+    assert len(cases) == len(set(cases)) == 7 + 3 + 2
+    named = bench.cases(bench.parse(["--workload", "image", "huge", "--dtype", "all"]))
+    assert len(named) == 6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--workload", "none"], ["--repetitions", "0"], ["--alpha", "-1"], ["--threads", "x"]],
+)
+def test_bad_arguments_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        bench.parse(arguments)
+    assert stop.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_growth_covers_what_it_promises():
+    places = list(growth.shapes(torch.device("cpu"), torch.float32, quick=False))
+    assert {n for sweep, _, n in places if sweep == "points"} >= {16, 1 << 20}
+    assert {s for sweep, s, _ in places if sweep == "sets"} >= {1, 10**6}
 
 
 # gpu-check
@@ -212,6 +779,11 @@ def test_the_plan_requires_cuda_and_builds_without_it_apart(tmp_path):
     assert steps["cpu-only build"].env["DDN_CUDA"] == "0"
     assert steps["cpu-only build"].cwd == steps["cpu-only tests"].cwd == tmp_path / "t"
     assert all(step.needs in {None, *steps} for step in steps.values())
+    python, flag, module, *arguments = steps["timings"].command
+    assert (python, flag, module) == ("python3", "-m", "bench")
+    options = bench.parse(arguments)
+    assert (options.suite, options.device, options.json) == (["targets"], ["cuda"], tmp_path / "f")
+    assert gpu_check.TOTAL_SECONDS < 600
 
 
 def test_the_copy_for_the_build_without_cuda_holds_no_build(tmp_path):

@@ -131,6 +131,40 @@ def test_sixteen_bits_are_widened_and_rounded_once(narrow, penalty, solver, n, s
     np.testing.assert_allclose(widened(gradient), full, rtol=spacing, atol=1e-7)
 
 
+@pytest.mark.parametrize("weight_dtype", [bool, np.float16, np.float32, np.float64, BFloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [33, 1025, 9000])
+def test_weights_are_read_in_their_type(weight_dtype, dtype, penalty, n, shim):
+    rng = np.random.default_rng(n)
+    x, w = points(n, dtype), rng.integers(0, 3, (len(points(n, dtype)), n)) * 0.75
+    given = (
+        as_bfloat16(w.astype(np.float32)) if weight_dtype is BFloat16 else w.astype(weight_dtype)
+    )
+    same = (w > 0).astype(dtype) if weight_dtype is bool else w.astype(dtype)
+    direction = Direction(*(rng.standard_normal(x.shape).astype(dtype) for _ in range(2)))
+    grad = np.ones(len(x), dtype)
+    for solver in ("local", "global"):
+        answer = shim.forward(x, penalty, solver=solver, weight=given)
+        expected = shim.forward(x, penalty, solver=solver, weight=same)
+        np.testing.assert_array_equal(answer, expected)
+    for options in ({}, {"direction": direction}):
+        for of in ("points", "weights", "alpha"):
+            found, wanted = (
+                shim.backward(grad, x, answer, penalty, weight=weight, of=of, **options)
+                for weight in (given, same)
+            )
+            np.testing.assert_array_equal(found, wanted)
+    rows, same_rows = (np.ascontiguousarray(t.T).view(type(t)) for t in (given, same))
+    ptr = np.array([0, 5, 5, n])
+    answer, expected = (shim.forward(x.T, penalty, weight=t, ptr=ptr) for t in (rows, same_rows))
+    np.testing.assert_array_equal(answer, expected)
+    grad = np.ones(3 * len(x), dtype)
+    np.testing.assert_array_equal(
+        shim.backward(grad, x.T, answer, penalty, weight=rows, ptr=ptr),
+        shim.backward(grad, x.T, answer, penalty, weight=same_rows, ptr=ptr),
+    )
+
+
 # ---- Sums over a set: alpha's gradient, and second derivatives -----------------------------------
 
 

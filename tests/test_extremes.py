@@ -144,3 +144,13 @@ def test_alphas_of_a_tensor_beyond_the_range(alpha, penalty, dtype, device):
     assert torch.isnan(y[0]).all()
     assert info.status[0].item() == Status.not_finite
     assert torch.equal(y[1], ddn_cuda.robust_pool(x[1], penalty, 1.0, keepdim=True))
+
+
+def test_the_gap_of_a_set_of_subnormal_numbers(penalty, dtype, device):
+    """Where a width of the proof underflows it must not stay zero for ever."""
+    tiny = 5e-324 if dtype == torch.float64 else 1e-45
+    for values in ([0.0, 0.0, tiny], [-3 * tiny, tiny, 2 * tiny], [0.0, 40 * tiny, 1000 * tiny]):
+        x = torch.tensor(values, dtype=dtype, device=device)
+        y, info = ddn_cuda.robust_pool(x, penalty, 1.0, return_info=True)
+        assert min(values) <= y.item() <= max(values)
+        assert 0 <= info.gap.item() <= 1e-300 or dtype == torch.float32

@@ -304,10 +304,13 @@ def test_the_memory_of_broadcast_weights(shape, penalty, device, dtype):
 
 
 def test_the_memory_of_a_mask(penalty, device):
-    """A mask is converted, not expanded."""
+    """A mask is read as it is, and so is a weight of any type."""
     x, mask = torch.randn(4, 16, 1024, device=device), torch.rand(16, 1024, device=device) < 0.7
-    taken = allocations(lambda: ddn_cuda.robust_pool(x, penalty, 0.7, weight=mask), device)
-    assert max(taken) <= 4 * mask.numel()  # of the mask's shape at most, never of x's
+    for weight in (mask, mask.half(), mask.bfloat16(), mask.double()):
+        taken = allocations(
+            lambda weight=weight: ddn_cuda.robust_pool(x, penalty, 0.7, weight=weight), device
+        )
+        assert max(taken) < mask.numel()
 
 
 def test_the_memory_of_segments(penalty, device, dtype):

@@ -3,7 +3,6 @@
 import math
 
 import pytest
-import reference as ref
 import torch
 
 import ddn_cuda
@@ -232,16 +231,27 @@ def test_gradcheck(what, penalty, device):
     )
 
 
-@pytest.mark.parametrize("penalty", ref.PENALTIES)
-def test_weights_of_another_dtype(penalty, device):
-    x, w = draw((4, 30), device, torch.float32)
-    half = w.to(torch.float16)
-    y, g, g_w = pooled(x, penalty, half)
-    exact = pooled(x, penalty, half.float())
-    assert torch.equal(y, exact[0])
-    assert torch.equal(g, exact[1])
-    assert g_w.dtype == torch.float16
-    torch.testing.assert_close(g_w, exact[2].half(), rtol=0, atol=0)
+@pytest.mark.parametrize(
+    "weight_dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+)
+def test_weights_of_another_dtype(weight_dtype, penalty, device, dtype):
+    x, w = draw((4, 30), device, dtype)
+    other = w.to(weight_dtype)
+    for x_, other_ in ((x, other), (x.mT.contiguous().mT, other.mT.contiguous().mT)):
+        y, g, g_w = pooled(x_, penalty, other_)
+        exact = pooled(x, penalty, other.to(dtype))
+        assert torch.equal(y, exact[0])
+        assert torch.equal(g, exact[1])
+        assert g_w.dtype == weight_dtype
+        assert torch.equal(g_w, exact[2].to(weight_dtype))
+
+
+def test_any_nonzero_byte_of_a_mask_is_true(penalty, device):
+    x = torch.randn(3, 40, device=device)
+    mask = torch.rand(3, 40, device=device) < 0.5
+    odd = (mask.byte() * 7).view(torch.bool)
+    for a, b in zip(pooled(x, penalty, odd)[:2], pooled(x, penalty, mask)[:2], strict=True):
+        assert torch.equal(a, b)
 
 
 def test_large_sets(penalty, device, dtype):

@@ -7,7 +7,7 @@
 
 namespace ddn {
 
-enum class DType : int { float32, float64, float16, bfloat16 };
+enum class DType : int { float32, float64, float16, bfloat16, boolean };  // boolean: of weights
 
 // Calls f(S{}) with the type that numbers of that dtype are stored as. Real is the type of the
 // arithmetic on them: double for float64, float for the others.
@@ -24,6 +24,19 @@ DDN_HD void with_storage(DType dtype, F&& f) {
   }
 }
 
+// The same for weights, which have a type of their own.
+template <class F>
+DDN_HD void with_weight_storage(DType dtype, F&& f) {
+  if (dtype == DType::float64) {
+    f(double{});
+  } else if (dtype == DType::boolean) {
+    f(uint8_t{});
+  } else {
+    with_storage<float>(dtype, f);
+  }
+}
+
+DDN_HD float to_real(uint8_t x) { return x != 0 ? 1.0f : 0.0f; }
 DDN_HD float to_real(float x) { return x; }
 DDN_HD double to_real(double x) { return x; }
 DDN_HD float to_real(Half x) { return to_float(x); }
@@ -45,6 +58,16 @@ DDN_HD Real load_real(const void* array, DType dtype, int64_t i) {
   with_storage<Real>(dtype,
                      [&](auto zero) { x = to_real(static_cast<const decltype(zero)*>(array)[i]); });
   return x;
+}
+
+// Element i of an array of weights of that dtype.
+template <class Real>
+DDN_HD Real load_weight(const void* array, DType dtype, int64_t i) {
+  Real weight{};
+  with_weight_storage(dtype, [&](auto zero) {
+    weight = static_cast<Real>(to_real(static_cast<const decltype(zero)*>(array)[i]));
+  });
+  return weight;
 }
 
 // Some dims of a tensor in row-major order, merged where their strides allow it.
@@ -116,7 +139,8 @@ struct PoolArgs {
   const void* x;       //
   const void* alpha;   // [num_sets] in the opmath type, or null:
   double alpha_value;  // then this one is meant
-  const void* weight;  // in the opmath type, or null: each is one
+  const void* weight;  // or null: each is one
+  DType weight_dtype;
   SetLayout weight_layout;
 };
 

@@ -19,17 +19,9 @@
 // of which each such pass discards half: at most free_passes + 64 passes for any finite input.
 #pragma once
 
-#include "core/math.h"
+#include "core/penalties.h"
 
 namespace ddn {
-
-// Sums over a set at one point u.
-struct Sums {
-  double slope = 0;
-  double curvature = 0;
-  double depth = 0;  // where P::has_depth
-  double twist = 0;  // where P::is_smooth
-};
 
 // What curvature, at least, a small step leaves.
 template <class P>

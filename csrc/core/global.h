@@ -187,14 +187,12 @@ class GlobalSearch {
     for (int i = set_.rank(); i < blocks + 2 * pad_blocks; i += set_.size()) {
       V sum{};
       for (int j = 0; j < k; j += lanes) sum += Math<V>::load(bins.mass + 1 + i * k + j);
-      double parts[lanes], mass = 0;
-      Math<V>::store(parts, sum);
-      for (int l = 0; l < lanes; ++l) mass += parts[l];
-      bins.blocks[i] = round_up(mass);
+      bins.blocks[i] = round_up(Math<V>::sum(sum));
     }
     set_.sync();
-    for (int b = set_.rank(); b < blocks; b += set_.size()) {
-      bins.bounds[b] = round_up(block_bound(bins.blocks + b + pad_blocks) + tail);
+    for (int b = lanes * set_.rank(); b < blocks; b += lanes * set_.size()) {
+      const V bound = block_bounds<V>(bins.blocks + b + pad_blocks) + Math<V>::splat(tail);
+      Math<V>::narrow(bins.bounds + b, rounded_up(bound));
     }
     set_.sync();
     int top = 0;
@@ -207,13 +205,8 @@ class GlobalSearch {
       const int cell = block * k + group * lanes;
       const CellBounds<V> at = bound_cells<V>(bins, taps_, grid.bin_of_cell(cell));
       const V upper = at.value + Math<V>::splat(0.5) * absolute(at.slope) + at.slack;
-      double uppers[lanes], lowers[lanes];
-      Math<V>::store(uppers, upper);
-      Math<V>::store(lowers, at.value - at.slack);
-      for (int l = 0; l < lanes; ++l) {
-        bins.upper[cell + l] = round_up(uppers[l] + tail);
-        lower = larger(lowers[l] - excess, lower);
-      }
+      Math<V>::narrow(bins.upper + cell, rounded_up(upper + Math<V>::splat(tail)));
+      lower = larger(Math<V>::largest_of(at.value - at.slack) - excess, lower);
     };
     for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(top, g);
     lower = set_.largest(lower);
@@ -234,13 +227,20 @@ class GlobalSearch {
     return depth;
   }
 
-  static DDN_HD float round_up(double x) { return static_cast<float>(x * (1 + 1.2e-7)); }
+  // No less once it is a float.
+  template <class V>
+  static DDN_HD V rounded_up(V x) {
+    return x * Math<V>::splat(1 + 1.2e-7);
+  }
+  static DDN_HD float round_up(double x) { return static_cast<float>(rounded_up(x)); }
 
-  // masses: of the block and of those to its sides.
-  DDN_HD double block_bound(const float* masses) const {
-    double sum = masses[0];
+  // masses: of the first block and of those about it.
+  template <class V>
+  DDN_HD V block_bounds(const float* masses) const {
+    V sum = Math<V>::widen(masses);
     for (int s = 1; s <= taps_.block_reach; ++s) {
-      sum += taps_.block[s] * (static_cast<double>(masses[-s]) + static_cast<double>(masses[s]));
+      const V sides = Math<V>::widen(masses - s) + Math<V>::widen(masses + s);
+      sum = Math<V>::fma(sides, Math<V>::splat(taps_.block[s]), sum);
     }
     return sum;
   }

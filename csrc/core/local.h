@@ -60,10 +60,12 @@ DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const
                       accepted_error<typename Set::Real>(), rounding<V>(), set.total_weight(),
                       bounds.range, problem.alpha * kink_distance(set.points())});
   bool done = false;
-  while (!done && passes_left != 0) {
-    --passes_left;
-    done = descent.update(set.template sums<P, V>(descent.point(), problem.alpha));
-  }
+  set.template with_sums<P, V>(problem.alpha, [&](auto sums) {
+    while (!done && passes_left != 0) {
+      --passes_left;
+      done = descent.update(sums(descent.point()));
+    }
+  });
   return {done ? descent.point() : descent.best(), descent.sums(),
           sizeof(V) > sizeof(typename Set::Real), !done};
 }

@@ -1,6 +1,8 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
 // arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
-// adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster.
+// adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster; gauss(t^2) is
+// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows. Of doubles, widen and narrow
+// load and store floats, sum and largest_of combine the lanes.
 #pragma once
 
 #include <cmath>
@@ -23,8 +25,11 @@ struct Math<float> {
   static DDN_HD void store(float* p, float x) { *p = x; }
   static DDN_HD float largest() { return 3.402823466e+38f; }
   static DDN_HD float absolute(float x) { return ::fabsf(x); }
+  static DDN_HD float smaller(float x, float bound) { return x < bound ? x : bound; }
+  static DDN_HD float larger(float x, float bound) { return x > bound ? x : bound; }
   static DDN_HD float fma(float a, float b, float c) { return a * b + c; }
-  static DDN_HD float exp(float x) { return ::expf(x); }
+  static constexpr double gauss_limit = 13;
+  static DDN_HD float gauss(float square) { return ::exp2f(square * -0.72134752f); }
 #if defined(__CUDA_ARCH__)
   static DDN_HD float rsqrt(float x) { return ::rsqrtf(x); }
 #else
@@ -39,10 +44,17 @@ struct Math<double> {
   static constexpr int lanes = 1;
   static DDN_HD double load(const double* p) { return *p; }
   static DDN_HD void store(double* p, double x) { *p = x; }
+  static DDN_HD double widen(const float* p) { return static_cast<double>(*p); }
+  static DDN_HD void narrow(float* p, double x) { *p = static_cast<float>(x); }
+  static DDN_HD double sum(double x) { return x; }
+  static DDN_HD double largest_of(double x) { return x; }
   static DDN_HD double largest() { return 1.7976931348623157e308; }
   static DDN_HD double absolute(double x) { return ::fabs(x); }
+  static DDN_HD double smaller(double x, double bound) { return x < bound ? x : bound; }
+  static DDN_HD double larger(double x, double bound) { return x > bound ? x : bound; }
   static DDN_HD double fma(double a, double b, double c) { return a * b + c; }
-  static DDN_HD double exp(double x) { return ::exp(x); }
+  static constexpr double gauss_limit = 37;
+  static DDN_HD double gauss(double square) { return ::exp(square * -0.5); }
 #if defined(__CUDA_ARCH__)
   static DDN_HD double rsqrt(double x) { return ::rsqrt(x); }
 #else
@@ -55,18 +67,36 @@ DDN_HD V absolute(V x) {
   return Math<V>::absolute(x);
 }
 
-// min and max in the operand order in which x86 has one instruction for them; NaN in `x` is lost.
+// min and max; `bound` where x is NaN.
 template <class V>
 DDN_HD V smaller(V x, V bound) {
-  return x < bound ? x : bound;
+  return Math<V>::smaller(x, bound);
 }
 template <class V>
 DDN_HD V larger(V x, V bound) {
-  return x > bound ? x : bound;
+  return Math<V>::larger(x, bound);
 }
 template <class V>
 DDN_HD V clip(V x, V bound) {
   return larger(smaller(x, bound), -bound);
+}
+
+// The factor that is one, known to the compiler: such as the weight of each point of a set without
+// weights.
+struct One {};
+template <class V>
+DDN_HD V operator*(V x, One) {
+  return x;
+}
+
+// sum + a b
+template <class V>
+DDN_HD V added(V sum, V a, V b) {
+  return Math<V>::fma(a, b, sum);
+}
+template <class V>
+DDN_HD V added(V sum, V a, One) {
+  return sum + a;
 }
 
 DDN_HD bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }

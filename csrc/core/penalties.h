@@ -12,6 +12,11 @@
 // A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
 //
+// `terms` has slope, curvature and twist of one point. What solvers need are their sums over a set,
+// and `add_moments` adds fewer numbers, of which `sums` makes the others: add(k, a, b) adds a b,
+// two factors that one instruction multiplies and adds, to the k-th of `moments` sums; add.count(k,
+// a, b) counts the points with a <= b in one of those from `first_count` on.
+//
 // Every slope is alpha times a function of t = z / alpha alone, so that `twist` and one more number
 // give all second derivatives by z and alpha (core/second_order.h):
 //
@@ -24,9 +29,10 @@
 //   limit(alpha)               phi(inf) of the non-convex ones
 //
 // A penalty says whether it is `convex`, whether its answer `is_mean`, whether its minimisers can
-// fill an interval (`has_flats`), whether its depth is summed (`has_depth`), and whether it
-// `is_smooth`: then its descent ends with a step of which the outcome is known (core/descent.h),
-// and if it is not convex the global search goes another way (core/global.h).
+// fill an interval (`has_flats`), whether it is a parabola between two kinks at distance alpha
+// (`has_kinks`), and whether it `is_smooth`: then its descent ends with a step of which the outcome
+// is known (core/descent.h), and if it is not convex the global search goes another way
+// (core/global.h).
 //
 // To add a penalty: write its struct, append it to `Penalties`; README.md has the remaining two
 // places (its row in the docs, its entry in tests/reference.py).
@@ -60,8 +66,15 @@ template <class V>
 struct Terms {
   V slope;
   V curvature;
-  V depth;  // of the non-convex penalties; for Huber, see there
   V twist;  // of the smooth penalties
+};
+
+// Sums over a set at one point u.
+struct Sums {
+  double slope = 0;
+  double curvature = 0;
+  double depth = 0;  // of the non-convex penalties; for Huber, see there
+  double twist = 0;  // of the smooth penalties
 };
 
 struct Quadratic {
@@ -70,13 +83,20 @@ struct Quadratic {
   static constexpr bool convex = true;
   static constexpr bool is_mean = true;
   static constexpr bool is_smooth = false;
+  static constexpr bool has_kinks = false;
   static constexpr bool has_flats = false;
-  static constexpr bool has_depth = false;
 
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
-    return {z, Math<V>::splat(1), Math<V>::splat(0), Math<V>::splat(0)};
+    return {z, Math<V>::splat(1), Math<V>::splat(0)};
   }
+  static constexpr int moments = 2, first_count = 1;
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>&, const Add& add) {
+    add(0, z, One{});
+    add.count(1, Math<V>::splat(0), Math<V>::splat(0));
+  }
+  static DDN_HD Sums sums(const double (&m)[moments], double) { return {m[0], m[1], 0, 0}; }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {
     return Math<V>::splat(0);
@@ -91,10 +111,10 @@ struct PseudoHuber {
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool is_smooth = true;
+  static constexpr bool has_kinks = false;
   static constexpr double most_twist = 0.86;
   static constexpr double most_twist_slope = 3;
   static constexpr bool has_flats = false;
-  static constexpr bool has_depth = false;
 
   // t is clipped where the slope is alpha to the last bit and the curvature underflows to zero, an
   // infinite point pulls with exactly alpha, and the square of t does not overflow.
@@ -106,10 +126,22 @@ struct PseudoHuber {
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
     z = clip(z, a.alpha * limit<V>());
     const V t = z * a.inverse;
-    const V r = Math<V>::rsqrt(t * t + Math<V>::splat(1));
+    const V r = Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1)));
     const V square = r * r, cube = square * r;
-    return {z * r, cube, Math<V>::splat(0), Math<V>::splat(-3) * t * square * cube};
+    return {z * r, cube, Math<V>::splat(-3) * t * square * cube};
   }
+  static constexpr int moments = 3, first_count = 3;
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+    z = clip(z, a.alpha * limit<V>());
+    const V t = z * a.inverse;
+    const V r = Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1)));
+    const V square = r * r, cube = square * r;
+    add(0, z, r);
+    add(1, cube, One{});
+    add(2, t * square, cube);
+  }
+  static DDN_HD Sums sums(const double (&m)[moments], double) { return {m[0], m[1], 0, -3 * m[2]}; }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V t = clip(z * a.inverse, limit<V>());
@@ -130,18 +162,26 @@ struct Huber {
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool is_smooth = false;
+  static constexpr bool has_kinks = true;
   static constexpr bool has_flats = true;
-  static constexpr bool has_depth = true;
 
-  // A point at distance alpha exactly counts as inside. `depth` counts the points near a kink, on
-  // either side of it: a small step may change whether they are.
+  // A point at distance alpha exactly counts as inside.
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
-    const V distance = absolute(z);
-    return {clip(z, a.alpha), distance <= a.alpha ? one : zero,
-            absolute(distance - a.alpha) <= a.kink ? one : zero, zero};
+    return {clip(z, a.alpha), absolute(z) <= a.alpha ? one : zero, zero};
   }
+  // `depth` counts the points near a kink, on either side of it: a small step may change whether
+  // they are.
+  static constexpr int moments = 3, first_count = 1;
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+    const V distance = absolute(z);
+    add(0, clip(z, a.alpha), One{});
+    add.count(1, distance, a.alpha);
+    add.count(2, absolute(distance - a.alpha), a.kink);
+  }
+  static DDN_HD Sums sums(const double (&m)[moments], double) { return {m[0], m[1], m[2], 0}; }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
@@ -158,12 +198,13 @@ struct Huber {
 // The same, but that `depth` counts the points that stay inside wherever within a quarter of alpha
 // u may move: no less is the curvature there.
 struct HuberNear : Huber {
-  template <class V>
-  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
-    Terms<V> terms = Huber::terms(z, a);
-    terms.depth =
-        absolute(z) < a.alpha * Math<V>::splat(0.75 - 1e-5) ? Math<V>::splat(1) : Math<V>::splat(0);
-    return terms;
+  static constexpr bool has_kinks = false;
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+    const V distance = absolute(z);
+    add(0, clip(z, a.alpha), One{});
+    add.count(1, distance, a.alpha);
+    add.count(2, distance, a.alpha * Math<V>::splat(0.75 - 1e-5));
   }
 };
 
@@ -173,26 +214,49 @@ struct Welsch {
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
-  static constexpr bool has_depth = true;
   static constexpr bool is_smooth = true;
+  static constexpr bool has_kinks = false;
   static constexpr double most_twist = 1.3802;
   static constexpr double most_twist_slope = 3;
 
+  // Beyond it the exponential is nothing beside that of a point within alpha: 2e-37 or less.
+  template <class V>
+  static DDN_HD V limit(const Alpha<V>& a) {
+    return a.alpha * Math<V>::splat(Math<V>::gauss_limit);
+  }
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
-    // Beyond 1e3 alpha the exponential is zero in both precisions.
-    z = clip(z, a.alpha * Math<V>::splat(1e3));
+    const V zero = Math<V>::splat(0), far = limit(a);
+    const auto reached = absolute(z) < far;
+    z = clip(z, far);
     const V t = z * a.inverse;
     const V square = t * t;
-    const V e = Math<V>::exp(square * Math<V>::splat(-0.5));
+    const V e = reached ? Math<V>::gauss(square) : zero;
     const V curvature = e - square * e;
-    return {z * e, curvature, e, -t * (curvature + (e + e))};
+    return {z * e, curvature, -t * (curvature + (e + e))};
+  }
+  static constexpr int moments = 4, first_count = 4;
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+    z = clip(z, limit(a));
+    const V t = z * a.inverse;
+    const V square = t * t;
+    const V e = Math<V>::gauss(square);
+    const V lost = square * e;
+    add(0, z, e);
+    add(1, e, One{});
+    add(2, e - lost, One{});  // as in `terms`, so that gradients sum to one
+    add(3, lost, t);
+  }
+  static DDN_HD Sums sums(const double (&m)[moments], double alpha) {
+    return {m[0], m[2], m[1], m[3] - 3 * (m[0] / alpha)};
   }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
-    const V t = clip(z, a.alpha * Math<V>::splat(1e3)) * a.inverse;
+    const V zero = Math<V>::splat(0), far = limit(a);
+    const V t = clip(z, far) * a.inverse;
     const V square = t * t;
-    return square * t * Math<V>::exp(square * Math<V>::splat(-0.5));
+    return absolute(z) < far ? square * t * Math<V>::gauss(square) : zero;
   }
   static DDN_HD double value(double z, double alpha) {
     const double t = clip(z / alpha, 1e3);
@@ -208,16 +272,28 @@ struct TruncatedQuadratic {
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
   static constexpr bool has_flats = false;
-  static constexpr bool has_depth = true;
   static constexpr bool is_smooth = false;
+  static constexpr bool has_kinks = true;
 
   // A point at distance alpha exactly counts as inside.
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     const auto inside = absolute(z) <= a.alpha;
+    return {inside ? z : zero, inside ? one : zero, zero};
+  }
+  static constexpr int moments = 3, first_count = 2;
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+    const V distance = absolute(z), zero = Math<V>::splat(0);
+    z = distance <= a.alpha ? z : zero;
     const V t = z * a.inverse;
-    return {inside ? z : zero, inside ? one : zero, inside ? one - t * t : zero, zero};
+    add(0, z, One{});
+    add(1, t, t);
+    add.count(2, distance, a.alpha);
+  }
+  static DDN_HD Sums sums(const double (&m)[moments], double) {
+    return {m[0], m[2], m[2] - m[1], 0};
   }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {

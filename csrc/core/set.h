@@ -64,13 +64,6 @@ struct Around {
   double below, above;
 };
 
-// The weight of each point of a set without weights.
-struct One {};
-template <class V>
-DDN_HD V operator*(V x, One) {
-  return x;
-}
-
 // A weight in the arithmetic of type V.
 template <class V, class T>
 DDN_HD V weight_in(T weight) {

@@ -169,8 +169,9 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
       if (at.slope != 0) {
         const double side = at.slope > 0 ? -1 : 1;
         const Survey ends = set.survey();
-        double width =
-            8 * detail::accepted_step<Real>(problem, ends.hi - ends.lo) + 4e-16 * ::fabs(y);
+        // At least the smallest normal number: the others vanish in a range of subnormal ones.
+        double width = 8 * detail::accepted_step<Real>(problem, ends.hi - ends.lo) +
+                       4e-16 * ::fabs(y) + detail::smallest_normal<double>();
         const double most = Math<double>::largest() - side * y;  // no answer lies further away
         while (width < most) {
           const double slope = set.template sums<P, double>(y + side * width, alpha).slope;

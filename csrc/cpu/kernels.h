@@ -33,9 +33,9 @@ template <class S, class T>
 void gather(const S* x, const Dims& points, T* buffer) {
   for_each_run(x, points, [&](const S* run, int64_t size, int64_t stride) {
     if (stride == 1) {
-      for (int64_t i = 0; i < size; ++i) buffer[i] = to_real(run[i]);
+      for (int64_t i = 0; i < size; ++i) buffer[i] = static_cast<T>(to_real(run[i]));
     } else {
-      for (int64_t i = 0; i < size; ++i) buffer[i] = to_real(run[i * stride]);
+      for (int64_t i = 0; i < size; ++i) buffer[i] = static_cast<T>(to_real(run[i * stride]));
     }
     buffer += size;
   });
@@ -52,6 +52,10 @@ void scatter(const T* buffer, S* x, const Dims& points) {
   });
 }
 
+// The dtype of the arithmetic, and of what belongs to alpha.
+template <class T>
+constexpr DType real_dtype = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
+
 // The numbers of one set after another in one stretch, as type T: where they lie if they lie so,
 // else in a buffer. A null tensor has none.
 template <class T>
@@ -61,7 +65,7 @@ class Staged {
       : tensor_(const_cast<void*>(tensor)),
         dtype_(dtype),
         layout_(layout),
-        in_place_(layout.contiguous_points() && is_stored_as_real(dtype)) {}
+        in_place_(layout.contiguous_points() && dtype == real_dtype<T>) {}
   Staged(const PointArray& array, DType dtype) : Staged(array.data, dtype, array.layout) {}
 
   // Room for the set, for write() to put back.
@@ -76,7 +80,7 @@ class Staged {
     T* const numbers = room(set);
     if (tensor_ != nullptr && !in_place_) {
       const Place place = layout_.place(set);
-      with_storage<T>(dtype_, [&](auto zero) {
+      with_weight_storage(dtype_, [&](auto zero) {
         using S = decltype(zero);
         gather(static_cast<const S*>(tensor_) + place.first, dims(place), numbers);
       });
@@ -93,9 +97,6 @@ class Staged {
   }
 
  private:
-  static bool is_stored_as_real(DType dtype) {
-    return dtype == DType::float32 || dtype == DType::float64;
-  }
   Dims dims(const Place& place) const {
     Dims points = layout_.points;
     if (layout_.ptr != nullptr) points.size[0] = place.num_points;
@@ -108,10 +109,6 @@ class Staged {
   bool in_place_;
   std::vector<T> buffer_;
 };
-
-// The dtype of weights and of what belongs to alpha.
-template <class T>
-constexpr DType real_dtype = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
 
 // Sets per task, so that a task is long against the cost of handing it to a thread.
 inline int64_t grain(int64_t num_points) {
@@ -177,20 +174,19 @@ template <class P, bool global, class T>
 void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
                   const cpu::ParallelFor* parallel_for) {
   Staged<T> x(args.x, args.dtype, args.layout);
-  Staged<T> weight(args.weight, real_dtype<T>, args.weight_layout);
+  Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout);
   WeightedPoints<T> weighted;
-  std::unique_ptr<Workspace<T>> workspace;
-  if constexpr (global) workspace = std::make_unique<Workspace<T>>();
+  Workspace<T> workspace(global);
   for (int64_t i = begin; i < end; ++i) {
     const int64_t n = args.layout.place(i).num_points;
     const T* const points = x.read(i);
     if (args.weight != nullptr) {
       weighted.read(points, weight.read(i), n);
-      weighted.visit(parallel_for, workspace.get(),
+      weighted.visit(parallel_for, &workspace,
                      [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
     } else {
       const PointSet<T> set({points, nullptr, n}, static_cast<double>(n), 1, parallel_for,
-                            workspace.get());
+                            &workspace);
       solve_and_write<P, global>(args, i, set);
     }
   }
@@ -303,7 +299,7 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
 template <class P, class T>
 void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
   Staged<T> x(args.x, args.dtype, args.layout);
-  Staged<T> weight(args.weight, real_dtype<T>, args.weight_layout);
+  Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout);
   Staged<T> x_tangent(args.tangent_x, args.dtype);
   Staged<T> weight_tangent(args.tangent_weight, real_dtype<T>);
   Staged<T> grad_x(args.grad_x, args.dtype);

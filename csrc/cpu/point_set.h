@@ -79,39 +79,147 @@ DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flus
   flush();
 }
 
+template <int count>
+struct Moments {
+  double m[count];
+};
+
+// What a penalty adds its moments with: a vector of points at a time.
+template <class V, class Weights, class Mask>
+struct MomentAdder {
+  Vector<V>* moments;
+  int64_t* counts;  // instead of moments, where weights are one
+  Weights weights;
+  Mask mask;
+
+  template <class Factor>
+  DDN_HD void operator()(int k, Vector<V> x, Factor y) const {
+    moments[k] = added(moments[k], kept_by(mask, x * weights), y);
+  }
+  DDN_HD void count(int k, Vector<V> a, Vector<V> b) const {
+    const Selection<V> some = selected<V>(mask) & at_most<V>(a, b);
+    if constexpr (std::is_same_v<Weights, One>) {
+      counts[k] += some.count();
+    } else {
+      moments[k] += some.keep(weights);
+    }
+  }
+};
+
 template <class P, class V, class T, bool weighted>
-Sums chunk_sums(const Points<T, weighted>& set, double u, double alpha, double kink) {
+Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, double alpha,
+                                  double kink) {
   using Lanes = Vector<V>;
   const Split<T, V> at(u);
   const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
   const Alpha<Lanes> a{splat(static_cast<V>(alpha)), splat(static_cast<V>(1 / alpha)),
                        splat(static_cast<V>(kink))};
-  Lanes slope{}, curvature{}, depth{}, twist{};
-  DoublePair slopes, curvatures, depths, twists;
+  constexpr int count = P::moments;
+  Lanes moments[count] = {};
+  int64_t counts[count] = {};
+  DoublePair totals[count];
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        const Terms<Lanes> t = P::terms(residual(points, base, offset), a);
-        slope += kept_by(mask, t.slope * weights);
-        curvature += kept_by(mask, t.curvature * weights);
-        if constexpr (P::has_depth) depth += kept_by(mask, t.depth * weights);
-        if constexpr (P::is_smooth) twist += kept_by(mask, t.twist * weights);
+        const MomentAdder<V, decltype(weights), decltype(mask)> add{moments, counts, weights, mask};
+        P::add_moments(residual(points, base, offset), a, add);
       },
       [&]() __attribute__((always_inline)) {
-        slopes.add(slope);
-        curvatures.add(curvature);
-        slope = curvature = zero;
-        if constexpr (P::has_depth) {
-          depths.add(depth);
-          depth = zero;
-        }
-        if constexpr (P::is_smooth) {
-          twists.add(twist);
-          twist = zero;
+        for (int k = 0; k < (weighted ? count : P::first_count); ++k) {
+          totals[k].add(moments[k]);
+          moments[k] = zero;
         }
       });
-  return {slopes.total(), curvatures.total(), depths.total(), twists.total()};
+  Moments<count> result;
+  for (int k = 0; k < count; ++k) {
+    result.m[k] =
+        weighted || k < P::first_count ? totals[k].total() : static_cast<double>(counts[k]);
+  }
+  return result;
 }
+
+// Sums at several u near each other, for a penalty that is a parabola between kinks at distance
+// alpha and beyond them a line or nothing. A pass over the set at one u puts the points near a kink
+// in a list; wherever within reach u goes from there, only those pass a kink, and the sums of all
+// others are known.
+template <class P, class V, class T>
+class KinkedSums {
+ public:
+  // Room for n + lanes numbers in the list.
+  KinkedSums(const T* x, int64_t n, double alpha, T* list)
+      : x_(x), n_(n), alpha_(alpha), kink_(alpha * kink_distance(n)), list_(list) {}
+
+  Sums operator()(double u) {
+    if (!(::fabs(u - centre_) <= reach_)) look(u);
+    const double shift = u - centre_;
+    const Moments<P::moments> near =
+        chunk_moments<P, V, T, false>({list_, nullptr, size_}, u, alpha_, kink_);
+    Sums sums = P::sums(near.m, alpha_);
+    sums.slope += sum_ + inside_ * shift;
+    sums.curvature += inside_;
+    if constexpr (P::convex) {
+      sums.slope += far_ * alpha_;
+    } else {
+      sums.depth += inside_ - (squares_ + shift * (2 * sum_ + inside_ * shift)) / alpha_ / alpha_;
+    }
+    return sums;
+  }
+
+ private:
+  static constexpr double width = P::convex ? 0.1 : 0.15;  // of the list, in units of alpha
+
+  void look(double u) {
+    using Lanes = Vector<V>;
+    const Split<T, V> at(u);
+    const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
+    const Lanes inner = splat(static_cast<V>(alpha_ * (1 - width))),
+                outer = splat(static_cast<V>(alpha_ * (1 + width)));
+    Lanes sum{}, squares{};
+    DoublePair sums, all_squares;
+    int64_t inside = 0, left = 0, size = 0;  // of those beyond the kinks, left of u
+    for_each_vector<V>(
+        Points<T, false>{x_, nullptr, n_},
+        [&](Lanes points, One, auto mask) __attribute__((always_inline)) {
+          const Lanes z = residual(points, base, offset), distance = absolute(z);
+          const auto all = selected<V>(mask);
+          const auto within = all & at_most<V>(distance, inner);
+          const auto about = all & at_most<V>(distance, outer);
+          const Lanes kept = within.keep(z);
+          sum += kept;
+          if constexpr (P::convex) {
+            left += (all & at_most<V>(zero, z)).without(about).count();
+          } else {
+            squares = added(squares, kept, kept);
+          }
+          inside += within.count();
+          size += store_selected<T>(list_ + size, points, about.without(within));
+        },
+        [&]() __attribute__((always_inline)) {
+          sums.add(sum);
+          sum = zero;
+          if constexpr (!P::convex) {
+            all_squares.add(squares);
+            squares = zero;
+          }
+        });
+    size_ = size;
+    centre_ = u;
+    inside_ = static_cast<double>(inside);
+    far_ = static_cast<double>(2 * left - (n_ - inside - size));
+    sum_ = sums.total();
+    squares_ = all_squares.total();
+    // Less what the distances are rounded by, and twice what is near a kink.
+    reach_ = alpha_ * (width - 1e-5) - 2 * kink_;
+  }
+
+  const T* x_;
+  int64_t n_;
+  double alpha_, kink_;
+  T* list_;
+  int64_t size_ = 0;
+  double centre_ = 0, reach_ = -1;
+  double inside_ = 0, far_ = 0, sum_ = 0, squares_ = 0;  // far_: those on the left minus the right
+};
 
 template <class V>
 DDN_HD V median(V a, V b, V c) {
@@ -142,7 +250,7 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        sum += kept_by(mask, points * weights);
+        sum = added_by_fma(sum, kept_by(mask, points * weights));
         lo = smaller(kept_by(mask, points, upmost), lo);
         hi = larger(kept_by(mask, points, downmost), hi);
         if constexpr (!weighted) block[count++ % block_vectors] = points;
@@ -159,13 +267,9 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
         count = 0;
       });
   ChunkSurvey survey{{total.total(), 0}, detail::infinity, -detail::infinity, 0, groups};
-  for (int lane = 0; lane < VectorOf<V>::lanes; ++lane) {
-    survey.medians += static_cast<double>(medians[lane]);
-  }
-  for (int lane = 0; lane < VectorOf<V>::lanes; ++lane) {
-    survey.lo = smaller(static_cast<double>(lo[lane]), survey.lo);
-    survey.hi = larger(static_cast<double>(hi[lane]), survey.hi);
-  }
+  survey.medians = static_cast<double>(by_halves(medians, [](auto a, auto b) { return a + b; }));
+  survey.lo = static_cast<double>(by_halves(lo, [](auto a, auto b) { return a < b ? a : b; }));
+  survey.hi = static_cast<double>(by_halves(hi, [](auto a, auto b) { return a > b ? a : b; }));
   return survey;
 }
 
@@ -202,7 +306,7 @@ Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
   return around;
 }
 
-// Working memory of one thread for the global search. A bin's points are counted in one integer:
+// Working memory of one thread. A bin's points are counted in one integer:
 // their number from bit `count_shift` on, the sum of their fixed-point places below, so that points
 // can be added in any order, `bin_points` of them without overflow. Neighbouring points are counted
 // in different tables: those in one bin would wait for each other.
@@ -217,11 +321,18 @@ struct Workspace {
   static_assert(int64_t{size} << bin_fraction_bits <= int64_t{1} << 28,
                 "the places of bin_points points fit below count_shift");
 
-  std::vector<uint64_t> counted = std::vector<uint64_t>(tables * size);
-  std::vector<double> mass = std::vector<double>(size), moment = std::vector<double>(size);
-  std::vector<float> upper = std::vector<float>(size), blocks = std::vector<float>(size),
-                     bounds = std::vector<float>(size);
+  explicit Workspace(bool global) {
+    if (!global) return;
+    counted.resize(tables * size);
+    for (std::vector<double>* each : {&mass, &moment}) each->resize(size);
+    for (std::vector<float>* each : {&upper, &blocks, &bounds}) each->resize(size);
+  }
+
+  std::vector<uint64_t> counted;
+  std::vector<double> mass, moment;
+  std::vector<float> upper, blocks, bounds;
   std::vector<T> list, list_weights;
+  std::vector<T> near;  // of KinkedSums
 };
 
 // A list of up to so many numbers is sorted by ranks: that takes n^2 comparisons, but as many at
@@ -272,14 +383,14 @@ Series chunk_series(const Points<T, weighted>& set, double u, double alpha) {
   constexpr int terms = Series::terms;
   const Split<T, double> at(u);
   const Lanes base = splat(static_cast<double>(at.base)), offset = splat(at.offset), zero{};
-  const Lanes far = splat(40.0), inverse = splat(1 / alpha);
+  const Lanes far = splat(Math<double>::gauss_limit), inverse = splat(1 / alpha);
   Lanes sums[terms] = {};
   DoublePair totals[terms];
   for_each_vector<double>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         const Lanes z = clip(residual(points, base, offset) * inverse, far);
-        Lanes before = zero, term = Math<Lanes>::exp(z * z * -0.5) * weights;
+        Lanes before = zero, term = Math<Lanes>::gauss(z * z) * weights;
         for (int i = 0; i < terms; ++i) {
           sums[i] += kept_by(mask, term);
           const Lanes next = -(z * term + before) * (1.0 / (i + 1));
@@ -307,8 +418,7 @@ class PointSet {
   using Set = Points<T, weighted_>;
   static constexpr bool weighted = weighted_;
 
-  // With a parallel_for, the chunks of one set are shared out among the threads. The workspace is
-  // for the global search.
+  // With a parallel_for, the chunks of one set are shared out among the threads.
   PointSet(const Set& set, double total_weight, double unit, const cpu::ParallelFor* parallel_for,
            Workspace<T>* workspace)
       : set_(set),
@@ -448,14 +558,25 @@ class PointSet {
   template <class P, class V>
   Sums sums(double u, double alpha) const {
     const double kink = alpha * kink_distance(set_.n);
-    return over_chunks<Sums>(
-        [=](const Set& part) { return chunk_sums<P, V>(part, u, alpha, kink); },
-        [](Sums& all, const Sums& one) {
-          all.slope += one.slope;
-          all.curvature += one.curvature;
-          all.depth += one.depth;
-          all.twist += one.twist;
-        });
+    using All = Moments<P::moments>;
+    const All all =
+        over_chunks<All>([=](const Set& part) { return chunk_moments<P, V>(part, u, alpha, kink); },
+                         [](All& sum, const All& one) {
+                           for (int k = 0; k < P::moments; ++k) sum.m[k] += one.m[k];
+                         });
+    return P::sums(all.m, alpha);
+  }
+  // Calls f with what gives the sums at any u.
+  template <class P, class V, class F>
+  auto with_sums(double alpha, const F& f) const {
+    if constexpr (P::has_kinks && !weighted && std::is_same_v<V, T>) {
+      if (set_.n <= chunk_points) {
+        std::vector<T>& list = workspace_->near;
+        list.resize(static_cast<size_t>(set_.n + VectorOf<T>::lanes));
+        return f(KinkedSums<P, V, T>(set_.x, set_.n, alpha, list.data()));
+      }
+    }
+    return f([&](double u) { return sums<P, V>(u, alpha); });
   }
   template <class P>
   double objective(double u, double alpha) const {
@@ -534,46 +655,43 @@ class PointSet {
     T* const list_weights = workspace_->list_weights.data();
     const double alpha = in.alpha;
     const Split<T, T> at(centre);
-    const Lanes base = splat(at.base), offset = splat(at.offset), zero{}, one = splat(T(1));
+    const Lanes base = splat(at.base), offset = splat(at.offset), zero{};
     const Lanes inner = splat(static_cast<T>(alpha - half)),
                 inverse = splat(static_cast<T>(1 / alpha));
     const Lanes outer = splat(static_cast<T>(alpha + half));
     const Lanes about = splat(static_cast<T>((centre - in.base) / alpha));
-    Lanes count{}, s1{}, s2{}, left{};
-    DoublePair counts, s1s, s2s, lefts;
+    Lanes s1{}, s2{};
+    DoublePair s1s, s2s;
     CompensatedSum<double> mass;
-    int64_t size = 0;
+    int64_t count = 0, left = 0, size = 0;
     for_each_vector<T>(
         points,
         [&](Lanes x, auto weights, auto mask) __attribute__((always_inline)) {
           const Lanes z = residual(x, base, offset), distance = absolute(z);
-          const Lanes t = about - z * inverse;
-          const auto inside = mask & (distance <= inner);
-          const auto edge = mask & (distance > inner) & (distance <= outer);
-          s1 += inside ? t * weights : zero;
-          s2 += inside ? t * t * weights : zero;
-          left += edge & (z > zero) ? one : zero;
+          const auto all = selected<T>(mask), inside = all & at_most<T>(distance, inner);
+          const auto edge = (all & at_most<T>(distance, outer)).without(inside);
+          const Lanes t = inside.keep(about - z * inverse);
+          s1 += t * weights;
+          s2 = added(s2, t * weights, t);
+          left += edge.without(at_most<T>(z, zero)).count();
           if constexpr (weighted) {
             store_selected<T>(list_weights + size, weights, edge);
             // The loss is what the mass leaves of the total: it needs every digit.
-            for (int lane = 0; lane < lanes; ++lane) {
-              if (inside[lane]) mass.add(static_cast<double>(weights[lane]));
-            }
+            const Lanes kept = inside.keep(weights);
+            for (int lane = 0; lane < lanes; ++lane) mass.add(static_cast<double>(kept[lane]));
           } else {
-            count += inside ? one : zero;
+            count += inside.count();
           }
           size += store_selected<T>(list + size, x, edge);
         },
         [&]() __attribute__((always_inline)) {
-          counts.add(count);
           s1s.add(s1);
           s2s.add(s2);
-          lefts.add(left);
-          count = s1 = s2 = left = zero;
+          s1 = s2 = zero;
         });
     in.count = size;
-    in.leaving = in.entering = static_cast<int64_t>(lefts.total());
-    in.mass += weighted ? mass.total() : counts.total();
+    in.leaving = in.entering = left;
+    in.mass += weighted ? mass.total() : static_cast<double>(count);
     in.s1 += s1s.total();
     in.s2 += s2s.total();
   }

@@ -68,9 +68,21 @@ DDN_HD void streamed() {
 // The first `count` lanes; the others are zero.
 template <class V, class T>
 DDN_HD Vector<V> load_first(const T* p, int count) {
+#if DDN_VECTOR_BYTES == 64
+  const auto lanes = (1u << count) - 1;
+  if constexpr (sizeof(T) == 8) {
+    return reinterpret_cast<Vector<V>>(_mm512_maskz_loadu_pd(static_cast<__mmask8>(lanes), p));
+  } else if constexpr (sizeof(V) == 4) {
+    return reinterpret_cast<Vector<V>>(_mm512_maskz_loadu_ps(static_cast<__mmask16>(lanes), p));
+  } else {
+    const __m256 raw = _mm256_maskz_loadu_ps(static_cast<__mmask8>(lanes), p);
+    return reinterpret_cast<Vector<V>>(_mm512_cvtps_pd(raw));
+  }
+#else
   T buffer[VectorOf<V>::lanes] = {};
   for (int i = 0; i < count; ++i) buffer[i] = p[i];
   return load<V>(buffer);
+#endif
 }
 // The same where `count` may be all of them.
 template <class V, class T>
@@ -118,25 +130,85 @@ DDN_HD auto first_lanes(int count) {
   return index < static_cast<V>(count);
 }
 
-// Writes the lanes of x that the mask selects to p, one after the other, and returns how many. p
-// has room for all lanes. (Compressing in a register first: straight to memory it is slow on some.)
-template <class T, class Mask>
-DDN_HD int store_selected(T* p, Vector<T> x, Mask mask) {
+// Some of the lanes of a vector.
+template <class T>
+struct Selection {
+#if DDN_VECTOR_BYTES == 64
+  using Mask = std::conditional_t<sizeof(T) == 4, __mmask16, __mmask8>;
+#else
+  using Mask = decltype(Vector<T>{} < Vector<T>{});
+#endif
+  Mask mask;
+
+  friend DDN_HD Selection operator&(Selection a, Selection b) {
+    return {static_cast<Mask>(a.mask & b.mask)};
+  }
+  DDN_HD Selection without(Selection other) const {
+    return {static_cast<Mask>(mask & ~other.mask)};
+  }
+  DDN_HD int count() const {
+#if DDN_VECTOR_BYTES == 64
+    return __builtin_popcount(mask);
+#else
+    int count = 0;
+    for (int i = 0; i < VectorOf<T>::lanes; ++i) count += mask[i] != 0;
+    return count;
+#endif
+  }
+  // The other lanes are zero.
+  DDN_HD Vector<T> keep(Vector<T> x) const {
+#if DDN_VECTOR_BYTES == 64
+    if constexpr (sizeof(T) == 4) {
+      return reinterpret_cast<Vector<T>>(_mm512_maskz_mov_ps(mask, reinterpret_cast<__m512>(x)));
+    } else {
+      return reinterpret_cast<Vector<T>>(_mm512_maskz_mov_pd(mask, reinterpret_cast<__m512d>(x)));
+    }
+#else
+    return mask ? x : Vector<T>{};
+#endif
+  }
+};
+
+// The lanes where a <= b.
+template <class T>
+DDN_HD Selection<T> at_most(Vector<T> a, Vector<T> b) {
 #if DDN_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) {
-    const __mmask16 bits = _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask));
-    _mm512_storeu_ps(p, _mm512_maskz_compress_ps(bits, reinterpret_cast<__m512>(x)));
-    return __builtin_popcount(bits);
+    return {
+        _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_LE_OQ)};
   } else {
-    const __mmask8 bits = _mm512_movepi64_mask(reinterpret_cast<__m512i>(mask));
-    _mm512_storeu_pd(p, _mm512_maskz_compress_pd(bits, reinterpret_cast<__m512d>(x)));
-    return __builtin_popcount(bits);
+    return {
+        _mm512_cmp_pd_mask(reinterpret_cast<__m512d>(a), reinterpret_cast<__m512d>(b), _CMP_LE_OQ)};
   }
+#else
+  return {a <= b};
+#endif
+}
+template <class T>
+DDN_HD Selection<T> selected(AllLanes) {
+  return at_most<T>(Vector<T>{}, Vector<T>{});
+}
+template <class T, class Mask>
+DDN_HD Selection<T> selected(Mask mask) {
+  return at_most<T>(mask ? Vector<T>{} : splat(T(1)), Vector<T>{});
+}
+
+// Writes the lanes of x that are selected to p, one after the other, and returns how many. p has
+// room for all lanes. (Compressing in a register first: straight to memory it is slow on some.)
+template <class T>
+DDN_HD int store_selected(T* p, Vector<T> x, Selection<T> some) {
+#if DDN_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    _mm512_storeu_ps(p, _mm512_maskz_compress_ps(some.mask, reinterpret_cast<__m512>(x)));
+  } else {
+    _mm512_storeu_pd(p, _mm512_maskz_compress_pd(some.mask, reinterpret_cast<__m512d>(x)));
+  }
+  return some.count();
 #else
   int count = 0;
   for (int i = 0; i < VectorOf<T>::lanes; ++i) {
     p[count] = x[i];
-    count += mask[i] != 0;
+    count += some.mask[i] != 0;
   }
   return count;
 #endif
@@ -166,6 +238,61 @@ DDN_HD Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c
 #endif
 }
 
+// min and max; `bound` where x is NaN. Compilers do not find the one instruction for them.
+#if DDN_VECTOR_BYTES == 64
+#define DDN_MM(name) _mm512_##name
+typedef __m512 FloatRegister;
+typedef __m512d DoubleRegister;
+#elif DDN_VECTOR_BYTES == 32
+#define DDN_MM(name) _mm256_##name
+typedef __m256 FloatRegister;
+typedef __m256d DoubleRegister;
+#elif defined(__SSE2__)
+#define DDN_MM(name) _mm_##name
+typedef __m128 FloatRegister;
+typedef __m128d DoubleRegister;
+#endif
+#if defined(DDN_MM)
+DDN_HD Vector<float> lesser(Vector<float> x, Vector<float> bound) {
+  return reinterpret_cast<Vector<float>>(
+      DDN_MM(min_ps)(reinterpret_cast<FloatRegister>(x), reinterpret_cast<FloatRegister>(bound)));
+}
+DDN_HD Vector<float> greater(Vector<float> x, Vector<float> bound) {
+  return reinterpret_cast<Vector<float>>(
+      DDN_MM(max_ps)(reinterpret_cast<FloatRegister>(x), reinterpret_cast<FloatRegister>(bound)));
+}
+DDN_HD Vector<double> lesser(Vector<double> x, Vector<double> bound) {
+  return reinterpret_cast<Vector<double>>(
+      DDN_MM(min_pd)(reinterpret_cast<DoubleRegister>(x), reinterpret_cast<DoubleRegister>(bound)));
+}
+DDN_HD Vector<double> greater(Vector<double> x, Vector<double> bound) {
+  return reinterpret_cast<Vector<double>>(
+      DDN_MM(max_pd)(reinterpret_cast<DoubleRegister>(x), reinterpret_cast<DoubleRegister>(bound)));
+}
+#undef DDN_MM
+#else
+template <class V>
+DDN_HD V lesser(V x, V bound) {
+  return x < bound ? x : bound;
+}
+template <class V>
+DDN_HD V greater(V x, V bound) {
+  return x > bound ? x : bound;
+}
+#endif
+
+// a + b where multiplications take place: there is room beside minima and maxima.
+DDN_HD Vector<float> added_by_fma(Vector<float> a, Vector<float> b) {
+#if DDN_VECTOR_BYTES == 64
+  Vector<float> one = splat(1.0f);
+  asm("" : "+v"(one));  // not known to be one
+  return fused(b, one, a);
+#else
+  return a + b;
+#endif
+}
+DDN_HD Vector<double> added_by_fma(Vector<double> a, Vector<double> b) { return a + b; }
+
 // The sign bit cleared.
 template <class T, class Integer>
 DDN_HD Vector<T> without_sign(Vector<T> x) {
@@ -189,16 +316,37 @@ DDN_HD V exponent_added(V x, V shifted, int mantissa_bits) {
   return x;
 }
 
+// All lanes combined, by halves.
+template <class V, class Combine>
+DDN_HD auto by_halves(V x, const Combine& combine) {
+  using T = std::remove_reference_t<decltype(x[0])>;
+  if constexpr (sizeof(V) == 2 * sizeof(T)) {
+    return combine(x[0], x[1]);
+  } else {
+    typedef T Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half half[2];
+    memcpy(half, &x, sizeof x);
+    return by_halves(combine(half[0], half[1]), combine);
+  }
+}
+
 // Sums in double precision: of float vectors, whose halves go to one vector each, or of double
 // vectors, with the rounding errors in the second one.
 struct DoublePair {
   Vector<double> low{}, high{};
 
   DDN_HD void add(Vector<float> x) {
+#if DDN_VECTOR_BYTES == 64
+    const __m512 all = reinterpret_cast<__m512>(x);
+    const __m256 upper = _mm512_extractf32x8_ps(all, 1);
+    low += reinterpret_cast<Vector<double>>(_mm512_cvtps_pd(_mm512_castps512_ps256(all)));
+    high += reinterpret_cast<Vector<double>>(_mm512_cvtps_pd(upper));
+#else
     typename LanesOf<float, double>::type half[2];
     memcpy(half, &x, sizeof x);
     low += __builtin_convertvector(half[0], Vector<double>);
     high += __builtin_convertvector(half[1], Vector<double>);
+#endif
   }
   DDN_HD void add(Vector<double> x) {
     CompensatedSum<Vector<double>> compensated{low, high};
@@ -207,66 +355,33 @@ struct DoublePair {
     high = compensated.error;
   }
 
-  // The lanes by halves.
-  DDN_HD double total() const { return sum_by_halves(low + high); }
-
- private:
-  template <class V>
-  static DDN_HD double sum_by_halves(V x) {
-    if constexpr (sizeof(V) == 2 * sizeof(double)) {
-      return x[0] + x[1];
-    } else {
-      typedef double Half __attribute__((vector_size(sizeof(V) / 2)));
-      Half half[2];
-      memcpy(half, &x, sizeof x);
-      return sum_by_halves(half[0] + half[1]);
-    }
+  DDN_HD double total() const {
+    return by_halves(low + high, [](auto a, auto b) { return a + b; });
   }
 };
 
-// exp for -inf < x <= 0: x = n ln 2 + r with |r| <= ln(2)/2, a polynomial for exp(r), and n added
-// to the exponent.
+// exp(-square / 2) = 2^y for squares up to gauss_limit^2, where nothing underflows: y = n + f with
+// |f| <= 1/2, a polynomial for 2^f, and n added to the exponent. Adding 1.5 * 2^23 rounds to the
+// nearest integer and leaves it in the low bits.
 //
-// In single precision the logarithm is that to base two: the product's rounding is no more than
-// that of x, which is a rounded square itself. The polynomial has the least relative error of its
-// degree that is one at zero, 2e-9.
-DDN_HD Vector<float> exp_of_negative(Vector<float> x) {
-  constexpr float factors[] = {0.0001535336202934366f,
-                               0.0013398874650758495f,
-                               0.009618437359130488f,
-                               0.0555033247053527f,
-                               0.2402264791360053f,
-                               0.6931472028553373f,
-                               1.0f};
-  Vector<float> y = x * 1.4426950408889634f;
-#if DDN_VECTOR_BYTES == 64
-  const Vector<float> n =
-      reinterpret_cast<Vector<float>>(_mm512_roundscale_ps(reinterpret_cast<__m512>(y), 8));
-#else
-  // Results that would be subnormal are zero. Adding 1.5 * 2^23 rounds to the nearest integer and
-  // leaves it in the low bits.
-  const auto underflows = y < splat(-125.5f);
-  y = underflows ? splat(0.0f) : y;
-  const Vector<float> shifted = y + 12582912.0f, n = shifted - 12582912.0f;
-#endif
-  const Vector<float> f = y - n;
-  Vector<float> p = splat(factors[0]);
-  for (int i = 1; i < 7; ++i) p = fused(p, f, splat(factors[i]));
-#if DDN_VECTOR_BYTES == 64
-  return reinterpret_cast<Vector<float>>(
-      _mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
-#else
-  return underflows ? splat(0.0f) : exponent_added<int32_t>(p, shifted, 23);
-#endif
+// The polynomial in single precision has the least relative error of its degree that is one at
+// zero, 9e-8.
+DDN_HD Vector<float> gauss(Vector<float> square) {
+  const Vector<float> y = square * -0.72134752044448170368f;
+  const Vector<float> shifted = y + 12582912.0f;
+  const Vector<float> f = y - (shifted - 12582912.0f), f2 = f * f;
+  const Vector<float> low = fused(f, splat(0.6931470036506653f), splat(1.0f)),
+                      middle = fused(f, splat(0.05550733953714371f), splat(0.24022242426872253f)),
+                      high = fused(f, splat(0.001326472032815218f), splat(0.009671512991189957f));
+  return exponent_added<int32_t>(fused(fused(high, f2, middle), f2, low), shifted, 23);
 }
 
-// In double precision, Taylor's polynomial to the degree at which its remainder is below half an
-// ulp. Results that would be subnormal are zero.
-DDN_HD Vector<double> exp_of_negative(Vector<double> x) {
+// In double precision, Taylor's polynomial of exp to the degree at which its remainder is below
+// half an ulp.
+DDN_HD Vector<double> gauss(Vector<double> square) {
   constexpr int degree = 13;
-  constexpr double lowest = -708.0, magic = 6755399441055744.0;
-  const auto underflows = x < splat(lowest);
-  x = underflows ? splat(lowest) : x;
+  constexpr double magic = 6755399441055744.0;
+  const Vector<double> x = square * -0.5;
   const Vector<double> shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
   const Vector<double> r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
   double factorial = 1;
@@ -276,7 +391,7 @@ DDN_HD Vector<double> exp_of_negative(Vector<double> x) {
     factorial /= i;
     p = fused(p, r, splat(1 / factorial));
   }
-  return underflows ? splat(0.0) : exponent_added<int64_t>(p, shifted, 52);
+  return exponent_added<int64_t>(p, shifted, 52);
 }
 
 template <class T>
@@ -286,13 +401,24 @@ struct VectorMath {
   static constexpr int lanes = VectorOf<T>::lanes;
   static DDN_HD V load(const T* p) { return ddn::load<T>(p); }
   static DDN_HD void store(T* p, V x) { ddn::store<T>(p, x); }
+  static DDN_HD V widen(const float* p) { return ddn::load<T>(p); }
+  static DDN_HD void narrow(float* p, V x) { ddn::store<T>(p, x); }
+  static DDN_HD T sum(V x) {
+    return by_halves(x, [](auto a, auto b) { return a + b; });
+  }
+  static DDN_HD T largest_of(V x) {
+    return by_halves(x, [](auto a, auto b) { return a > b ? a : b; });
+  }
   static DDN_HD V splat(double c) { return ddn::splat(static_cast<T>(c)); }
   static DDN_HD V largest() { return ddn::splat(Math<T>::largest()); }
   static DDN_HD V absolute(V x) {
     return without_sign<T, std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>(x);
   }
+  static DDN_HD V smaller(V x, V bound) { return lesser(x, bound); }
+  static DDN_HD V larger(V x, V bound) { return greater(x, bound); }
   static DDN_HD V fma(V a, V b, V c) { return fused(a, b, c); }
-  static DDN_HD V exp(V x) { return exp_of_negative(x); }
+  static constexpr double gauss_limit = Math<T>::gauss_limit;
+  static DDN_HD V gauss(V square) { return ddn::gauss(square); }
 
   static DDN_HD V rsqrt(V x) {
 #if DDN_VECTOR_BYTES == 64

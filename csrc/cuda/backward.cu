@@ -51,13 +51,17 @@ __global__ void __launch_bounds__(block_threads, 2)
       weights[k] = 1;
     }
     if (args.weight != nullptr && args.grad_x.data != nullptr) {
-      const T* const weight =
-          static_cast<const T*>(args.weight) + args.weight_layout.sets.offset(set);
+      with_weight_storage(args.weight_dtype, [&](auto zero) {
+        const auto* const weight =
+            static_cast<const decltype(zero)*>(args.weight) + args.weight_layout.sets.offset(set);
 #pragma unroll
-      for (int k = 0; k < points_per_lane; ++k) {
-        const int64_t i = first + k * warp_size;
-        if (i < n) weights[k] = weight[args.weight_layout.points.offset(i)];
-      }
+        for (int k = 0; k < points_per_lane; ++k) {
+          const int64_t i = first + k * warp_size;
+          if (i < n) {
+            weights[k] = static_cast<T>(to_real(weight[args.weight_layout.points.offset(i)]));
+          }
+        }
+      });
     }
     const int64_t grad_x = args.grad_x.layout.sets.offset(set);
     const int64_t grad_weight = args.grad_weight.layout.sets.offset(set);
@@ -103,8 +107,9 @@ __global__ void __launch_bounds__(block_threads, 2)
       return row * of.points.stride[0] + of.sets.offset(channel);
     };
     const T x = to_real(static_cast<const S*>(args.x)[at(layout)]);
-    const T weight =
-        args.weight != nullptr ? static_cast<const T*>(args.weight)[at(args.weight_layout)] : T(1);
+    const T weight = args.weight != nullptr
+                         ? load_weight<T>(args.weight, args.weight_dtype, at(args.weight_layout))
+                         : T(1);
     const SetGradient<T> shared = set_gradient<T>(args, segment * layout.channels + channel);
     write_gradients<P, S>(args, x, weight, shared, at(args.grad_x.layout),
                           at(args.grad_weight.layout));
@@ -132,17 +137,18 @@ struct MovingPoints {
     return layout.place(set).first + layout.points.offset(i);
   }
   __device__ __forceinline__ MovingPoint<T> load(int64_t i) const {
-    const auto real = [&](const void* p, const SetLayout& layout, T otherwise) {
-      return p == nullptr ? otherwise : static_cast<const T*>(p)[at(layout, set, i)];
-    };
     const PointArray& x_tangent = args.tangent_x;
     const PointArray& weight_tangent = args.tangent_weight;
     return {load_real<T>(args.x, args.dtype, at(args.layout, set, i)),
-            real(args.weight, args.weight_layout, T(1)),
+            args.weight == nullptr
+                ? T(1)
+                : load_weight<T>(args.weight, args.weight_dtype, at(args.weight_layout, set, i)),
             x_tangent.data == nullptr
                 ? T(0)
                 : load_real<T>(x_tangent.data, args.dtype, at(x_tangent.layout, set, i)),
-            real(weight_tangent.data, weight_tangent.layout, T(0))};
+            weight_tangent.data == nullptr
+                ? T(0)
+                : static_cast<const T*>(weight_tangent.data)[at(weight_tangent.layout, set, i)]};
   }
   template <int count, class Body>
   __device__ __forceinline__ void sum(double (&sums)[count], const Body& body) const {

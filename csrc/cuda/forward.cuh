@@ -39,10 +39,13 @@ __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* p
   });
   if constexpr (weighted) {
     T* const staged = points + capacity;
-    const T* const given = static_cast<const T*>(args.weight) + args.weight_layout.place(set).first;
-    for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
-      staged[i] = given[args.weight_layout.points.offset(i)];
-    }
+    with_weight_storage(args.weight_dtype, [&](auto zero) {
+      const auto* const given =
+          static_cast<const decltype(zero)*>(args.weight) + args.weight_layout.place(set).first;
+      for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
+        staged[i] = static_cast<T>(to_real(given[args.weight_layout.points.offset(i)]));
+      }
+    });
     weights = survey_weights<Team, T>(place.num_points, [&](int64_t i) { return staged[i]; });
     const double inverse = 1 / weights.unit;
     for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
@@ -60,11 +63,15 @@ __device__ __forceinline__ auto in_place(const ForwardArgs& args, int64_t set, W
   const Place place = args.layout.place(set);
   const InPlace<T> points{args.x, args.dtype, place.first, &args.layout.points};
   if constexpr (weighted) {
-    const Dims& dims = args.weight_layout.points;
-    const T* const given = static_cast<const T*>(args.weight) + args.weight_layout.place(set).first;
-    weights =
-        survey_weights<Team, T>(place.num_points, [&](int64_t i) { return given[dims.offset(i)]; });
-    return WeightedInPlace<T>{points, given, &dims, 1 / weights.unit};
+    WeightedInPlace<T> weighted_points{
+        points,
+        {args.weight, args.weight_dtype, args.weight_layout.place(set).first,
+         &args.weight_layout.points},
+        1};
+    weights = survey_weights<Team, T>(place.num_points,
+                                      [&](int64_t i) { return weighted_points.given(i); });
+    weighted_points.inverse_unit = 1 / weights.unit;
+    return weighted_points;
   } else {
     return points;
   }

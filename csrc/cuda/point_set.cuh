@@ -17,6 +17,21 @@ namespace ddn::cuda {
 
 constexpr int run = 8;
 
+// What a penalty adds its moments with.
+template <class V, class Weight>
+struct MomentAdder {
+  V* moments;
+  Weight weight;
+
+  template <class Factor>
+  __device__ __forceinline__ void operator()(int k, V x, Factor y) const {
+    moments[k] = added(moments[k], x * weight, y);
+  }
+  __device__ __forceinline__ void count(int k, V a, V b) const {
+    moments[k] += a <= b ? V(1) * weight : V(0);
+  }
+};
+
 // Points that lie one after the other, in shared memory.
 template <class T>
 struct Consecutive {
@@ -54,12 +69,14 @@ template <class T>
 struct WeightedInPlace {
   static constexpr bool weighted = true;
   InPlace<T> points;
-  const T* weights;  // not in their unit
-  const Dims* weight_dims;
+  InPlace<T> weights;  // not in their unit
   double inverse_unit;
   __device__ __forceinline__ T operator[](int64_t i) const { return points[i]; }
+  __device__ __forceinline__ T given(int64_t i) const {
+    return load_weight<T>(weights.x, weights.dtype, weights.first + weights.dims->offset(i));
+  }
   __device__ __forceinline__ T weight(int64_t i) const {
-    return static_cast<T>(static_cast<double>(weights[weight_dims->offset(i)]) * inverse_unit);
+    return static_cast<T>(static_cast<double>(given(i)) * inverse_unit);
   }
 };
 
@@ -341,8 +358,8 @@ class PointSet {
         [&](T x, auto weight) {
           const double z = clip(
               residual(static_cast<double>(x), static_cast<double>(at.base), at.offset) * inverse,
-              40.0);
-          double before = 0, term = Math<double>::exp(-0.5 * z * z) * weight_in<double>(weight);
+              Math<double>::gauss_limit);
+          double before = 0, term = Math<double>::gauss(z * z) * weight_in<double>(weight);
 #pragma unroll
           for (int i = 0; i < Series::terms; ++i) {
             series.c[i] += term;
@@ -362,39 +379,29 @@ class PointSet {
     const V base = static_cast<V>(at.base);
     const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha),
                      static_cast<V>(alpha * kink_distance(n_))};
-    V slope = 0, curvature = 0, depth = 0, twist = 0;
-    // slope, curvature, and depth and twist where there are such
-    constexpr int twist_at = P::has_depth ? 3 : 2;
-    double totals[twist_at + P::is_smooth] = {};
+    V moments[P::moments] = {};
+    double totals[P::moments] = {};
     for_each(
         [&](T x, auto given) {
-          const Terms<V> t = P::terms(residual(static_cast<V>(x), base, at.offset), a);
           const auto weight = weight_in<V>(given);
-          slope += t.slope * weight;
-          curvature += t.curvature * weight;
-          if constexpr (P::has_depth) depth += t.depth * weight;
-          if constexpr (P::is_smooth) twist += t.twist * weight;
+          const MomentAdder<V, decltype(weight)> add{moments, weight};
+          P::add_moments(residual(static_cast<V>(x), base, at.offset), a, add);
         },
         [&] {
-          totals[0] += static_cast<double>(slope);
-          totals[1] += static_cast<double>(curvature);
-          slope = curvature = 0;
-          if constexpr (P::has_depth) {
-            totals[2] += static_cast<double>(depth);
-            depth = 0;
-          }
-          if constexpr (P::is_smooth) {
-            totals[twist_at] += static_cast<double>(twist);
-            twist = 0;
+#pragma unroll
+          for (int k = 0; k < P::moments; ++k) {
+            totals[k] += static_cast<double>(moments[k]);
+            moments[k] = 0;
           }
         });
     Team::template reduce<Add>(totals);
-    Sums sums;
-    sums.slope = totals[0];
-    sums.curvature = totals[1];
-    if constexpr (P::has_depth) sums.depth = totals[2];
-    if constexpr (P::is_smooth) sums.twist = totals[twist_at];
-    return sums;
+    return P::sums(totals, alpha);
+  }
+
+  // Calls f with what gives the sums at any u.
+  template <class P, class V, class F>
+  __device__ __forceinline__ void with_sums(double alpha, const F& f) const {
+    f([&](double u) { return sums<P, V>(u, alpha); });
   }
 
   template <class P>

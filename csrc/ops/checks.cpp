@@ -11,18 +11,18 @@
 
 namespace ddn {
 
-void check_points(const at::Tensor& x) {
-  TORCH_CHECK_TYPE(x.defined(), "robust_pool: `x` is None; expected a tensor");
-  TORCH_CHECK_TYPE(x.layout() == at::kStrided, "robust_pool: `x` has layout ", x.layout(),
+void Checks::points(const at::Tensor& x) const {
+  TORCH_CHECK_TYPE(x.defined(), op, ": `x` is None; expected a tensor");
+  TORCH_CHECK_TYPE(x.layout() == at::kStrided, op, ": `x` has layout ", x.layout(),
                    "; expected a dense (strided) tensor");
   const at::ScalarType dtype = x.scalar_type();
   TORCH_CHECK_TYPE(
       dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16,
-      "robust_pool: `x` has dtype ", dtype,
+      op, ": `x` has dtype ", dtype,
       "; expected a real floating-point tensor (Float, Double, Half or BFloat16)");
 }
 
-std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim) {
+std::vector<int64_t> Checks::dims(const at::Tensor& x, at::IntArrayRef dim) const {
   const int64_t rank = x.dim();
   std::vector<int64_t> dims;
   if (dim.empty()) {
@@ -30,35 +30,35 @@ std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim) {
   }
   const int64_t limit = std::max<int64_t>(rank, 1);  // a 0-dim tensor is one point
   for (const int64_t d : dim) {
-    TORCH_CHECK_INDEX(-limit <= d && d < limit, "robust_pool: `dim` is ", dim, " for x with ", rank,
+    TORCH_CHECK_INDEX(-limit <= d && d < limit, op, ": `dim` is ", dim, " for x with ", rank,
                       " dims; expected values from ", -limit, " to ", limit - 1);
     dims.push_back(d < 0 ? d + limit : d);
   }
   std::sort(dims.begin(), dims.end());
-  TORCH_CHECK_VALUE(std::adjacent_find(dims.begin(), dims.end()) == dims.end(),
-                    "robust_pool: `dim` is ", dim, " for x with ", rank,
+  TORCH_CHECK_VALUE(std::adjacent_find(dims.begin(), dims.end()) == dims.end(), op, ": `dim` is ",
+                    dim, " for x with ", rank,
                     " dims, which names a dim twice; expected distinct dims");
   if (rank == 0) dims.clear();
   for (const int64_t d : dims) {
-    TORCH_CHECK_VALUE(x.sym_size(d) != 0, "robust_pool: `x` has shape ", x.sym_sizes(),
+    TORCH_CHECK_VALUE(x.sym_size(d) != 0, op, ": `x` has shape ", x.sym_sizes(),
                       ", which is empty in pooled dim ", d, "; expected at least one point");
   }
   return dims;
 }
 
-void check_alpha(double alpha, const at::Tensor& x) {
+void Checks::alpha(double alpha, const at::Tensor& x) const {
   const double limit =
       alpha_limit(x.scalar_type() == at::kDouble ? DType::float64 : DType::float32);
-  TORCH_CHECK_VALUE(alpha >= 1 / limit && alpha <= limit, "robust_pool: `alpha` is ", alpha,
+  TORCH_CHECK_VALUE(alpha >= 1 / limit && alpha <= limit, op, ": `alpha` is ", alpha,
                     "; expected a finite number from ", 1 / limit, " to ", limit,
                     " for x of dtype ", x.scalar_type());
 }
 
-void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
-                 const std::optional<at::Tensor>& ptr) {
-  TORCH_CHECK_TYPE(at::isFloatingType(alpha.scalar_type()), "robust_pool: `alpha` has dtype ",
+void Checks::alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
+                   const std::optional<at::Tensor>& ptr) const {
+  TORCH_CHECK_TYPE(at::isFloatingType(alpha.scalar_type()), op, ": `alpha` has dtype ",
                    alpha.scalar_type(), "; expected a real floating-point tensor or a float");
-  TORCH_CHECK_VALUE(alpha.device() == x.device(), "robust_pool: `alpha` is on ", alpha.device(),
+  TORCH_CHECK_VALUE(alpha.device() == x.device(), op, ": `alpha` is on ", alpha.device(),
                     " but x is on ", x.device(), "; expected both on the same device");
   bool broadcasts = alpha.dim() <= x.dim();
   for (int64_t d = 1; broadcasts && d <= alpha.dim(); ++d) {
@@ -69,58 +69,55 @@ void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef d
         !pooled ? x.sym_size(at) : (ptr.has_value() ? ptr->sym_size(0) - 1 : c10::SymInt(1));
     broadcasts = size == 1 || size == answers;
   }
-  TORCH_CHECK_VALUE(broadcasts, "robust_pool: `alpha` has shape ", alpha.sym_sizes(),
-                    " for x of shape ", x.sym_sizes(), " pooled over dims ", dim,
-                    ptr.has_value() ? " by segments" : "",
+  TORCH_CHECK_VALUE(broadcasts, op, ": `alpha` has shape ", alpha.sym_sizes(), " for x of shape ",
+                    x.sym_sizes(), " pooled over dims ", dim, ptr.has_value() ? " by segments" : "",
                     "; expected a shape that broadcasts against the output with keepdim=True");
 }
 
-void check_offsets(const at::Tensor& ptr, const at::Tensor& x) {
-  TORCH_CHECK_VALUE(x.dim() >= 1,
-                    "segment_robust_pool: `x` is a 0-dim tensor; expected one whose "
+void Checks::offsets(const at::Tensor& ptr, const at::Tensor& x) const {
+  TORCH_CHECK_VALUE(x.dim() >= 1, op,
+                    ": `x` is a 0-dim tensor; expected one whose "
                     "first dim holds the points");
-  TORCH_CHECK_TYPE(ptr.scalar_type() == at::kLong, "segment_robust_pool: `ptr` has dtype ",
-                   ptr.scalar_type(), "; expected Long");
-  TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.sym_size(0) >= 1, "segment_robust_pool: `ptr` has shape ",
+  TORCH_CHECK_TYPE(ptr.scalar_type() == at::kLong, op, ": `ptr` has dtype ", ptr.scalar_type(),
+                   "; expected Long");
+  TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.sym_size(0) >= 1, op, ": `ptr` has shape ",
                     ptr.sym_sizes(), "; expected one dim of at least one offset");
-  TORCH_CHECK_VALUE(ptr.device() == x.device(), "segment_robust_pool: `ptr` is on ", ptr.device(),
-                    " but x is on ", x.device(), "; expected both on the same device");
+  TORCH_CHECK_VALUE(ptr.device() == x.device(), op, ": `ptr` is on ", ptr.device(), " but x is on ",
+                    x.device(), "; expected both on the same device");
 }
 
-void check_weight(const at::Tensor& weight, const at::Tensor& x) {
-  TORCH_CHECK_TYPE(weight.layout() == at::kStrided, "robust_pool: `weight` has layout ",
-                   weight.layout(), "; expected a dense (strided) tensor");
+void Checks::weight(const at::Tensor& weight, const at::Tensor& x) const {
+  TORCH_CHECK_TYPE(weight.layout() == at::kStrided, op, ": `weight` has layout ", weight.layout(),
+                   "; expected a dense (strided) tensor");
   const at::ScalarType dtype = weight.scalar_type();
-  TORCH_CHECK_TYPE(at::isFloatingType(dtype) || dtype == at::kBool,
-                   "robust_pool: `weight` has dtype ", dtype,
-                   "; expected a real floating-point tensor or a mask (Bool)");
-  TORCH_CHECK_VALUE(weight.device() == x.device(), "robust_pool: `weight` is on ", weight.device(),
+  TORCH_CHECK_TYPE(at::isFloatingType(dtype) || dtype == at::kBool, op, ": `weight` has dtype ",
+                   dtype, "; expected a real floating-point tensor or a mask (Bool)");
+  TORCH_CHECK_VALUE(weight.device() == x.device(), op, ": `weight` is on ", weight.device(),
                     " but x is on ", x.device(), "; expected both on the same device");
   bool broadcasts = weight.dim() <= x.dim();
   for (int64_t d = 1; broadcasts && d <= weight.dim(); ++d) {
     const c10::SymInt size = weight.sym_size(weight.dim() - d);
     broadcasts = size == 1 || size == x.sym_size(x.dim() - d);
   }
-  TORCH_CHECK_VALUE(broadcasts, "robust_pool: `weight` has shape ", weight.sym_sizes(),
-                    " for x of shape ", x.sym_sizes(),
-                    "; expected a shape that broadcasts against x");
+  TORCH_CHECK_VALUE(broadcasts, op, ": `weight` has shape ", weight.sym_sizes(), " for x of shape ",
+                    x.sym_sizes(), "; expected a shape that broadcasts against x");
 }
 
-void check_no_tangent(const at::Tensor& t, const char* name) {
-  TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), "robust_pool: `", name,
+void Checks::no_tangent(const at::Tensor& t, const char* name) const {
+  TORCH_CHECK_NOT_IMPLEMENTED(!t._fw_grad(/*level=*/0).defined(), op, ": `", name,
                               "` carries a forward-mode tangent; expected none: forward-mode "
                               "differentiation is not supported");
 }
 
-void check_solver(std::string_view solver) {
-  TORCH_CHECK_VALUE(solver == "local" || solver == "global", "robust_pool: `solver` is '", solver,
+void Checks::solver(std::string_view solver) const {
+  TORCH_CHECK_VALUE(solver == "local" || solver == "global", op, ": `solver` is '", solver,
                     "'; expected 'local' or 'global'");
 }
 
-void check_stopping(std::optional<int64_t> max_iter, std::optional<double> tol) {
-  TORCH_CHECK_VALUE(!max_iter.has_value() || *max_iter >= 1, "robust_pool: `max_iter` is ",
+void Checks::stopping(std::optional<int64_t> max_iter, std::optional<double> tol) const {
+  TORCH_CHECK_VALUE(!max_iter.has_value() || *max_iter >= 1, op, ": `max_iter` is ",
                     max_iter.value_or(0), "; expected a positive int or None");
-  TORCH_CHECK_VALUE(!tol.has_value() || (*tol > 0 && std::isfinite(*tol)), "robust_pool: `tol` is ",
+  TORCH_CHECK_VALUE(!tol.has_value() || (*tol > 0 && std::isfinite(*tol)), op, ": `tol` is ",
                     tol.value_or(0), "; expected a positive finite float or None");
 }
 

@@ -10,25 +10,33 @@
 
 namespace ddn {
 
-void check_points(const at::Tensor& x);
+struct Checks {
+  const char* op;  // the function whose arguments these are
 
-// dim as sorted non-negative dims; none given means all.
-std::vector<int64_t> checked_dims(const at::Tensor& x, at::IntArrayRef dim);
+  void points(const at::Tensor& x) const;
 
-void check_alpha(double alpha, const at::Tensor& x);
-void check_alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
-                 const std::optional<at::Tensor>& ptr);
+  // dim as sorted non-negative dims; none given means all.
+  std::vector<int64_t> dims(const at::Tensor& x, at::IntArrayRef dim) const;
 
-// Offsets of segments along the first dim of x.
-void check_offsets(const at::Tensor& ptr, const at::Tensor& x);
+  void alpha(double alpha, const at::Tensor& x) const;
+  void alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
+             const std::optional<at::Tensor>& ptr) const;
 
-void check_weight(const at::Tensor& weight, const at::Tensor& x);
+  // Offsets of segments along the first dim of x.
+  void offsets(const at::Tensor& ptr, const at::Tensor& x) const;
 
-// Raises when t carries a forward-mode tangent, which would be lost in silence.
-void check_no_tangent(const at::Tensor& t, const char* name);
+  void weight(const at::Tensor& weight, const at::Tensor& x) const;
 
-void check_solver(std::string_view solver);
+  // Raises when t carries a forward-mode tangent, which would be lost in silence.
+  void no_tangent(const at::Tensor& t, const char* name) const;
 
-void check_stopping(std::optional<int64_t> max_iter, std::optional<double> tol);
+  void solver(std::string_view solver) const;
+
+  void stopping(std::optional<int64_t> max_iter, std::optional<double> tol) const;
+};
+
+inline Checks checks_for(const std::optional<at::Tensor>& ptr) {
+  return {ptr.has_value() ? "segment_robust_pool" : "robust_pool"};
+}
 
 }  // namespace ddn

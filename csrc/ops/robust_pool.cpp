@@ -38,6 +38,8 @@ bool is_pooled(int64_t d, at::IntArrayRef dim) {
 
 DType dtype_of(const at::Tensor& x) {
   switch (x.scalar_type()) {
+    case at::kBool:
+      return DType::boolean;
     case at::kDouble:
       return DType::float64;
     case at::kHalf:
@@ -49,7 +51,7 @@ DType dtype_of(const at::Tensor& x) {
   }
 }
 
-// The type of the arithmetic, of weights and of all that belongs to the unrounded answer.
+// The type of the arithmetic and of all that belongs to the unrounded answer.
 at::ScalarType opmath(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
@@ -78,30 +80,29 @@ const void* data_or_null(const at::Tensor& t) { return t.defined() ? t.const_dat
 
 // The inner operators can be called by name: what the kernels rely on is checked here once more.
 void check_inner(const Problem& problem) {
-  check_points(problem.x);
-  check_no_tangent(problem.x, "x");
+  const Checks checks = checks_for(problem.ptr);
+  checks.points(problem.x);
+  checks.no_tangent(problem.x, "x");
   if (problem.weight.has_value()) {
-    check_weight(*problem.weight, problem.x);
-    check_no_tangent(*problem.weight, "weight");
+    checks.weight(*problem.weight, problem.x);
+    checks.no_tangent(*problem.weight, "weight");
   }
-  if (problem.ptr.has_value()) check_offsets(*problem.ptr, problem.x);
+  if (problem.ptr.has_value()) checks.offsets(*problem.ptr, problem.x);
   if (problem.alpha.has_value()) {
-    check_alpha(*problem.alpha, problem.x, problem.dim, problem.ptr);
-    check_no_tangent(*problem.alpha, "alpha");
+    checks.alpha(*problem.alpha, problem.x, problem.dim, problem.ptr);
+    checks.no_tangent(*problem.alpha, "alpha");
   }
   int64_t previous = -1;
   for (const int64_t d : problem.dim) {
-    TORCH_CHECK_VALUE(previous < d && d < problem.x.dim(),
-                      "robust_pool: `dim` of an inner operator is ", problem.dim,
+    TORCH_CHECK_VALUE(previous < d && d < problem.x.dim(), checks.op,
+                      ": `dim` of an inner operator is ", problem.dim,
                       "; expected sorted non-negative dims of x, without repeats");
-    TORCH_CHECK_VALUE(problem.ptr.has_value() || problem.x.size(d) != 0,
-                      "robust_pool: `x` is empty in pooled dim ", d,
-                      "; expected at least one point");
+    TORCH_CHECK_VALUE(problem.ptr.has_value() || problem.x.size(d) != 0, checks.op,
+                      ": `x` is empty in pooled dim ", d, "; expected at least one point");
     previous = d;
   }
-  TORCH_CHECK_VALUE(!problem.ptr.has_value() || problem.dim.equals({0}),
-                    "robust_pool: `dim` of an inner operator with ptr is ", problem.dim,
-                    "; expected 0");
+  TORCH_CHECK_VALUE(!problem.ptr.has_value() || problem.dim.equals({0}), checks.op,
+                    ": `dim` of an inner operator with ptr is ", problem.dim, "; expected 0");
 }
 
 // The tensors of one call as the kernels take them: what belongs to points expanded to x's shape,
@@ -114,7 +115,7 @@ struct Operands {
 
   explicit Operands(const Problem& problem)
       : dim(problem.dim.vec()), ptr(safe_offsets(problem.ptr, problem.x)), x(problem.x) {
-    weight = expanded(problem.weight, x.sizes(), opmath(x));
+    if (problem.weight.has_value()) weight = problem.weight->expand(x.sizes());
     alpha = expanded(problem.alpha, shape_of_answer(problem), opmath(x));
     if (alpha.defined()) alpha = alpha.contiguous();
   }
@@ -166,12 +167,13 @@ struct Operands {
 
 void fill_in(PoolArgs& args, const Operands& operands, const Problem& problem) {
   args.dtype = dtype_of(operands.x);
-  args.penalty = penalty_number(problem.penalty);
+  args.penalty = penalty_number(problem.penalty, checks_for(problem.ptr));
   args.layout = *operands.layout_of(operands.x);
   args.x = operands.x.const_data_ptr();
   args.alpha = data_or_null(operands.alpha);
   args.alpha_value = problem.alpha_value;
   args.weight = data_or_null(operands.weight);
+  if (operands.weight.defined()) args.weight_dtype = dtype_of(operands.weight);
   args.weight_layout = *operands.layout_of(operands.weight);
 }
 
@@ -183,11 +185,12 @@ PointArray point_array(const Operands& operands, const at::Tensor& t) {
 Answer checked_answer(const Problem& problem, const Answer& answer) {
   const std::vector<int64_t> shape = shape_of_answer(problem);
   const at::Tensor& x = problem.x;
+  const Checks checks = checks_for(problem.ptr);
   const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
-    check_no_tangent(t, name);
+    checks.no_tangent(t, name);
     TORCH_CHECK_VALUE(
         t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype && t.device() == x.device(),
-        "robust_pool: `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
+        checks.op, ": `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
         dtype, " of shape ", shape, " on ", x.device());
     return t.contiguous();
   };
@@ -201,13 +204,14 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
 // Direction parts as the kernels take them.
 void add_direction(Operands& operands, const Problem& problem, const Direction& direction) {
   const at::Tensor& x = problem.x;
+  const Checks checks = checks_for(problem.ptr);
   for (const auto& [part, name] :
        {std::pair{direction.x, "x_tangent"}, std::pair{direction.weight, "weight_tangent"},
         std::pair{direction.alpha, "alpha_tangent"}}) {
-    if (part.has_value()) check_no_tangent(*part, name);
+    if (part.has_value()) checks.no_tangent(*part, name);
   }
   if (direction.x.has_value()) {
-    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), "robust_pool: `x_tangent` has shape ",
+    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), checks.op, ": `x_tangent` has shape ",
                       direction.x->sizes(), "; expected that of x, ", x.sizes());
   }
   operands.x_tangent = expanded(direction.x, x.sizes(), x.scalar_type());
@@ -277,7 +281,7 @@ std::string penalty_names() {
 
 }  // namespace
 
-int penalty_number(std::string_view name) {
+int penalty_number(std::string_view name, const Checks& checks) {
   int number = -1;
   for (int i = 0; i < Penalties::size; ++i) {
     with_penalty(i, [&](auto penalty) {
@@ -285,7 +289,7 @@ int penalty_number(std::string_view name) {
       if (name == P::name || name == P::alias) number = i;
     });
   }
-  TORCH_CHECK_VALUE(number >= 0, "robust_pool: `penalty` is '", name, "'; expected one of ",
+  TORCH_CHECK_VALUE(number >= 0, checks.op, ": `penalty` is '", name, "'; expected one of ",
                     penalty_names());
   return number;
 }

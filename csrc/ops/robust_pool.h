@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "core/args.h"
+#include "ops/checks.h"
 
 namespace ddn {
 
 // Raises for a name that is no penalty.
-int penalty_number(std::string_view name);
+int penalty_number(std::string_view name, const Checks& checks);
 
 // What every inner operator is told of the sets and their objectives. Shapes are those of x, the
 // points, and of y, in which pooled dims have size 1 or, with ptr, the first is the number of

@@ -20,22 +20,23 @@ std::vector<int64_t> check(const at::Tensor& x, c10::string_view penalty, double
                            const OptionalTensor& weight, const OptionalTensor& ptr,
                            c10::string_view solver, std::optional<int64_t> max_iter,
                            std::optional<double> tol) {
-  penalty_number(penalty);
-  check_points(x);
-  check_solver(solver);
+  const Checks checks = checks_for(ptr);
+  penalty_number(penalty, checks);
+  checks.points(x);
+  checks.solver(solver);
   std::vector<int64_t> dims{0};
   if (ptr.has_value()) {
-    check_offsets(*ptr, x);
+    checks.offsets(*ptr, x);
   } else {
-    dims = checked_dims(x, dim);
+    dims = checks.dims(x, dim);
   }
   if (alpha.has_value()) {
-    check_alpha(*alpha, x, dims, ptr);
+    checks.alpha(*alpha, x, dims, ptr);
   } else {
-    check_alpha(alpha_value, x);
+    checks.alpha(alpha_value, x);
   }
-  if (weight.has_value()) check_weight(*weight, x);
-  check_stopping(max_iter, tol);
+  if (weight.has_value()) checks.weight(*weight, x);
+  checks.stopping(max_iter, tol);
   return dims;
 }
 
@@ -45,9 +46,10 @@ at::Tensor pool(const at::Tensor& x, c10::string_view penalty, double alpha_valu
                 std::optional<int64_t> max_iter, std::optional<double> tol) {
   const std::vector<int64_t> dims =
       check(x, penalty, alpha_value, alpha, dim, weight, ptr, solver, max_iter, tol);
-  check_no_tangent(x, "x");
-  if (alpha.has_value()) check_no_tangent(*alpha, "alpha");
-  if (weight.has_value()) check_no_tangent(*weight, "weight");
+  const Checks checks = checks_for(ptr);
+  checks.no_tangent(x, "x");
+  if (alpha.has_value()) checks.no_tangent(*alpha, "alpha");
+  if (weight.has_value()) checks.no_tangent(*weight, "weight");
   static const auto inner =
       c10::Dispatcher::singleton()
           .findSchemaOrThrow("ddn::_robust_pool_forward", "")

@@ -47,6 +47,7 @@ struct Sets {
   const void* alpha;
   double alpha_value;
   Array weight;
+  int weight_dtype;
 };
 
 void fill_in(ddn::PoolArgs& args, const Sets& sets) {
@@ -57,6 +58,7 @@ void fill_in(ddn::PoolArgs& args, const Sets& sets) {
   args.alpha = sets.alpha;
   args.alpha_value = sets.alpha_value;
   args.weight = sets.weight.data;
+  args.weight_dtype = static_cast<ddn::DType>(sets.weight_dtype);
   args.weight_layout = read_layout(sets.weight.layout, sets.ptr);
 }
 

@@ -126,14 +126,15 @@ class BFloat16(np.ndarray):
 
 
 def real_dtype(x: np.ndarray) -> np.dtype:
-    """Of the arithmetic on x, of weights, and of what belongs to the unrounded answer."""
+    """Of the arithmetic on x and of what belongs to the unrounded answer."""
     return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
 def _dtype_number(x: np.ndarray) -> int:
     if isinstance(x, BFloat16):
         return 3
-    return [np.dtype(t) for t in (np.float32, np.float64, np.float16)].index(x.dtype)
+    dtypes = (np.float32, np.float64, np.float16, None, np.bool_)
+    return [t and np.dtype(t) for t in dtypes].index(x.dtype)
 
 
 def _pointer(array: np.ndarray | None) -> ctypes.c_void_p:
@@ -153,12 +154,14 @@ class _Sets(ctypes.Structure):
         ("alpha", ctypes.c_void_p),
         ("alpha_value", ctypes.c_double),
         ("weight", _Array),
+        ("weight_dtype", ctypes.c_int),
     )
 
 
 class Problem(NamedTuple):
     """What is solved. alpha: a number, or one per set as an array of x's real dtype; weight: of x's
-    shape and real dtype, with any strides; ptr: int64 offsets of segments along the first dim."""
+    shape, any dtype or boolean, with any strides; ptr: int64 offsets of segments along the first
+    dim."""
 
     x: np.ndarray
     penalty: str
@@ -303,7 +306,6 @@ class Shim:
             assert each.dtype == real_dtype(x)
             assert each.shape == problem.shape()
             assert each.flags.c_contiguous
-        assert weight is None or weight.dtype == real_dtype(x)
         sets = _Sets(
             _dtype_number(x),
             self._penalty(penalty),
@@ -312,6 +314,7 @@ class Shim:
             None if each is None else each.ctypes.data,
             math.nan if each is not None else alpha,
             problem.array(weight),
+            0 if weight is None else _dtype_number(weight),
         )
         return (ctypes.byref(sets),)
 

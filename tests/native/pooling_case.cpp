@@ -259,15 +259,17 @@ struct Tensor {
         layout.points = dims(n, 1);
     }
     data.reset(new T[static_cast<size_t>(size)]);
-    std::fill_n(data.get(), size, std::numeric_limits<T>::quiet_NaN());
+    std::fill_n(data.get(), size,
+                std::is_integral_v<T> ? T(1) : std::numeric_limits<T>::quiet_NaN());
   }
   T& at(int64_t set, int64_t point) {
     return data[static_cast<size_t>(layout.place(set).first + layout.points.offset(point))];
   }
-  void fill(const T* rows) {
+  template <class From>
+  void fill(const From* rows) {
     for (int64_t i = 0; i < layout.num_sets; ++i) {
       const int64_t n = layout.place(i).num_points;
-      for (int64_t j = 0; j < n; ++j) at(i, j) = *rows++;
+      for (int64_t j = 0; j < n; ++j) at(i, j) = static_cast<T>(*rows++);
     }
   }
 };
@@ -326,7 +328,12 @@ Answers<T> solve(const Case& c, Device device, int sets, const T* x, const T* we
   Answers<T> out(static_cast<size_t>(sets));
   Tensor<T> points(c, sets, c.layout), given(c, sets, other_layout(c.layout, 1));
   points.fill(x);
+  Tensor<uint8_t> mask(c, sets, other_layout(c.layout, 1));
   if (weights != nullptr) given.fill(weights);
+  const bool masked = weights != nullptr && c.weights == Weights::mask &&
+                      std::all_of(weights, weights + sets * c.num_points,
+                                  [](T weight) { return weight == 0 || weight == 1; });
+  if (masked) mask.fill(weights);
   ForwardArgs args{};
   args.dtype = sizeof(T) == 8 ? ddn::DType::float64 : ddn::DType::float32;
   args.penalty = c.penalty;
@@ -340,7 +347,12 @@ Answers<T> solve(const Case& c, Device device, int sets, const T* x, const T* we
   args.alpha_value = c.alpha;
   if (weights != nullptr) {
     args.weight = given.data.get();
+    args.weight_dtype = args.dtype;
     args.weight_layout = given.layout;
+    if (masked) {
+      args.weight = mask.data.get();
+      args.weight_dtype = ddn::DType::boolean;
+    }
   }
   args.max_iter = c.max_iter;
   args.tolerance = c.tolerance;

@@ -1,0 +1,222 @@
+"""Suite `compare`: every contender on one workload after the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.contenders import Contender, operations, our_contenders, reductions, rivals
+from bench.timing import Operation, Timing, time_interleaved
+from bench.workloads import DTYPES, Sets, Workload, make, missing_for
+
+Row = dict[str, Any]
+
+CASE = ("workload", "data", "dtype", "device", "threads")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all suites.
+
+    Attributes:
+        repetitions: rounds of a measurement.
+        seconds: no round of a case begins after so long.
+        alpha: scale of the penalties.
+        penalties: full names.
+        compiled: penalties whose PyTorch nodes are compiled too.
+        backend: of torch.compile.
+        most_points: of a workload on the CPU.
+        quick: a run to see that all works; its figures mean little.
+    """
+
+    repetitions: int
+    seconds: float
+    alpha: float
+    penalties: tuple[str, ...]
+    compiled: tuple[str, ...] = ()
+    backend: str = "inductor"
+    most_points: int = 1 << 23
+    quick: bool = False
+
+
+class Case(NamedTuple):
+    workload: Workload
+    data: str
+    dtype: str
+
+
+def fitted(case: Case, device: torch.device, settings: Settings) -> tuple[Workload, str | None]:
+    """The workload as it is run, and what was scaled and why."""
+    whole = case.workload
+    if device.type == "cuda":
+        # Points, gradient, copy and what a rival keeps of its own, in half of what is free.
+        free = torch.cuda.mem_get_info(device)[0]
+        most, why = free // (2 * 6 * DTYPES[case.dtype].itemsize), "to fit memory"
+    else:
+        most, why = settings.most_points, "for the CPU"
+    if settings.quick:
+        most, why = min(most, 1 << 16), "for a quick run"
+    workload = whole.scaled(most)
+    if workload == whole:
+        return workload, None
+    return workload, f"{workload.sets} of {whole.sets} sets, {why}"
+
+
+def run(case: Case, device: torch.device, settings: Settings) -> Iterator[Row]:
+    """Proves and times all contenders on a case; yields a row for each operation of each."""
+    about: Row = {
+        "suite": "compare",
+        "workload": case.workload.name,
+        "data": case.data,
+        "dtype": case.dtype,
+        "device": device.type,
+        "threads": torch.get_num_threads() if device.type == "cpu" else None,
+        "alpha": settings.alpha,
+    }
+    if reason := missing_for(case.data):
+        yield about | {"contender": "all", "operation": "all", "skipped": reason}
+        return
+    workload, scaled = fitted(case, device, settings)
+    sets = make(workload, case.data, DTYPES[case.dtype], device)
+    about |= {"shape": list(sets.x.shape), "scaled": scaled}
+    contenders = [
+        *reductions(sets),
+        *our_contenders(sets, settings.penalties, settings.alpha),
+        *rivals(
+            sets,
+            settings.penalties,
+            settings.alpha,
+            compiled=settings.compiled,
+            backend=settings.backend,
+        ),
+    ]
+    yield from time_contenders(contenders, sets, device, settings, about)
+
+
+def time_contenders(
+    contenders: Sequence[Contender],
+    sets: Sets,
+    device: torch.device,
+    settings: Settings,
+    about: Row,
+) -> Iterator[Row]:
+    """The rows of contenders that were proved, interleaved, and of those that are skipped."""
+    target = torch.empty_like(sets.x)
+    timed: dict[tuple[str, str], Operation] = {("copy", "copy"): partial(target.copy_, sets.x)}
+    seldom = set()
+    for contender in contenders:
+        if contender.pool is None:
+            continue
+        for operation, call in operations(contender).items():
+            timed[contender.name, operation] = call
+            if contender.seldom:
+                seldom.add((contender.name, operation))
+    names = {" / ".join(key): key for key in timed}
+    timings = time_interleaved(
+        {name: timed[key] for name, key in names.items()},
+        device,
+        rounds=settings.repetitions,
+        budget_seconds=settings.seconds,
+        seldom=[name for name, key in names.items() if key in seldom],
+    )
+    found = {key: timings[name] for name, key in names.items()}
+    by_name = {contender.name: contender for contender in contenders}
+    for (name, operation), timing in found.items():
+        one = by_name.get(name)
+        pooled = sets if one is None else one.sets
+        yield (
+            about
+            | {"contender": name, "operation": operation, "sets": pooled.count}
+            | figures(name, operation, timing, pooled, sets, found)
+            | ({} if one is None else {"right": one.right})
+            | ({} if pooled is sets else {"few": f"the first {pooled.count} sets"})
+        )
+    for contender in contenders:
+        if contender.pool is None:
+            row = {"contender": contender.name, "operation": "all", "skipped": contender.skipped}
+            yield about | row | {"refused": contender.refused}
+
+
+def figures(
+    name: str,
+    operation: str,
+    timing: Timing,
+    pooled: Sets,
+    sets: Sets,
+    found: dict[tuple[str, str], Timing],
+) -> Row:
+    """Times, per set too, and compared per set with torch.mean or, of a gradient, with copy_."""
+    baseline = ("copy", "copy") if operation == "backward" else ("torch.mean", "forward")
+    per_set = timing.median / pooled.count
+    row: Row = {
+        "milliseconds": timing.as_dict(),
+        "microseconds_per_set": float(f"{1e3 * per_set:.6g}"),
+        "gigabytes_per_second": moved_bytes(name, operation, pooled) / timing.median / 1e6,
+    }
+    if baseline in found:
+        times = per_set / (found[baseline].median / sets.count)
+        row |= {"baseline": baseline[0], "times_baseline": float(f"{times:.6g}")}
+    return row
+
+
+def moved_bytes(name: str, operation: str, sets: Sets) -> int:
+    """The bytes that cannot be spared: x is read, what is like x is written."""
+    size = sets.x.numel() * sets.x.element_size()
+    if operation == "forward":
+        return size
+    if operation == "forward+backward":
+        return 3 * size
+    return size if name == "torch.mean" else 2 * size
+
+
+# Report
+
+
+def as_text(rows: Sequence[Row]) -> str:
+    """A table for each case; contenders that are skipped for one reason share a line."""
+    lines: list[str] = []
+    for _, group in itertools.groupby(rows, lambda row: [row[key] for key in CASE]):
+        own = list(group)
+        lines += ["", *_heading(own[0])]
+        lines += [_line(row) for row in own if not row.get("skipped")]
+        skipped: dict[str, list[str]] = {}
+        for row in own:
+            if row.get("skipped"):
+                skipped.setdefault(row["skipped"], []).append(row["contender"])
+        lines += [f"skipped: {', '.join(who)}: {reason}" for reason, who in skipped.items()]
+    return "\n".join(lines)
+
+
+def _heading(row: Row) -> list[str]:
+    where = row["device"] + (f", threads: {row['threads']}" if row["threads"] else "")
+    shape = "x".join(map(str, row.get("shape", [])))
+    title = f"{row['workload']}: {shape} {row['dtype']}, {row['data']}, alpha {row['alpha']:g}"
+    lines = [f"{title}, {where}"]
+    if row.get("scaled"):
+        lines.append(f"scaled: {row['scaled']}")
+    columns = f"{'ms':>10}{'10%':>10}{'90%':>10}{'n':>4}{'us/set':>11}{'GB/s':>8}"
+    return [*lines, f"{'':47}{columns}  per set, compared"]
+
+
+def _line(row: Row) -> str:
+    name = f"{row['operation']} {row['contender']}" if row["operation"] != "copy" else "copy_"
+    ms = row["milliseconds"]
+    line = f"{name:47}{ms['median']:10.3f}{ms['low']:10.3f}{ms['high']:10.3f}"
+    line += f"{ms['repetitions']:4}{row['microseconds_per_set']:11.3f}"
+    line += f"{row['gigabytes_per_second']:8.1f}"
+    if "times_baseline" in row:
+        line += f"  {row['times_baseline']:.4g} x {row['baseline']}"
+    notes = [row["few"]] if row.get("few") else []
+    if row.get("right") is not None and row["right"] < 1:
+        notes.append(f"{row['right']:.0%} of the answers right")
+    return line + (f"  ({'; '.join(notes)})" if notes else "")
+
+
+def refused(rows: Sequence[Row]) -> list[str]:
+    """What of ours, or of torch's, was wrong and hence not timed."""
+    return [f"{row['contender']}: {row['skipped']}" for row in rows if row.get("refused")]

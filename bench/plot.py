@@ -1,0 +1,336 @@
+"""Draws the figures and writes the tables of docs/performance.md, from JSON alone.
+
+    python -m bench plot                          all results in bench/results
+    python -m bench plot RESULT.json --output DIR
+
+For each device, cpu or gpu, of which the results have rows: `targets-DEVICE.png`, what is measured
+in units of its goal; `growth-DEVICE.png`, time against the points in a set and against the number
+of sets; and `compare-DEVICE.png`, the contenders of the first workload. The tables of targets are
+printed and, with --page, put into the page with the figures, between the lines
+`<!-- targets DEVICE -->` and `<!-- end -->`. A result of gpu_check will do, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bench import machine, targets
+from bench.growth import POINTS_OF_SETS
+
+Row = dict[str, Any]
+
+RESULTS = machine.ROOT / "bench" / "results"
+IMAGES = machine.ROOT / "docs" / "images"
+PAGE = machine.ROOT / "docs" / "performance.md"
+
+COLORS = {
+    "quadratic": "#999999",
+    "pseudo_huber": "#e69f00",
+    "huber": "#d55e00",
+    "welsch (local)": "#56b4e9",
+    "welsch (global)": "#0072b2",
+    "truncated_quadratic (local)": "#66c2a5",
+    "truncated_quadratic (global)": "#009e73",
+    "torch.mean": "#000000",
+    "copy": "#666666",
+}
+OTHERS = "#cc79a7"
+DEVICES = {"cpu": "cpu", "cuda": "gpu"}  # in names of files
+
+
+def load(path: Path) -> Row:
+    """A result; of `gpu_check` the benchmark within it."""
+    result = json.loads(path.read_text())
+    return result.get("benchmark") or result
+
+
+def rows_of(result: Row, suite: str) -> list[Row]:
+    return [row for row in result["rows"] if row["suite"] == suite and not row.get("skipped")]
+
+
+def caption(result: Row, device: str) -> str:
+    facts = result["machine"]
+    name = facts["gpu"]["name"] if device == "cuda" and facts["gpu"] else facts["cpu"]
+    commit, dirty = str(result["commit"])[:12], str(result["commit"]).endswith("-dirty")
+    text = f"{name}, torch {facts['torch']}, commit {commit}{'-dirty' * dirty}"
+    busy = machine.busy(result["free_share_of_cores"])
+    text += f", {busy}" if busy else ""
+    return text + (", QUICK RUN" if result["quick"] else "")
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e5e5e5")
+    axes.set_axisbelow(True)
+
+
+# Targets
+
+
+What = tuple[str, str]
+Place = tuple[str, str, int | None]
+
+
+class Group(NamedTuple):
+    """Places with the same targets, which make a table or a line of panels.
+
+    Attributes:
+        whats: what is measured and in which unit.
+        columns: device, place and threads; and the row of each of `whats` there.
+    """
+
+    whats: tuple[What, ...]
+    columns: dict[Place, dict[What, Row]]
+
+    @staticmethod
+    def title(place: Place) -> str:
+        return place[1] + (f", threads: {place[2]}" if place[2] else "")
+
+
+def groups(rows: Sequence[Row]) -> list[Group]:
+    by_place: dict[Place, dict[What, Row]] = {}
+    for row in rows:
+        place = (row["device"], row["place"], row["threads"])
+        by_place.setdefault(place, {})[row["what"], row["unit"]] = row
+    found: dict[tuple[What, ...], Group] = {}
+    for place, own in by_place.items():
+        whats = tuple(own)
+        found.setdefault(whats, Group(whats, {})).columns[place] = own
+    return list(found.values())
+
+
+def plot_targets(result: Row, device: str) -> Figure | None:
+    """A dot for each target, what is measured over its goal: left of the line where it is met."""
+    lines = groups([row for row in rows_of(result, "targets") if row["device"] == device])
+    if not lines:
+        return None
+    heights = [0.2 * len(line.whats) + 0.9 for line in lines]
+    figure = Figure(figsize=(13, sum(heights) + 0.3), dpi=110, layout="constrained")
+    parts = figure.subfigures(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, line in zip(parts, lines, strict=True):
+        panels = part.subplots(1, len(line.columns), sharey=True, squeeze=False)[0]
+        for axes, (place, column) in zip(panels, line.columns.items(), strict=True):
+            _plot_column(axes, line.whats, column)
+            title = Group.title(place).replace(", float32", "\nfloat32")
+            axes.set_title(title, loc="left", fontsize=8)
+        panels[0].set_yticks(range(len(line.whats)), [", ".join(what) for what in line.whats])
+        panels[0].invert_yaxis()
+    figure.suptitle(f"measured / goal; {caption(result, device)}", fontsize=9)
+    return figure
+
+
+def _plot_column(axes: Axes, whats: Sequence[What], column: dict[What, Row]) -> None:
+    for i, what in enumerate(whats):
+        row = column[what]
+        low, value, high = (row[key] / row["goal"] for key in ("low", "measured", "high"))
+        if row["at_least"]:
+            low, value, high = 1 / high, 1 / value, 1 / low
+        color = "#009e73" if row["met"] else "#d55e00"
+        axes.plot([low, high], [i, i], color=color, lw=1.2)
+        axes.plot([value], [i], "o", color=color, ms=5)
+    axes.axvline(1, color="black", lw=1)
+    axes.tick_params(labelsize=7)
+    axes.set_xscale("log")
+    _tidy(axes)
+
+
+def targets_table(result: Row, device: str) -> str:
+    """The targets of a device in Markdown: places with the same targets share a table, a column
+    each; a cell is the figure, the goal, and whether it is met."""
+    blocks = [f"*{caption(result, device)}, {result['date'][:10]}; measured / goal*"]
+    own = [row for row in result["rows"] if row["suite"] == "targets" and row["device"] == device]
+    for group in groups([row for row in own if not row.get("skipped")]):
+        heads = [Group.title(place) for place in group.columns]
+        lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+        for what in group.whats:
+            cells = [_cell(column[what]) for column in group.columns.values()]
+            lines.append(f"| {', '.join(what)} | " + " | ".join(cells) + " |")
+        blocks.append("\n".join(lines))
+    if passes := passes_table(own):
+        blocks += ["Passes over a set, on average, the first look included:", passes]
+    reasons = collections.Counter(row["skipped"] for row in own if row.get("skipped"))
+    blocks += [f"{count} targets were skipped: {reason}." for reason, count in reasons.items()]
+    return "\n\n".join(blocks)
+
+
+def passes_table(rows: Sequence[Row]) -> str:
+    """How often the forward of ours reads a set, a line for each place; "" where nobody counted."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if "passes" in row and row["what"].startswith("forward "):
+            found.setdefault(row["place"], {})[row["what"].removeprefix("forward ")] = row["passes"]
+    if not found:
+        return ""
+    names = list(next(iter(found.values())))
+    lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    for place, passes in found.items():
+        cells = [f"{passes[name]:.3g}" if name in passes else "" for name in names]
+        lines.append(f"| {place} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(row: Row) -> str:
+    return f"{row['measured']:.3g} / {row['goal']:g} {targets.verdict(row)}"
+
+
+# Growth
+
+
+def plot_growth(result: Row, device: str) -> Figure | None:
+    """Two panels: over the points in a set, over the number of sets; and the bandwidth's line."""
+    rows = [row for row in rows_of(result, "growth") if row["device"] == device]
+    if not rows:
+        return None
+    figure = Figure(figsize=(11, 4.8), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, sweep in zip(panels, ("points", "sets"), strict=True):
+        own = [row for row in rows if row["sweep"] == sweep]
+        for name in dict.fromkeys(row["contender"] for row in own):
+            line = [row for row in own if row["contender"] == name]
+            x = [row[sweep] for row in line]
+            y = [row["milliseconds"]["median"] for row in line]
+            style = "--" if name in ("torch.mean", "copy") else "-"
+            axes.plot(x, y, style, marker="o", ms=3, label=name, color=COLORS.get(name, OTHERS))
+        bytes_of = dict(sorted((row[sweep], row["bytes"]) for row in own))
+        speed = rows[0]["copy_gigabytes_per_second"]
+        floor = [size / speed / 1e6 for size in bytes_of.values()]
+        axes.plot(list(bytes_of), floor, ":", color="black", label=f"x at {speed:.3g} GB/s (copy_)")
+        axes.set(xscale="log", yscale="log", ylabel="milliseconds, forward")
+        _tidy(axes)
+    some = next((row["sets"] for row in rows if row["sweep"] == "points"), 0)
+    panels[0].set_xscale("log", base=2)
+    panels[0].set_xlabel(f"points in each of {some:,} sets")
+    panels[1].set_xlabel(f"number of sets of {POINTS_OF_SETS} points")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
+    threads = f", threads: {rows[0]['threads']}" if rows[0]["threads"] else ""
+    title = f"{rows[0]['dtype']}, {rows[0]['data']}{threads}; {caption(result, device)}"
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+# Comparison
+
+
+def plot_compare(result: Row, device: str) -> Figure | None:
+    """Forward and backward per set of all contenders of the first workload that was run."""
+    rows = [row for row in rows_of(result, "compare") if row["device"] == device]
+    if not rows:
+        return None
+    case = ("workload", "data", "dtype", "threads")
+    first = tuple(rows[0][key] for key in case)
+    rows = [row for row in rows if tuple(row[key] for key in case) == first]
+    names = list(dict.fromkeys(row["contender"] for row in rows))
+    height = 0.2 * len(names) + 1.4
+    figure = Figure(figsize=(11, height), dpi=110, layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, operation in zip(panels, ("forward", "backward"), strict=True):
+        found = {row["contender"]: row for row in rows if row["operation"] in (operation, "copy")}
+        for i, name in enumerate(names):
+            if name in found:
+                value = found[name]["microseconds_per_set"]
+                axes.barh(i, value, color=COLORS.get(name, OTHERS), height=0.7)
+        axes.set(xscale="log", xlabel=f"microseconds per set, {operation}")
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(labelsize=7)
+        _tidy(axes)
+    panels[0].invert_yaxis()
+    threads = f", threads: {first[3]}" if first[3] else ""
+    title = f"{first[0]}, {first[1]}, {first[2]}{threads}; {caption(result, device)}"
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Row, str], Figure | None]] = {
+    "targets": plot_targets,
+    "growth": plot_growth,
+    "compare": plot_compare,
+}
+
+
+# Command line
+
+
+def draw(result: Row, device: str, output: Path) -> list[Path]:
+    """Draws what a result holds of a device; the files made."""
+    made = []
+    output.mkdir(parents=True, exist_ok=True)
+    for kind, plot in FIGURES.items():
+        figure = plot(result, device)
+        if figure is not None:
+            made.append(output / f"{kind}-{DEVICES[device]}.png")
+            figure.savefig(made[-1])
+    return made
+
+
+TITLES = {
+    "targets": "What is measured over its goal, for each target",
+    "growth": "Time against the points in a set and against the number of sets",
+    "compare": "Microseconds per set of every contender",
+}
+
+
+def fill_page(page: Path, device: str, images: Sequence[Path], table: str) -> bool:
+    """Puts images and table of a device into their place in a page; False where it has none."""
+    text = page.read_text()
+    place = re.compile(rf"(<!-- targets {re.escape(device)} -->\n).*?(<!-- end -->)", re.S)
+    if not place.search(text):
+        return False
+    blocks = [
+        f"![{TITLES[image.stem.split('-')[0]]}]({os.path.relpath(image, page.parent)})"
+        for image in images
+    ]
+    content = "\n\n".join([*blocks, table])
+    page.write_text(place.sub(lambda found: f"{found[1]}\n{content}\n\n{found[2]}", text))
+    return True
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench plot",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("results", nargs="*", type=Path, metavar="JSON", help="default: bench/results/benchmark-*")
+    add("--output", type=Path, default=IMAGES, metavar="DIR", help="default docs/images")
+    add("--page", type=Path, metavar="MD", help=f"also fill its tables, such as docs/{PAGE.name}")
+    options = parser.parse_args(arguments)
+    results = options.results or sorted(RESULTS.glob("benchmark-*.json"))
+    if not results:
+        raise SystemExit("python -m bench plot: no result; run python -m bench first")
+    drawn: dict[Path, Path] = {}
+    for path in results:
+        try:
+            result = load(path)
+            devices = [d for d in DEVICES if any(_is_of(row, d) for row in result["rows"])]
+            tables = {device: targets_table(result, device) for device in devices}
+            made = {device: draw(result, device, options.output) for device in devices}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SystemExit(f"python -m bench plot: {path} is no result: {error!r}") from None
+        for image in itertools.chain(*made.values()):
+            print(f"drawn: {image}")
+            if image in drawn:
+                print(f"it replaces that of {drawn[image]}: give one JSON for each device")
+            drawn[image] = path
+        for device, table in tables.items():
+            print(f"\n{table}")
+            name = DEVICES[device]
+            if options.page and not fill_page(options.page, name, made[device], table):
+                print(f"{options.page} has no line <!-- targets {name} -->")
+    return 0
+
+
+def _is_of(row: Row, device: str) -> bool:
+    return row["device"] == device and not row.get("skipped")

@@ -1,0 +1,103 @@
+"""A scale for the penalties from the spread of the points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ddn_cuda import functional
+from ddn_cuda._C import PENALTIES
+
+# Over the deviation of normal points: where a pool is as precise as a mean of 95% of the points.
+_TUNING = {
+    "quadratic": 1.0,  # which takes an alpha and does not use it
+    "pseudo_huber": 1.287,
+    "huber": 1.345,
+    "welsch": 2.985 / 2**0.5,  # published for exp(-(z / c)^2), here exp(-(z / alpha)^2 / 2)
+    "truncated_quadratic": 2.795,
+}
+_NAMES = {short: name for name, short in PENALTIES.items()}
+_NORMAL = 1.4826  # the deviation of a normal distribution over its median absolute deviation
+
+
+def _median(x: Tensor) -> Tensor:
+    """Of the last dim, kept; the mean of the two in the middle where their number is even."""
+    lower, upper = x.median(-1, keepdim=True).values, -(-x).median(-1, keepdim=True).values
+    return torch.where(lower == upper, lower, lower + (upper - lower) / 2)
+
+
+@torch.no_grad()
+def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int] = -1) -> Tensor:
+    r"""An alpha for points whose bulk is about normal, from their median absolute deviation.
+
+    alpha = c 1.4826 median(abs(x - median(x))). Times 1.4826 the median absolute deviation is the
+    standard deviation of normal points, and up to half of a set may be outliers without carrying it
+    away. With c the pool of normal points has a variance of 1/0.95 of their mean's:
+
+    ===================== ====== ===================================================
+    penalty               c      source
+    ===================== ====== ===================================================
+    "pseudo_huber"        1.287  found numerically; `tests/test_scale.py`
+    "huber"               1.345  Holland & Welsch 1977; Huber 1981
+    "welsch"              2.111  Holland & Welsch 1977: 2.985, over sqrt(2), as theirs
+                                 is exp(-(z/c)^2) and here it is exp(-z^2/(2 alpha^2))
+    "truncated_quadratic" 2.795  Holland & Welsch 1977, as Talwar's function
+    "quadratic"           1      without effect
+    ===================== ====== ===================================================
+
+    Args:
+        x: points, any shape, a dtype of `robust_pool`.
+        penalty: a name or short name of `ddn_cuda.PENALTIES`.
+        dim: the dim or dims over which the spread is taken; `()` takes all. Those that are pooled,
+            for an alpha of each set; or more of them, such as a batch, for one that sets share,
+            which small sets are better off with.
+
+    Returns:
+        A tensor on x's device, of x's shape with size 1 in the dims of `dim`, so that it broadcasts
+        as `alpha` where these are pooled, or some of them; float64 for float64 points, else
+        float32. Without gradient: learn alpha, or differentiate by it, from there on.
+
+        Where more than half of the points are equal their deviation is zero. alpha is then the
+        spacing of numbers at that value, which is what a pool with it gives. alpha is kept within
+        what `robust_pool` accepts, 1e-15 to 1e15 (float64: 1e-30 to 1e30). NaN where a point is
+        NaN, or the median not finite.
+
+    Raises:
+        TypeError, ValueError, IndexError: as `ddn_cuda.robust_pool`.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 1.0, 2.0, 3.0, 1e6], [0.0, 0.1, 0.2, 0.3, 0.4]])
+        >>> suggest_alpha(x, "huber")
+        tensor([[1.9941],
+                [0.1994]])
+        >>> robust_pool(x, "huber", suggest_alpha(x, "huber"))
+        tensor([2.0000, 0.2000])
+
+    Sources: P. J. Huber, "Robust Statistics", Wiley, 1981, chapters 4 and 5; P. W. Holland, R. E.
+    Welsch, "Robust regression using iteratively reweighted least-squares", Comm. Statist. A 6(9),
+    1977; F. R. Hampel, "The influence curve and its role in robust estimation", J. Amer. Statist.
+    Assoc. 69, 1974 (the median absolute deviation).
+    """
+    problem = functional._Problem("suggest_alpha", x, penalty, 1.0, dim, None, None)
+    solver = functional._Solver("global", None, None)
+    functional._check_types(problem, solver)
+    given = [dim] if isinstance(dim, int) else dim
+    try:
+        dims = torch.ops.ddn._robust_pool_check(x, penalty, 1.0, None, given, None, None, *solver)
+    except (TypeError, ValueError, IndexError) as error:
+        message = str(error).replace("robust_pool:", "suggest_alpha:", 1)
+        raise type(error)(message) from None
+    x = x if x.dtype == torch.float64 else x.float()
+    kept = [1 if d in dims else size for d, size in enumerate(x.shape)]
+    others = [d for d in range(x.dim()) if d not in dims]
+    count = prod(x.shape[d] for d in dims)
+    points = x.permute([*others, *dims]).reshape(*(x.shape[d] for d in others), count)
+    middle = _median(points)
+    spread = _median((points - middle).abs())
+    limit = 1e30 if x.dtype == torch.float64 else 1e15
+    spacing = torch.finfo(x.dtype).eps * middle.abs()
+    alpha = _TUNING[_NAMES.get(penalty, penalty)] * _NORMAL * spread
+    return torch.maximum(alpha, spacing).clamp(1 / limit, limit).reshape(kept)
