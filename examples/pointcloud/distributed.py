@@ -117,7 +117,13 @@ def join(device: str) -> Iterator[Team]:
     if kind.type == "cuda":
         kind = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(kind)
-    dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=PATIENCE)
+    # The store outlives a restart, with the addresses of processes that are gone, so each life gets
+    # keys of its own. Over several machines the counts of restarts differ, and torch has no other.
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        store = dist.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if kind.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield Team(kind, dist.get_rank(), dist.get_world_size())
     finally:
