@@ -29,6 +29,7 @@ from typing import Any
 import matplotlib
 import sklearn
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -220,24 +221,33 @@ def as_text(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw_lines(axes: Axes, places: Sequence[float], table: dict[str, list[float]]) -> None:
+    """A line per pool: the values of its row over the places."""
+    for pool, row in table.items():
+        colour, style, marker = LINES[pool]
+        axes.plot(places, row, style, color=colour, marker=marker, label=label(pool), lw=2, ms=7)
+    axes.set_xticks(places)
+    axes.set_ylim(0, 102)
+    axes.grid(color="#e5e5e5")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_chance(axes: Axes, percent: float) -> None:
+    """A line at the accuracy of a guess."""
+    axes.axhline(percent, color="#bbbbbb", lw=1)
+    axes.annotate("chance", (0, percent), xytext=(0, 3), textcoords="offset points",
+                  color="#777777")  # fmt: skip
+
+
 def plot(result: dict[str, Any], path: Path) -> None:
     """Write the table as a PNG: accuracy over the share of outliers, a line per pool."""
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    percents = result["outlier_percent"]
-    for pool, row in result["table"].items():
-        colour, style, marker = LINES[pool]
-        axes.plot(percents, row, style, color=colour, marker=marker, label=label(pool), lw=2, ms=7)
-    axes.axhline(10, color="#bbbbbb", lw=1)
-    axes.annotate("chance", (percents[0], 10), xytext=(0, 3), textcoords="offset points",
-                  color="#777777")  # fmt: skip
+    draw_lines(axes, result["outlier_percent"], result["table"])
+    draw_chance(axes, 10)
     axes.set_title("Digits as point sets: trained clean, tested with outliers", loc="left")
     axes.set_xlabel("points replaced by outliers (%)", fontsize=12)
     axes.set_ylabel("accuracy on held-out digits (%)", fontsize=12)
-    axes.set_xticks(percents)
-    axes.set_ylim(0, 102)
-    axes.grid(color="#e5e5e5")
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False, fontsize=11)
     figure.savefig(path)
 

@@ -67,29 +67,39 @@ def draw_points(ink: Tensor, count: int, generator: torch.Generator) -> Tensor:
     pixel = torch.multinomial(ink, count, replacement=True, generator=generator)
     corner = torch.stack((pixel % SIDE, -(pixel // SIDE)), dim=1)
     points = corner + torch.rand(corner.shape, generator=generator)
+    return normalise(points)
+
+
+def normalise(points: Tensor) -> Tensor:
+    """Point sets (n, d, count), each centred at its mean and scaled to a largest radius of 1."""
     points = points - points.mean(dim=2, keepdim=True)
     radius = torch.linalg.vector_norm(points, dim=1, keepdim=True)
     return points / radius.amax(dim=2, keepdim=True)
 
 
 def replace_by_outliers(points: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """Replace a random subset of each set by outliers, uniform in the unit disc.
+    """Replace a random subset of each set by outliers, uniform in the unit disc or ball.
 
     Generators in the same state replace nested subsets: the outliers of a smaller fraction are
     among those of a larger one.
 
     Args:
-        points: float32 (n, 2, count).
+        points: float32 (n, d, count), of dimension d = 2 or 3.
         fraction: share of the points to replace, 0 to 1; rounded to a whole number of points.
         generator: the source of all randomness, on the CPU.
 
     Returns:
-        float32 (n, 2, count): a new tensor.
+        float32 (n, d, count): a new tensor.
     """
-    n, _, count = points.shape
+    n, dimension, count = points.shape
     rank = torch.rand(n, count, generator=generator).argsort(dim=1).argsort(dim=1)
-    radius = torch.rand(n, count, generator=generator).sqrt()  # the root makes the area uniform
+    # The root makes the density uniform.
+    radius = torch.rand(n, count, generator=generator).pow(1 / dimension)
     angle = torch.rand(n, count, generator=generator) * (2 * torch.pi)
-    outliers = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=1)
+    direction = torch.stack((angle.cos(), angle.sin()), dim=1)
+    if dimension == 3:
+        # The height of a uniform point of the sphere is uniform (Archimedes).
+        height = torch.rand(n, 1, count, generator=generator) * 2 - 1
+        direction = torch.cat((direction * (1 - height.square()).sqrt(), height), dim=1)
     chosen = rank < round(fraction * count)
-    return torch.where(chosen.unsqueeze(1), outliers, points)
+    return torch.where(chosen.unsqueeze(1), radius.unsqueeze(1) * direction, points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,24 @@ def make_pool(name: str, alpha: float = 1.0) -> nn.Module:
     return ddn_cuda.RobustPool(name, alpha, dim=-1)
 
 
+def pointwise(widths: tuple[int, ...]) -> nn.Sequential:
+    """A network applied to each point alike, (B, widths[0], N) to (B, widths[-1], N).
+
+    It ends in a batch norm, so each feature it hands to a pool has mean 0 and variance 1 over the
+    training points: alpha = 1 is one standard deviation.
+    """
+    layers: list[nn.Module] = []
+    for width_in, width_out in pairwise(widths):
+        layers += [
+            nn.Conv1d(width_in, width_out, kernel_size=1, bias=False),
+            nn.BatchNorm1d(width_out),
+            nn.ReLU(),
+        ]
+    return nn.Sequential(*layers[:-1])
+
+
 class PointClassifier(nn.Module):
     """One encoder shared by all points, a pool over the points, and a classifier of its output.
-
-    The encoder ends in a batch norm, so each feature it hands to the pool has mean 0 and
-    variance 1 over the training points: alpha = 1 is one standard deviation.
 
     Args:
         pool: maps features (B, C, N) to (B, C).
@@ -53,14 +67,7 @@ class PointClassifier(nn.Module):
 
     def __init__(self, pool: nn.Module, channels: tuple[int, ...] = (64, 64, 256)) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for width_in, width_out in zip((2, *channels), channels, strict=False):
-            layers += [
-                nn.Conv1d(width_in, width_out, kernel_size=1, bias=False),
-                nn.BatchNorm1d(width_out),
-                nn.ReLU(),
-            ]
-        self.encoder = nn.Sequential(*layers[:-1])
+        self.encoder = pointwise((2, *channels))
         self.pool = pool
         self.head = nn.Sequential(
             nn.Linear(channels[-1], 128),

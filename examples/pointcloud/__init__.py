@@ -1,0 +1,9 @@
+"""Point-cloud classification in 3-D: PointNet with any pooling, tested with outliers.
+
+- `data`: ModelNet40 (HDF5 or meshes) or generated shapes as tensors, and the training batches.
+- `shapes`: the generator of shapes, 16 classes of parametric solids.
+- `model`: PointNet, its pooling an argument.
+- `train`: trains one network, on one device or under torchrun, resumable.
+- `evaluate`: accuracy and mean average precision with 0 to 90% of the points replaced by outliers.
+- `table`: trains and tests many, one for each pooling and share of the training clouds.
+"""

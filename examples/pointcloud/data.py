@@ -1,0 +1,407 @@
+"""Point clouds to classify, and the batches that a network is trained on.
+
+Three sources, each a pair of (training, test) :class:`Clouds`:
+
+- "modelnet40": the HDF5 release of ModelNet40, `modelnet40_ply_hdf5_2048`, 2,048 points per cloud.
+- "modelnet40-meshes": the meshes of ModelNet40, read by torch-geometric's `ModelNet` and sampled by
+  its `SamplePoints`.
+- "shapes": generated, see `examples.pointcloud.shapes`; needs no files.
+
+Nothing is ever downloaded: where files are missing, the error says which and where they go.
+
+Source of ModelNet40: Z. Wu et al., "3D ShapeNets: A Deep Representation for Volumetric Shapes",
+2015; of the HDF5 release: C. R. Qi et al., "PointNet: Deep Learning on Point Sets for 3D
+Classification and Segmentation", 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from examples.digits_data import normalise, replace_by_outliers
+from examples.pointcloud import shapes
+from examples.pointcloud.checkpoint import Settings
+from examples.pointcloud.distributed import Team
+
+SOURCES = ("shapes", "modelnet40", "modelnet40-meshes")
+ROOTS = {
+    "modelnet40": Path("data/modelnet40_ply_hdf5_2048"),
+    "modelnet40-meshes": Path("data/ModelNet40"),
+}
+HDF5_ARCHIVE = "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip"
+MESH_ARCHIVE = "http://modelnet.cs.princeton.edu/ModelNet40.zip"
+JITTER_LIMIT = 5  # deviations
+
+# What a random number is for: each purpose has a stream of its own.
+TRAINING, TEST, ORDER, AUGMENTATION, SUBSET, OUTLIERS, DROPOUT = range(7)
+
+
+@dataclass(frozen=True)
+class Clouds:
+    """Labelled point clouds, each centred at its mean and scaled to the unit sphere.
+
+    Attributes:
+        points: float32 (n, 3, count).
+        labels: int64 (n,), indices of names.
+        names: of the classes.
+        up: the axis that points upwards, 0 to 2.
+    """
+
+    points: Tensor
+    labels: Tensor
+    names: tuple[str, ...]
+    up: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, share: float, seed: int) -> Clouds:
+        """A random share of each class, one cloud at least; smaller shares lie in larger ones.
+
+        Args:
+            share: above 0, up to 1; rounded to whole clouds of each class.
+            seed: of the choice.
+
+        Raises:
+            ValueError: the share is out of range.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share:g}; expected a number above 0, up to 1")
+        order = torch.randperm(len(self), generator=generator(seed, SUBSET))
+        labels = self.labels[order]
+        kept = []
+        for label in range(len(self.names)):
+            of_class = order[labels == label]
+            kept.append(of_class[: max(1, round(share * len(of_class)))])
+        chosen = torch.cat(kept).sort().values
+        return Clouds(self.points[chosen], self.labels[chosen], self.names, self.up)
+
+
+def generator(seed: int, *purpose: int) -> torch.Generator:
+    """A source of randomness on the CPU, independent for each purpose (non-negative numbers)."""
+    state = np.random.SeedSequence((seed, *purpose)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+# Sources
+
+
+def load(settings: Settings, root: Path | None, team: Team) -> tuple[Clouds, Clouds]:
+    """The (training, test) clouds of a source.
+
+    Args:
+        settings: "data", one of :data:`SOURCES`; "points", per cloud; "seed", of the shapes or of
+            the points on meshes (the HDF5 release draws nothing); for shapes "per_class", the
+            numbers of training and test clouds of each class.
+        root: the folder of the files; None: the one in :data:`ROOTS`. Shapes have none.
+        team: its leader loads first, since it may leave parsed meshes for the others.
+
+    Raises:
+        FileNotFoundError: files are missing; says which, where to find them and where they go.
+        ValueError: a file is damaged, or holds something else; names the file.
+        ImportError: h5py or torch-geometric is needed and not installed.
+    """
+    source, count, seed = settings["data"], settings["points"], settings["seed"]
+    if source == "shapes":
+        drawn = zip(settings["per_class"], (TRAINING, TEST), strict=True)
+        clouds = [shapes.draw(per_class, count, seed, purpose) for per_class, purpose in drawn]
+        train, test = (Clouds(*pair, tuple(shapes.CLASSES), up=2) for pair in clouds)
+        return train, test
+    if source not in ROOTS:
+        raise ValueError(f"data is {source!r}; expected one of {', '.join(SOURCES)}")
+    root = root or ROOTS[source]
+    with team.leader_first():
+        if source == "modelnet40":
+            return modelnet_hdf5(root, "train", count), modelnet_hdf5(root, "test", count)
+        return (
+            modelnet_meshes(root, "train", count, seed),
+            modelnet_meshes(root, "test", count, seed),
+        )
+
+
+def missing(path: Path, root: Path, archive: str, holds: str) -> FileNotFoundError:
+    """The error for a file that is not there."""
+    return FileNotFoundError(
+        f"{path} is missing. ModelNet40 is not part of this project: unpack {archive} so that "
+        f"{root} holds {holds}"
+    )
+
+
+def modelnet_hdf5(root: Path, split: str, count: int) -> Clouds:
+    """One split of `modelnet40_ply_hdf5_2048`; y is upwards.
+
+    Read are shape_names.txt, {split}_files.txt, and from each HDF5 file listed there "data",
+    (n, 2048, 3), and "label", (n, 1). The first `count` points of a cloud are used, which are
+    in random order in the release.
+
+    Args:
+        root: the folder that holds these files.
+        split: "train" or "test".
+        count: points per cloud.
+
+    Raises: as :func:`load`.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ImportError("ModelNet40's HDF5 files need h5py: pip install h5py") from error
+
+    def lines(name: str) -> list[str]:
+        return [line for line in present(root / name).read_text().splitlines() if line.strip()]
+
+    def present(path: Path) -> Path:
+        if not path.is_file():
+            raise missing(
+                path, root, HDF5_ARCHIVE,
+                "shape_names.txt, train_files.txt, test_files.txt and the .h5 files they list",
+            )  # fmt: skip
+        return path
+
+    names = tuple(line.strip() for line in lines("shape_names.txt"))
+    parts: list[Tensor] = []
+    labels: list[Tensor] = []
+    # Paths in the list are those of the machine that it was made on: only the names count.
+    for path in [present(root / Path(line.strip()).name) for line in lines(f"{split}_files.txt")]:
+        try:
+            with h5py.File(path, "r") as file:
+                data, label = file["data"][:], file["label"][:]
+        except (OSError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path} is damaged or no file of the release: {error}") from error
+        if (
+            data.ndim != 3
+            or data.shape[2] != 3
+            or label.shape not in ((len(data), 1), (len(data),))
+        ):
+            raise ValueError(
+                f"{path}: data has shape {data.shape} and label {label.shape}; "
+                "expected (n, points, 3) and (n, 1)"
+            )
+        if data.shape[1] < count:
+            raise ValueError(f"{path} has {data.shape[1]} points per cloud; {count} are asked for")
+        if not np.isfinite(data).all():
+            raise ValueError(f"{path}: data holds numbers that are not finite")
+        label = label.reshape(-1).astype(np.int64)
+        if label.size and not 0 <= label.min() <= label.max() < len(names):
+            raise ValueError(
+                f"{path}: labels are {label.min()} to {label.max()}, but "
+                f"{root / 'shape_names.txt'} names {len(names)} classes"
+            )
+        parts.append(torch.from_numpy(data[:, :count].astype(np.float32)).transpose(1, 2))
+        labels.append(torch.from_numpy(label))
+    if not parts or not sum(map(len, parts)):
+        raise ValueError(f"{root / f'{split}_files.txt'} lists no file with clouds")
+    return Clouds(normalise(torch.cat(parts)), torch.cat(labels), names, up=1)
+
+
+def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
+    """One split of ModelNet40's meshes, sampled uniformly by area; z is upwards.
+
+    The first call parses all meshes, which takes many minutes, and leaves them parsed in
+    ``root/processed``, where torch-geometric's own `ModelNet` finds them too.
+
+    Args:
+        root: the folder whose ``raw`` holds the unpacked archive: ``raw/CLASS/SPLIT/*.off``.
+        split: "train" or "test".
+        count: points per cloud.
+        seed: of the points.
+
+    Raises: as :func:`load`.
+    """
+    try:
+        from torch_geometric.data import Data
+        from torch_geometric.datasets import ModelNet
+        from torch_geometric.io import read_off
+        from torch_geometric.transforms import SamplePoints
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch_geometric":
+            raise
+        raise ImportError(
+            "ModelNet40's meshes need torch-geometric: pip install torch-geometric"
+        ) from error
+
+    class Meshes(ModelNet):
+        """ModelNet that downloads nothing and names the file it cannot read."""
+
+        def download(self) -> None:
+            raw = Path(self.raw_dir)
+            gone = next(p for p in map(Path, self.raw_paths) if not p.exists())
+            raise missing(gone, raw, MESH_ARCHIVE, "a folder for each class")
+
+        def process_set(self, dataset: str) -> list[Data]:
+            meshes = []
+            for label, name in enumerate(class_names(root)):
+                for path in sorted((Path(self.raw_dir) / name / dataset).glob("*.off")):
+                    mesh = checked(path)
+                    mesh.y = torch.tensor([label])
+                    meshes.append(mesh)
+            return meshes
+
+    def checked(path: Path) -> Data:
+        """A mesh with all the faces that its header announces."""
+        try:
+            mesh = read_off(str(path))
+            with path.open() as file:
+                # In some files of ModelNet40 the numbers follow OFF in the same line.
+                head = (file.readline().strip().removeprefix("OFF") or file.readline()).split()
+            vertices, faces = int(head[0]), int(head[1])
+            if mesh.face.size(1) < faces:  # they come last: what is cut off lacks some
+                raise ValueError(f"{mesh.face.size(1)} faces of {faces} announced")
+            if not 0 <= int(mesh.face.min()) <= int(mesh.face.max()) < vertices:
+                raise ValueError("faces of vertices that do not exist")
+        except (ValueError, IndexError, RuntimeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is damaged or no OFF mesh: {error}") from error
+        return mesh
+
+    processed = root / "processed" / ("training.pt" if split == "train" else "test.pt")
+    sampled = SamplePoints(count)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        # torch-geometric announces on stderr that it processes: that takes long, so let it.
+        try:
+            meshes = Meshes(str(root), "40", train=split == "train")
+        except (FileNotFoundError, ValueError):
+            raise
+        except Exception as error:  # whatever unpickling raises
+            raise ValueError(
+                f"{processed} is damaged; delete {processed.parent} to begin anew: {error}"
+            ) from error
+        if not len(meshes):
+            raise ValueError(f"{root / 'raw'} holds no {split} meshes")
+        # One at a time: the meshes are large, their samples small.
+        clouds = torch.stack([sampled(mesh).pos.T for mesh in meshes])
+    return Clouds(normalise(clouds), meshes.y.reshape(-1).clone(), class_names(root), up=2)
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """The classes of unpacked meshes: the folders of ``root/raw``, in torch-geometric's order."""
+    return tuple(sorted(path.name for path in (root / "raw").iterdir() if path.is_dir()))
+
+
+# Batches
+
+
+def rotate(points: Tensor, angle: Tensor, up: int) -> Tensor:
+    """Clouds (n, 3, count) turned by angles (n,), in radians, about an axis."""
+    i, j = (up + 1) % 3, (up + 2) % 3
+    cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)
+    turned = points.clone()
+    turned[:, i] = cos * points[:, i] - sin * points[:, j]
+    turned[:, j] = sin * points[:, i] + cos * points[:, j]
+    return turned
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training cloud each time that it is shown.
+
+    Attributes:
+        rotate: turned by any angle about the up axis.
+        jitter: deviation of a normal shift of each point, cut at 5 deviations.
+        outliers: share of the points replaced by uniform points in the unit ball, 0 to 1.
+    """
+
+    rotate: bool = True
+    jitter: float = 0.0
+    outliers: float = 0.0
+
+    def __call__(self, points: Tensor, up: int, random: torch.Generator) -> Tensor:
+        """Clouds (n, 3, count) to augmented ones; always as many random numbers."""
+        if self.rotate:
+            points = rotate(points, torch.rand(len(points), generator=random) * 2 * math.pi, up)
+        if self.jitter:
+            shift = torch.randn(points.shape, generator=random)
+            points = points + self.jitter * shift.clamp(-JITTER_LIMIT, JITTER_LIMIT)
+        if self.outliers:
+            points = replace_by_outliers(points, self.outliers, random)
+        return points
+
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Training batches, indexed by (epoch, step).
+
+    A batch depends on the seed, the epoch and the step alone: not on worker processes, nor on where
+    training was interrupted. Of a batch, process `rank` of `world` gets every world-th cloud, so
+    several processes together see the batches that one sees.
+
+    Args:
+        clouds: the training clouds.
+        size: clouds per batch, over all processes.
+        augmentation: what is done to them.
+        seed: of order and augmentation.
+        steps: batches per epoch; None: as many as there are whole ones. With more, clouds repeat.
+        rank, world: this process and the number of processes.
+
+    Raises:
+        ValueError: the batch cannot be shared out evenly, or there is less than one batch.
+    """
+
+    def __init__(
+        self,
+        clouds: Clouds,
+        size: int,
+        augmentation: Augmentation,
+        seed: int,
+        steps: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if size % world:
+            raise ValueError(
+                f"batch is {size}; expected a multiple of the number of processes, {world}"
+            )
+        self.clouds, self.size, self.augmentation, self.seed = clouds, size, augmentation, seed
+        self.steps = len(clouds) // size if steps is None else steps
+        if self.steps < 1:
+            raise ValueError(f"batch is {size}; expected at most the number of training clouds")
+        self.rank, self.world = rank, world
+        self.order = lru_cache(maxsize=1)(self._order)
+
+    def _order(self, epoch: int) -> Tensor:
+        """The clouds of an epoch: random orders of all, one after the other."""
+        random = generator(self.seed, ORDER, epoch)
+        rounds = -(-self.steps * self.size // len(self.clouds))
+        return torch.cat(
+            [torch.randperm(len(self.clouds), generator=random) for _ in range(rounds)]
+        )
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """This process's part of a batch: points (size / world, 3, count) and their labels."""
+        epoch, step = place
+        chosen = self.order(epoch)[step * self.size : (step + 1) * self.size]
+        random = generator(self.seed, AUGMENTATION, epoch, step)
+        points = self.augmentation(self.clouds.points[chosen], self.clouds.up, random)
+        mine = slice(self.rank, None, self.world)
+        return points[mine].contiguous(), self.clouds.labels[chosen[mine]]
+
+    def __getstate__(self) -> dict[str, object]:
+        """For workers that are spawned: without the cache."""
+        return {name: value for name, value in vars(self).items() if name != "order"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self.order = lru_cache(maxsize=1)(self._order)
+
+    def stream(
+        self, first: int, last: int, workers: int, pin: bool
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All batches of the epochs first to last - 1, in order, without a pause between epochs.
+
+        Args:
+            first, last: epochs.
+            workers: processes that prepare batches; 0: this one.
+            pin: into page-locked memory, from where copies to a GPU need not be waited for.
+        """
+        places = [(epoch, step) for epoch in range(first, last) for step in range(self.steps)]
+        # Whole batches are indexed at once: collating single clouds would cost more than they do.
+        return iter(
+            DataLoader(self, batch_size=None, sampler=places, num_workers=workers, pin_memory=pin)
+        )

@@ -1,0 +1,130 @@
+"""One process or several: what `torchrun` starts, and what the others have to know."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)  # as long as the leader may take to parse ModelNet40's meshes
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a training; without `torchrun`, this one alone.
+
+    Attributes:
+        device: where this process computes.
+        rank, world: its number and how many there are. Rank 0 alone reads and writes files.
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def agree(self, value: T) -> T:
+        """The leader's value, in all processes."""
+        if self.world == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, device=self.device)
+        received: T = box[0]
+        return received
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as it is trained: gradients are averaged over the processes.
+
+        On GPUs batch norms average over all processes. On CPUs torch cannot: each process
+        normalises by its own part of the batch, and the running means are those of rank 0.
+        """
+        if self.world == 1:
+            return model
+        if self.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            return DistributedDataParallel(model, device_ids=[self.device.index])
+        return DistributedDataParallel(model)
+
+    def align(self, model: nn.Module) -> None:
+        """Gives all processes the leader's buffers."""
+        if self.world > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+    def mean(self, value: Tensor) -> float:
+        """The mean of a number over the processes."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value.item() / self.world
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, on the CPU, where each has computed every world-th one."""
+        if self.world == 1:
+            return rows.cpu()
+        parts: list[Any] = [None] * self.world
+        dist.all_gather_object(parts, rows.cpu())
+        whole = torch.empty(sum(map(len, parts)), *rows.shape[1:], dtype=rows.dtype)
+        for rank, part in enumerate(parts):
+            whole[rank :: self.world] = part
+        return whole
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The others wait until the leader is through the block: it may fill a cache."""
+        if self.world > 1 and not self.leads:
+            dist.barrier()
+        yield
+        if self.world > 1 and self.leads:
+            dist.barrier()
+
+
+def device_name(text: str) -> str:
+    """The type of a device that is there; not touched yet, since torchrun may say which it is."""
+    try:
+        kind = torch.device(text).type
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(str(error).splitlines()[0]) from error
+    if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
+        raise argparse.ArgumentTypeError(f"{text} given; expected cpu, or cuda where torch has it")
+    return text
+
+
+@contextmanager
+def join(device: str) -> Iterator[Team]:
+    """The team of this process: that of `torchrun`, with NCCL on GPUs and gloo on CPUs.
+
+    Args:
+        device: a torch device. "cuda" under `torchrun` is the GPU of the process's local rank.
+    """
+    kind = torch.device(device)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield Team(kind)
+        return
+    if kind.type == "cuda":
+        kind = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(kind)
+    # The store outlives a restart, with the addresses of processes that are gone, so each life gets
+    # keys of its own. Over several machines the counts of restarts differ, and torch has no other.
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+        store = dist.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    backend = "nccl" if kind.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    try:
+        yield Team(kind, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
