@@ -152,5 +152,5 @@ def test_the_gap_of_a_set_of_subnormal_numbers(penalty, dtype, device):
     for values in ([0.0, 0.0, tiny], [-3 * tiny, tiny, 2 * tiny], [0.0, 40 * tiny, 1000 * tiny]):
         x = torch.tensor(values, dtype=dtype, device=device)
         y, info = ddn_cuda.robust_pool(x, penalty, 1.0, return_info=True)
-        assert min(values) <= y.item() <= max(values)
-        assert 0 <= info.gap.item() <= 1e-300 or dtype == torch.float32
+        assert x.min() <= y <= x.max()
+        assert 0 <= info.gap.item() <= (1e-300 if dtype == torch.float64 else 1e-80)
