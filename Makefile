@@ -77,6 +77,7 @@ lint: $(DEPS) $(LINT_DEPS)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(PY) -m mypy --strict ddn_cuda
 	@find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \
 		| xargs "$(VENV)/bin/clang-format" --dry-run -Werror
 

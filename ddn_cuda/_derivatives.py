@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -84,7 +85,12 @@ def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
             return like.new_zeros(like.shape)
         options = ("quadratic", 1.0, None, None, None, dims, "local", None, None)
         each = calls.forward(each, *options)[0] * count
-    return each.reshape(like.shape).to(like.dtype)
+    each = each.reshape(like.shape)
+    if like.dtype.itemsize < each.dtype.itemsize:
+        # A finite gradient is not rounded to an infinity.
+        most = torch.finfo(like.dtype).max
+        each = each.clamp(-most, most)
+    return each.to(like.dtype)
 
 
 def _of_inputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor
@@ -346,16 +346,19 @@ def _compiled(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> Tensor
     if ptr is not None:
         segments = torch.ops.ddn.segment_robust_pool
         call = segments.tensor if isinstance(alpha, Tensor) else segments.default
-        return call(x, ptr, penalty, **options)
+        return cast(Tensor, call(x, ptr, penalty, **options))
     sets = torch.ops.ddn.robust_pool
     call = sets.tensor if isinstance(alpha, Tensor) else sets.default
-    return call(x, penalty, dim=dims, keepdim=True, **options)
+    return cast(Tensor, call(x, penalty, dim=dims, keepdim=True, **options))
 
 
 def _check_no_tangents(name: str, *tensors: Tensor | None) -> None:
     """Compilers would drop forward mode's tangents without a word."""
     for t in tensors:
-        if t is not None and torch.autograd.forward_ad.unpack_dual(t).tangent is not None:
+        if t is None:
+            continue
+        dual = torch.autograd.forward_ad.unpack_dual(t)  # type: ignore[no-untyped-call]
+        if dual.tangent is not None:
             raise NotImplementedError(
                 f"{name}: a tensor carries a forward-mode tangent under torch.compile; expected "
                 "none: forward mode is for eager mode"

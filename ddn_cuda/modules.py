@@ -76,7 +76,7 @@ class Scale(nn.Module):
         """The buffer follows the module's device and not its dtype: in 16 bits alpha could turn
         into zero or infinity."""
         before = None if self.is_learned else self.alpha
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if before is not None:
             device = self.alpha.device
             if before.is_meta and device.type != "meta":

@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
 __all__ = ["RobustAggregation", "register"]
 
 
-class RobustAggregation(Aggregation):
+class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
     r"""Aggregates each set, per channel, to argmin_u sum_i w_i phi(u - x_i; alpha).
 
     A drop-in for PyG's own aggregations: as `aggr=` of a layer, inside `MultiAggregation`, or as
@@ -169,7 +169,8 @@ class RobustAggregation(Aggregation):
 def _beside(x: Tensor, weight: Tensor, dim: int) -> Tensor:
     """A weight that broadcasts against x, with as many dims and `dim` in front, not expanded."""
     try:
-        fits = torch.broadcast_shapes(weight.shape, x.shape) == x.shape
+        shape = torch.broadcast_shapes(weight.shape, x.shape)  # type: ignore[no-untyped-call]
+        fits = bool(shape == x.shape)
     except RuntimeError:
         fits = False
     if not fits:

@@ -59,6 +59,12 @@ SCHEMA = [  # through the function and through the operator
     ({"x": lambda: points((0, 0)), "dim": []}, ValueError, "x", (r"\[0, 0\]", "at least one")),
     ({"weight": lambda: points((5,), dtype=torch.int64)}, TypeError, "weight", ("Long", "Bool")),
     (
+        {"weight": lambda: points((5,)).to(torch.float8_e4m3fn)},
+        TypeError,
+        "weight",
+        ("Float8_e4m3fn", "Float, Double, Half or BFloat16", "Bool"),
+    ),
+    (
         {"weight": lambda: points((5,), dtype=torch.complex64)},
         TypeError,
         "weight",

@@ -154,3 +154,31 @@ def test_the_gap_of_a_set_of_subnormal_numbers(penalty, dtype, device):
         y, info = ddn_cuda.robust_pool(x, penalty, 1.0, return_info=True)
         assert x.min() <= y <= x.max()
         assert 0 <= info.gap.item() <= (1e-300 if dtype == torch.float64 else 1e-80)
+
+
+def test_gradients_of_vanishing_curvature_and_large_weights(dtype, device):
+    """A curvature that is normal only in the unit of the weights is none."""
+    far, large = (1e13, 1e10) if dtype == torch.float32 else (1e103, 1e10)
+    for weight in (1.0, large, 2.0**40):
+        x = torch.tensor([-far, far], dtype=dtype, device=device, requires_grad=True)
+        alpha = torch.tensor(1.0, dtype=dtype, device=device, requires_grad=True)
+        w = torch.full((2,), weight, dtype=dtype, device=device)
+        y = ddn_cuda.robust_pool(x, "pseudo_huber", alpha, weight=w)
+        for gradient in torch.autograd.grad(y, [x, alpha]):
+            assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16])
+def test_narrow_gradients_stay_finite(narrow, device):
+    x = torch.tensor([0.0, 3e5, 6e5], device=device)
+    weight = torch.ones(3, dtype=narrow, device=device, requires_grad=True)
+    (gradient,) = torch.autograd.grad(ddn_cuda.robust_pool(x, "quadratic", weight=weight), weight)
+    expected = torch.tensor([-1e5, 0.0, 1e5], device=device).clamp(
+        -torch.finfo(narrow).max, torch.finfo(narrow).max
+    )
+    torch.testing.assert_close(gradient.float(), expected, rtol=1e-2, atol=0)
+    x = torch.ones(2, dtype=narrow, device=device, requires_grad=True)
+    most = torch.tensor(torch.finfo(narrow).max, dtype=narrow, device=device)
+    y = ddn_cuda.robust_pool(x, "huber", weight=torch.tensor([1.0, 0.0], device=device))
+    (gradient,) = torch.autograd.grad(y, x, most)
+    assert torch.isfinite(gradient).all()

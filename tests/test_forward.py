@@ -222,3 +222,17 @@ def test_tol_is_the_accepted_step(device):
         assert not torch.equal(rough, done)
         # Newton's method contracts: past an accepted step of 0.1 alpha the rest is shorter than it.
         assert ((rough - done).abs() <= 0.2).all()
+
+
+@pytest.mark.parametrize("n", [16_383, 16_384, 16_385])
+def test_sets_about_the_size_of_a_chunk(n, penalty, dtype, device):
+    """Beyond a chunk the CPU's sums go another way."""
+    points = np.round(sets.contaminated(np.random.default_rng(n), 2, n) * 20) / 20
+    for solver in ("local", "global"):
+        x = torch.tensor(points, dtype=dtype, device=device)
+        y = ddn_cuda.robust_pool(x, penalty, solver=solver)
+        if solver == "global" or penalty in ("quadratic", "pseudo_huber", "huber"):
+            for row, answer in zip(points, y.tolist(), strict=True):
+                contract.assert_answer(answer, row, penalty, 1.0, dtype)
+        again = ddn_cuda.robust_pool(x[:, : n - 1], penalty, solver=solver)
+        assert ((y - again).abs() <= 1e-2).all()

@@ -27,6 +27,22 @@ for penalty in ("welsch", "truncated_quadratic"):
         x = torch.tensor(sets.contaminated(np.random.default_rng(0), 3, 1000), dtype=dtype)
         for row, answer in zip(x.double().numpy(), ddn_cuda.robust_pool(x, penalty).tolist()):
             contract.assert_answer(answer, row, penalty, 1.0, dtype)
+# Sums from a list of the points near the kinks, beside which points lie exactly, and masks.
+rng = np.random.default_rng(1)
+for n in (5, 16, 17, 300):
+    steps = rng.integers(-40, 41, (8, n)) * 0.05  # the kinks, 0.1 and 0.15 to their sides
+    two = np.where(rng.random((8, n)) < 0.5, -2.0, 2.5) + 0.3 * rng.standard_normal((8, n))
+    for points in (steps, two, 1e4 + steps):
+        mask = torch.tensor(rng.random((8, n)) < 0.7)
+        mask[:, 0] = True
+        for dtype in (torch.float32, torch.float64):
+            x = torch.tensor(points, dtype=dtype)
+            for penalty in ("pseudo_huber", "huber", "welsch", "truncated_quadratic"):
+                for weight in (None, mask):
+                    y = ddn_cuda.robust_pool(x, penalty, weight=weight).tolist()
+                    for i, row in enumerate(x.double().numpy()):
+                        kept = row if weight is None else row[mask[i].numpy()]
+                        contract.assert_answer(y[i], kept, penalty, 1.0, dtype)
 print(ddn_cuda.build_info()["cpu_isa"])
 """
 

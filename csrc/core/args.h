@@ -42,6 +42,9 @@ DDN_HD double to_real(double x) { return x; }
 DDN_HD float to_real(Half x) { return to_float(x); }
 DDN_HD float to_real(BFloat16 x) { return to_float(x); }
 
+DDN_HD float largest_of(Half) { return 65504.0f; }
+DDN_HD float largest_of(BFloat16) { return 3.38953139e38f; }
+
 template <class S, class Real>
 DDN_HD S from_real(Real x) {
   if constexpr (sizeof(S) == sizeof(Real)) {
@@ -49,6 +52,16 @@ DDN_HD S from_real(Real x) {
   } else {
     return from_float<S>(x);
   }
+}
+
+// The same, but that a finite x is not rounded to an infinity: for gradients.
+template <class S, class Real>
+DDN_HD S bounded_from_real(Real x) {
+  if constexpr (sizeof(S) < sizeof(Real)) {
+    const Real most = largest_of(S{});
+    x = x > most ? most : (x < -most ? -most : x);  // NaN stays
+  }
+  return from_real<S>(x);
 }
 
 // Element i of an array of that dtype.

@@ -34,8 +34,7 @@
 // is known (core/descent.h), and if it is not convex the global search goes another way
 // (core/global.h).
 //
-// To add a penalty: write its struct, append it to `Penalties`; README.md has the remaining two
-// places (its row in the docs, its entry in tests/reference.py).
+// docs/adding_a_penalty.md says how to add one.
 //
 // Sources: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
 // section 5.2 (the five penalties); P. J. Huber, Ann. Math. Statist. 35, 1964 (huber); J. E.
@@ -60,13 +59,13 @@ DDN_HD double kink_distance(int64_t points) {
   return distance < 1e-5 ? 1e-5 : (distance < 2e-3 ? distance : 2e-3);
 }
 
-// Of a smooth penalty, no term of `twist` is larger than most_twist, and none changes by more than
-// most_twist_slope as u moves by alpha.
 template <class V>
 struct Terms {
   V slope;
   V curvature;
-  V twist;  // of the smooth penalties
+  // Of the smooth penalties. No term is larger than their most_twist, and none changes by more than
+  // their most_twist_slope as u moves by alpha.
+  V twist;
 };
 
 // Sums over a set at one point u.

@@ -10,6 +10,8 @@
 //   Survey  survey()                       of all points
 //   Survey  careful_survey()               the same, exact when points are not finite or overflow
 //   Sums    sums<P, V>(u, alpha)           at u, in arithmetic of type V
+//   void    with_sums<P, V>(alpha, f)      calls f(sums) with what gives sums(u) at one u after
+//                                          another, each near the one before if it can be
 //   Around  around(u, radius)              see there
 //   double  objective<P>(u, alpha)         sum of w phi
 //   int     rank(), size()                 of a thread among those that work on the set

@@ -96,7 +96,8 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
 
   Solution solution = fixed(nan, nan, Status::not_finite);
   Survey survey = set.survey();
-  const double least_curvature = detail::smallest_normal<Real>() / set.unit();
+  // Also without the unit: what is smaller has lost digits before it is multiplied with it.
+  const double least_curvature = detail::smallest_normal<Real>() * larger(1.0, 1 / set.unit());
   if (solve_directly<P>(set, problem.alpha, survey, solution)) {
     if (solution.curvature < least_curvature) solution.curvature = 0;
     return solution;

@@ -44,9 +44,9 @@ template <class S, class T>
 void scatter(const T* buffer, S* x, const Dims& points) {
   for_each_run(x, points, [&](S* run, int64_t size, int64_t stride) {
     if (stride == 1) {
-      for (int64_t i = 0; i < size; ++i) run[i] = from_real<S>(buffer[i]);
+      for (int64_t i = 0; i < size; ++i) run[i] = bounded_from_real<S>(buffer[i]);
     } else {
-      for (int64_t i = 0; i < size; ++i) run[i * stride] = from_real<S>(buffer[i]);
+      for (int64_t i = 0; i < size; ++i) run[i * stride] = bounded_from_real<S>(buffer[i]);
     }
     buffer += size;
   });

@@ -253,7 +253,8 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
         sum = added_by_fma(sum, kept_by(mask, points * weights));
         lo = smaller(kept_by(mask, points, upmost), lo);
         hi = larger(kept_by(mask, points, downmost), hi);
-        if constexpr (!weighted) block[count++ % block_vectors] = points;
+        constexpr bool whole = std::is_same_v<decltype(mask), AllLanes>;
+        if constexpr (!weighted && whole) block[count++ % block_vectors] = points;
       },
       [&]() __attribute__((always_inline)) {
         total.add(sum);

@@ -21,7 +21,8 @@ __device__ __forceinline__ void write_gradients(const BackwardArgs& args, T x, T
                                                 const SetGradient<T>& set, int64_t grad_x_at,
                                                 int64_t grad_weight_at) {
   if (args.grad_x.data != nullptr) {
-    static_cast<S*>(args.grad_x.data)[grad_x_at] = from_real<S>(point_gradient<P>(x, weight, set));
+    static_cast<S*>(args.grad_x.data)[grad_x_at] =
+        bounded_from_real<S>(point_gradient<P>(x, weight, set));
   }
   if (args.grad_weight.data != nullptr) {
     static_cast<T*>(args.grad_weight.data)[grad_weight_at] = weight_gradient<P>(x, set);
@@ -167,8 +168,12 @@ struct MovingPoints {
     for_each([&](int64_t i) {
       const MovingPoint<T> point = load(i);
       if (args.grad_x.data != nullptr) {
-        store_real<T>(args.grad_x.data, args.dtype, at(args.grad_x.layout, set, i),
-                      static_cast<double>(point_body(point)));
+        const T gradient = point_body(point);
+        with_storage<T>(args.dtype, [&](auto zero) {
+          using S = decltype(zero);
+          static_cast<S*>(args.grad_x.data)[at(args.grad_x.layout, set, i)] =
+              bounded_from_real<S>(gradient);
+        });
       }
       if (args.grad_weight.data != nullptr) {
         static_cast<T*>(args.grad_weight.data)[at(args.grad_weight.layout, set, i)] =

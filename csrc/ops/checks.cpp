@@ -10,16 +10,23 @@
 #include "core/penalties.h"
 
 namespace ddn {
+namespace {
+
+// What kernels read.
+bool is_stored(at::ScalarType dtype) {
+  return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
+         dtype == at::kBFloat16;
+}
+
+}  // namespace
 
 void Checks::points(const at::Tensor& x) const {
   TORCH_CHECK_TYPE(x.defined(), op, ": `x` is None; expected a tensor");
   TORCH_CHECK_TYPE(x.layout() == at::kStrided, op, ": `x` has layout ", x.layout(),
                    "; expected a dense (strided) tensor");
   const at::ScalarType dtype = x.scalar_type();
-  TORCH_CHECK_TYPE(
-      dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf || dtype == at::kBFloat16,
-      op, ": `x` has dtype ", dtype,
-      "; expected a real floating-point tensor (Float, Double, Half or BFloat16)");
+  TORCH_CHECK_TYPE(is_stored(dtype), op, ": `x` has dtype ", dtype,
+                   "; expected a real floating-point tensor (Float, Double, Half or BFloat16)");
 }
 
 std::vector<int64_t> Checks::dims(const at::Tensor& x, at::IntArrayRef dim) const {
@@ -90,8 +97,9 @@ void Checks::weight(const at::Tensor& weight, const at::Tensor& x) const {
   TORCH_CHECK_TYPE(weight.layout() == at::kStrided, op, ": `weight` has layout ", weight.layout(),
                    "; expected a dense (strided) tensor");
   const at::ScalarType dtype = weight.scalar_type();
-  TORCH_CHECK_TYPE(at::isFloatingType(dtype) || dtype == at::kBool, op, ": `weight` has dtype ",
-                   dtype, "; expected a real floating-point tensor or a mask (Bool)");
+  TORCH_CHECK_TYPE(is_stored(dtype) || dtype == at::kBool, op, ": `weight` has dtype ", dtype,
+                   "; expected a real floating-point tensor (Float, Double, Half or BFloat16) or a "
+                   "mask (Bool)");
   TORCH_CHECK_VALUE(weight.device() == x.device(), op, ": `weight` is on ", weight.device(),
                     " but x is on ", x.device(), "; expected both on the same device");
   bool broadcasts = weight.dim() <= x.dim();
