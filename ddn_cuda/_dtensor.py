@@ -1,7 +1,7 @@
 """How the inner operators may be sharded: `torch.distributed.tensor`'s rules for them.
 
-Of a DTensor's dims those that are kept, batch or channels, may be sharded: every rank solves its own
-sets, and nothing is sent. A pooled dim may not be, as its points would have to be gathered.
+Of a DTensor's dims those that are kept, batch or channels, may be sharded: every rank solves its
+own sets, and nothing is sent. A pooled dim may not be, as its points would have to be gathered.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
@@ -109,10 +108,6 @@ def register() -> None:
         # What was found for a call is found again by its tensors and the arguments from the first
         # `int` on, as register_sharding has it: `dim`, which is `int[]`, would be overlooked, and
         # what is pooled along one dim would be answered with the shapes of another.
-        first = next(
-            i for i, a in enumerate(op._schema.arguments) if "Tensor" not in str(a.type)
-        )
+        first = next(i for i, a in enumerate(op._schema.arguments) if "Tensor" not in str(a.type))
         info = propagator.op_to_schema_info[op]
         info.static_argnum = min(info.static_argnum, first)
-
-

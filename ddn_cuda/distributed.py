@@ -205,8 +205,11 @@ def _localised(x: DTensor, alpha: Any, weight: Any, dim: Any, group: Any) -> tup
 
 
 class _Answer(NamedTuple):
-    u: Tensor  # [S], before it is rounded
-    curvature: Tensor  # over phi''(0), as the operators have it
+    """As the operators have it, with y's shape."""
+
+    y: Tensor
+    remainder: Tensor
+    curvature: Tensor  # over phi''(0)
 
 
 class _ShardedPool(torch.autograd.Function):
@@ -221,14 +224,9 @@ class _ShardedPool(torch.autograd.Function):
     ) -> Tensor:
         kept = [1 if d in options.dims else size for d, size in enumerate(x.shape)]
         answer = _solve(x, alpha_value, alpha, weight, options, kept)
-        u = answer.u.reshape(kept)
-        y = u.to(x.dtype)
-        rest = torch.where(torch.isfinite(y), u - y.double(), 0.0).to(opmath(x))
-        ctx.save_for_backward(
-            x, y, rest, answer.curvature.reshape(kept).to(opmath(x)), alpha, weight
-        )
+        ctx.save_for_backward(x, *answer, alpha, weight)
         ctx.alpha_value, ctx.options = alpha_value, options
-        return y
+        return answer.y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -309,15 +307,37 @@ def _solve(
         scale = alpha.to(opmath(x)).double().expand(kept).flatten()
     limit = (1 + 1e-6) * (1e30 if double else 1e15)
     spoilt = seen.spoilt | ~((scale >= 1 / limit) & (scale <= limit))
-    answer = _directly(penalty, seen, scale, spoilt, weighted=weight is not None, double=double)
-    open_sets = torch.nonzero(answer.u.isneginf() & answer.curvature.isneginf()).squeeze(1)
+    weighted = weight is not None
+    u, curvature = _directly(penalty, seen, scale, spoilt, weighted=weighted, double=double)
+    is_open = curvature.isneginf()
+    open_sets = torch.nonzero(is_open).squeeze(1)
+    rounded = torch.zeros_like(u)
     if len(open_sets):
-        u, curvature = _iteratively(shard, penalty, seen, scale, open_sets, options, double)
-        answer.u[open_sets], answer.curvature[open_sets] = u, curvature
-    least = torch.finfo(opmath(x)).tiny
-    curvature = answer.curvature * seen.unit
-    curvature = torch.where(curvature < least, 0.0, curvature)
-    return _Answer(answer.u, curvature)
+        found = _iteratively(shard, penalty, seen, scale, open_sets, options, double)
+        u[open_sets], curvature[open_sets], rounded[open_sets] = found
+    curvature, rounded = curvature * seen.unit, rounded * seen.unit
+    real = opmath(x)
+    y = u.reshape(kept).to(x.dtype)
+    remainder = torch.where(torch.isfinite(y), u.reshape(kept) - y.double(), 0.0).to(real)
+    if len(open_sets):
+        # The curvature as the gradients' kernels have its terms, so that these sum to one: in
+        # single precision a point may lie on the other side of a kink.
+        of_points = torch.zeros_like(u[open_sets])
+        if points:
+            wide, one = x.to(real), torch.ones_like(remainder)
+            along = one.new_ones(()).expand(x.shape)
+            problem = (penalty, alpha_value, alpha, weight, None, dims)
+            tangent = OPERATORS["_robust_pool_tangent"]
+            moved = tangent(along, None, None, wide, y.to(real), remainder, one, *problem)
+            of_points = moved.flatten()[open_sets].double()
+        bends = torch.zeros_like(u)
+        bends[open_sets] = shard.reduce(of_points)
+        # Note [Vanishing curvature] in csrc/core/solve.h.
+        eps = torch.finfo(real).eps
+        vanishes = (curvature == 0) | ~(bends > 8 * eps * rounded)
+        curvature = torch.where(is_open, torch.where(vanishes, 0.0, bends), curvature)
+    curvature = torch.where(curvature < torch.finfo(real).tiny, 0.0, curvature)
+    return _Answer(y, remainder, curvature.reshape(kept).to(real))
 
 
 def _balance_doubt(weighted: bool, double: bool) -> float:
@@ -333,8 +353,9 @@ def _directly(
     *,
     weighted: bool,
     double: bool,
-) -> _Answer:
-    """What needs no descent, as csrc/core/solve.h has it; -inf for both where one is needed."""
+) -> tuple[Tensor, Tensor]:
+    """What needs no descent, as csrc/core/solve.h has it: u and the curvature, -inf for both where
+    one is needed."""
     inf = math.inf
     total, finite = seen.total, seen.finite
     pull = seen.positive - seen.negative
@@ -371,8 +392,10 @@ def _directly(
     if mean:
         settle(torch.ones_like(spoilt), seen.mean, finite)
     # Infinite points that do not balance pull the answer off the finite ones.
-    settle((seen.lo == seen.hi) & ((pull == 0) | (penalty not in _lockstep.CONVEX)), seen.lo, finite)
-    return _Answer(u, curvature)
+    settle(
+        (seen.lo == seen.hi) & ((pull == 0) | (penalty not in _lockstep.CONVEX)), seen.lo, finite
+    )
+    return u, curvature
 
 
 def _iteratively(
@@ -383,7 +406,8 @@ def _iteratively(
     rows: Tensor,
     options: _Options,
     double: bool,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    """u, the curvature there, and the sum of what was rounded in that."""
     lo, hi, alpha = seen.lo[rows], seen.hi[rows], alpha[rows]
     pull, finite = (seen.positive - seen.negative)[rows], seen.finite[rows]
     if penalty in _lockstep.CONVEX:
@@ -412,15 +436,11 @@ def _iteratively(
         start = _lockstep.robust_start(shard, sets, start, limit, doubt)
         at = _lockstep.descend(shard, penalty, sets, start, limit)
         if options.solver == "global":
-            at = _tables.search(
-                shard, penalty, sets, at, finite, single=not double, max_iter=limit
-            )
+            at = _tables.search(shard, penalty, sets, at, finite, single=not double, max_iter=limit)
         rounded = at.curvature
         if penalty == "welsch":
             rounded = 2 * at.depth - at.curvature
-    # Note [Vanishing curvature] in csrc/core/solve.h.
-    vanishes = ~(at.curvature > 16 * (2.0**-53 if double else 2.0**-24) * rounded)
-    return at.u, torch.where(vanishes, 0.0, at.curvature)
+    return at.u, at.curvature, rounded
 
 
 _dtensor.register()

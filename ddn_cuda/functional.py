@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
@@ -352,6 +353,15 @@ def _compiled(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> Tensor
     return call(x, penalty, dim=dims, keepdim=True, **options)
 
 
+def _check_sharding(problem: _Problem, dims: Sequence[int]) -> None:
+    """Of DTensors; they know the operators once ddn_cuda.distributed is imported."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    if tensors is not None and isinstance(problem.x, tensors.DTensor):
+        from ddn_cuda import _dtensor, distributed  # noqa: F401
+
+        _dtensor.check(problem.name, problem.x, problem.weight, dims)
+
+
 def _check_no_tangents(name: str, *tensors: Tensor | None) -> None:
     """Compilers would drop forward mode's tangents without a word."""
     for t in tensors:
@@ -386,6 +396,7 @@ def _pool(
         checked = torch.ops.ddn._robust_pool_check(
             x, penalty, alpha_value, alpha_tensor, dims, weight, ptr, *solver
         )
+        _check_sharding(problem, checked)
         call = _functions.FORWARD_INFO if return_info else _functions.CALLS.forward
     y, _remainder, _curvature, *info = call(
         x, penalty, alpha_value, alpha_tensor, weight, ptr, checked, *solver
