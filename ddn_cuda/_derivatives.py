@@ -78,12 +78,13 @@ def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
         for d, size in enumerate(each.shape)
         if d < lead or (like.shape[d - lead] == 1 and size != 1)
     ]
-    if hasattr(each, "placements"):  # a DTensor, perhaps sharded in these dims
-        each = each.sum(dims, keepdim=True) if dims else each
-        each = each.reshape(like.shape).to(like.dtype)
+    sharded: Any = each
+    if hasattr(sharded, "placements"):  # a DTensor, perhaps sharded in these dims
+        sharded = sharded.sum(dims, keepdim=True) if dims else sharded
+        sharded = sharded.reshape(like.shape).to(like.dtype)
         if hasattr(like, "placements"):
-            return each.redistribute(placements=like.placements)
-        return each.full_tensor()
+            return sharded.redistribute(placements=like.placements)
+        return sharded.full_tensor()
     if dims:
         count = prod(each.shape[d] for d in dims)
         if count == 0:

@@ -116,7 +116,7 @@ class Survey(NamedTuple):
     negative: Tensor
     spoilt: Tensor  # whether a point is NaN, a weight no weight, or the sum of these too large
     mean: Tensor  # of the finite points
-    count: Tensor  # of points
+    points: Tensor  # their number
     unit: Tensor
     start: Tensor
 
@@ -188,7 +188,7 @@ def survey(shard: Shard, own_answers: Tensor | None, largest: float) -> Survey:
         negative=negative,
         spoilt=(spoilt > 0) | ~(total <= largest),
         mean=torch.minimum(torch.maximum(mean, lo), hi),
-        count=count,
+        points=count,
         unit=unit,
         start=torch.minimum(torch.maximum(start, lo), hi),
     )

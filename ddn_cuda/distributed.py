@@ -28,6 +28,14 @@ _NAME = "sharded_robust_pool"
 _FULL_NAMES = {short: name for name, short in PENALTIES.items()}
 
 
+check_sharding = _dtensor.check
+
+
+def without_data(t: Any) -> Any:
+    """A tensor of the same shape and type, and nothing else."""
+    return torch.empty(t.shape, dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
+
+
 class _Options(NamedTuple):
     penalty: str
     dims: list[int]
@@ -104,9 +112,10 @@ def sharded_robust_pool(
     functional._check_flag(_NAME, "keepdim", keepdim)
     problem = functional._Problem(_NAME, x, penalty, alpha, dim, weight, None)
     functional._check_types(problem, functional._Solver(solver, max_iter, tol))
-    local, alpha_local, weight_local, placed = x, alpha, weight, None
+    local, alpha_local, weight_local, mesh, placed = x, alpha, weight, None, None
     if isinstance(x, DTensor):
         local, alpha_local, weight_local, group, placed = _localised(x, alpha, weight, dim, group)
+        mesh = x.device_mesh
     elif isinstance(alpha, DTensor) or isinstance(weight, DTensor):
         raise TypeError(f"{_NAME}: `alpha` or `weight` is a DTensor, and x is none; expected x too")
     if not dist.is_initialized():
@@ -119,7 +128,7 @@ def sharded_robust_pool(
     value, tensor = (1.0, alpha_local) if isinstance(alpha_local, Tensor) else (alpha_local, None)
     y: Tensor = _ShardedPool.apply(local, value, tensor, weight_local, options)
     if placed is not None:
-        y = DTensor.from_local(y, x.device_mesh, placed, run_check=False)
+        y = DTensor.from_local(y, mesh, placed, run_check=False)
     return y if keepdim or not dims else y.squeeze(tuple(dims))
 
 
@@ -299,7 +308,7 @@ def _solve(
     shard = _lockstep.Shard(flat, flat_weight, options.group)
     double = x.dtype == torch.float64
     seen = _lockstep.survey(shard, own, torch.finfo(opmath(x)).max)
-    if weight is None and bool((seen.count == 0).any()):
+    if weight is None and bool((seen.points == 0).any()):
         raise ValueError(f"{_NAME}: `x` has no points on any rank; expected at least one point")
     if alpha is None:
         scale = torch.full_like(seen.lo, alpha_value)
@@ -421,7 +430,7 @@ def _iteratively(
         step = options.tol * alpha
     else:
         step = (1e-12 if double else 1e-6) * torch.minimum(hi - lo, alpha)
-    count = seen.count[rows].clamp(min=1)
+    count = seen.points[rows].clamp(min=1)
     kink = alpha * (0.2 / count).clamp(1e-5, 2e-3)
     sets = _lockstep.Sets(rows, lo, hi, alpha, step, seen.total[rows], kink)
     start, limit = seen.start[rows], options.max_iter
