@@ -14,7 +14,7 @@ Depths, bounds and what they prove are those of docs/global.md, with other table
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,8 @@ FREE_PASSES = 40  # of a descent, before it halves what is left of its bracket
 TERMS = 16  # of a power series
 SERIES_RADIUS = 0.25  # of its stretch, in units of alpha
 TABLE_CELLS = 2**13  # that one all-reduce is about
-_ELEMENTS = 2**21  # of a temporary
+# Of a temporary: what a cache holds, or what keeps a GPU busy.
+_ELEMENTS_CPU, _ELEMENTS_GPU = 2**16, 2**24
 
 
 class Shard:
@@ -50,8 +51,9 @@ class Shard:
         n = self.x.shape[1]
         if n == 0:
             return
-        width = min(n, _ELEMENTS)
-        height = max(1, _ELEMENTS // width)
+        most = _ELEMENTS_CPU if self.x.device.type == "cpu" else _ELEMENTS_GPU
+        width = min(n, most)
+        height = max(1, most // width)
         for r in range(0, len(rows), height):
             some = rows[r : r + height]
             for c in range(0, n, width):
@@ -66,7 +68,7 @@ class Shard:
                 yield slice(r, r + height), x, w
 
     def local(
-        self, rows: Tensor, count: int, terms: Callable[[slice, Tensor], tuple[Tensor, ...]]
+        self, rows: Tensor, count: int, terms: Callable[[slice, Tensor], Iterable[Tensor]]
     ) -> Tensor:
         """[count, rows]: for each of the terms the sum of weight times term over local points."""
         sums = self.x.new_zeros(count, len(rows), dtype=torch.float64)
@@ -76,7 +78,7 @@ class Shard:
         return sums
 
     def sums(
-        self, rows: Tensor, count: int, terms: Callable[[slice, Tensor], tuple[Tensor, ...]]
+        self, rows: Tensor, count: int, terms: Callable[[slice, Tensor], Iterable[Tensor]]
     ) -> Tensor:
         """The same over the points of all ranks."""
         return self.reduce(self.local(rows, count, terms))

@@ -9,6 +9,7 @@ says what is proved.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from ddn_cuda._lockstep import (
 )
 
 FIRST_CELLS = 16  # of a set, at most
-PARTS = 8  # into which a cell is cut
+PARTS = 8  # into which a cell is cut, at most
 ROUNDING = 4e-15  # of a depth, in units of the weight
 _LEAST_RADIUS = 1e-9  # in units of alpha
 _NEWTON_STEPS = 8
@@ -42,15 +43,14 @@ class Cells(NamedTuple):
     def of(self, which: Tensor) -> Cells:
         return Cells(*(t[which] for t in self))
 
-    def cut(self) -> Cells:
-        k = torch.arange(PARTS, device=self.centre.device)
-        shift = (2 * k + 1 - PARTS) / PARTS
-        centre = self.centre[:, None] + self.radius[:, None] * shift
-        return Cells(
-            self.owner.repeat_interleave(PARTS),
-            centre.flatten(),
-            (self.radius / PARTS).repeat_interleave(PARTS),
-        )
+    def cut(self, parts: Tensor) -> Cells:
+        """Each into so many."""
+        owner, centre, radius = (t.repeat_interleave(parts) for t in self)
+        count = parts.repeat_interleave(parts)
+        place = torch.arange(len(owner), device=count.device)
+        place = place - (parts.cumsum(0) - parts).repeat_interleave(parts)
+        shift = (2 * place + 1 - count) / count
+        return Cells(owner, centre + radius * shift, radius / count)
 
 
 class Best:
@@ -118,7 +118,7 @@ def _table(shard: Shard, penalty: str, sets: Sets, cells: Cells, series: bool) -
             some: Cells = some,
             alpha: Tensor = alpha,
             radius: Tensor = radius,
-        ) -> tuple[Tensor, ...]:
+        ) -> Iterable[Tensor]:
             t = (some.centre[rows, None] - x) / alpha[rows, None]
             r = radius[rows, None]
             if penalty == "truncated_quadratic":
@@ -149,14 +149,13 @@ def _parabolas(t: Tensor, r: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _hermite(t: Tensor) -> tuple[Tensor, ...]:
+def _hermite(t: Tensor) -> Iterator[Tensor]:
     """The coefficients of exp(-(t + s)^2 / 2) as a power series in s; csrc/core/series.h."""
     t = t.clamp(-40, 40)
-    terms = [torch.exp(-0.5 * t * t)]
-    terms.append(-t * terms[0])
-    for k in range(1, TERMS - 1):
-        terms.append(-(t * terms[k] + terms[k - 1]) / (k + 1))
-    return tuple(terms)
+    term, before = torch.exp(-0.5 * t * t), torch.zeros_like(t)
+    for k in range(TERMS):
+        yield term
+        term, before = -(t * term + before) / (k + 1), term
 
 
 def _shifts(device: torch.device) -> Tensor:
@@ -255,11 +254,12 @@ def search(
     best = Best(sets, local, mass, 1e-6 if single else 1e-12)
     # A set whose range is short begins with cells that have a series.
     wanted = (sets.hi - sets.lo) / (2 * SERIES_RADIUS * sets.alpha)
-    count = wanted.ceil().clamp(1, FIRST_CELLS).long()
-    owner = torch.arange(len(count), device=count.device).repeat_interleave(count)
-    place = torch.arange(len(owner), device=count.device) - (count.cumsum(0) - count)[owner]
-    radius = ((0.5 * sets.hi - 0.5 * sets.lo) / count)[owner]
-    cells = Cells(owner, sets.lo[owner] + (2 * place + 1) * radius, radius)
+    whole = Cells(
+        torch.arange(len(mass), device=mass.device),
+        0.5 * sets.lo + 0.5 * sets.hi,
+        0.5 * sets.hi - 0.5 * sets.lo,
+    )
+    cells = whole.cut(wanted.ceil().clamp(1, FIRST_CELLS).long())
     while len(cells.owner):
         alpha = sets.alpha[cells.owner]
         # Where numbers have no finer steps, the centre stands for the cell.
@@ -281,7 +281,13 @@ def search(
                 some = cells.of(index)
                 series = _table(shard, penalty, sets, some, series=True)
                 _resolve_series(some, series, sets.alpha, best)
-        cells = cells.of(torch.nonzero(keep & fine).squeeze(1)).cut()
+        cells = cells.of(torch.nonzero(keep & fine).squeeze(1))
+        parts = torch.full_like(cells.owner, PARTS)
+        if penalty == "welsch":
+            # No more than make them short.
+            parts = cells.radius / (SERIES_RADIUS * sets.alpha[cells.owner])
+            parts = parts.ceil().clamp(2, PARTS).long()
+        cells = cells.cut(parts)
     owner, u = best.candidates(sets.alpha)
     found = descend(shard, penalty, sets.of(owner), u, max_iter)
     loss = _losses(shard, penalty, sets.of(owner), found.u)
