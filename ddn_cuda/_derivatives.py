@@ -79,6 +79,16 @@ def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
         for d, size in enumerate(each.shape)
         if d < lead or (like.shape[d - lead] == 1 and size != 1)
     ]
+    if hasattr(each, "placements"):  # a DTensor, perhaps sharded in these dims
+        sharded: Any = each.sum(dims, keepdim=True) if dims else each
+        sharded = sharded.reshape(like.shape).to(like.dtype)
+        placements = getattr(like, "placements", None)
+        total: Tensor = (
+            sharded.full_tensor()
+            if placements is None
+            else sharded.redistribute(placements=placements)
+        )
+        return total
     if dims:
         count = prod(each.shape[d] for d in dims)
         if count == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, overload
 
@@ -352,6 +353,23 @@ def _compiled(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> Tensor
     return cast(Tensor, call(x, penalty, dim=dims, keepdim=True, **options))
 
 
+def _checked_dims(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> list[int]:
+    """The operators' checks; returns sorted dims."""
+    name, x, penalty, alpha, _, weight, ptr = problem
+    value, tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
+    check = torch.ops.ddn._robust_pool_check
+    tensors = sys.modules.get("torch.distributed.tensor")
+    if tensors is None or not isinstance(x, tensors.DTensor):
+        return check(x, penalty, value, tensor, dims, weight, ptr, *solver)  # type: ignore[no-any-return]
+    # A DTensor has no rule for what returns no tensors: its shape and type are all that is checked.
+    from ddn_cuda import distributed
+
+    x, tensor, weight, ptr = map(distributed.without_data, (x, tensor, weight, ptr))
+    checked: list[int] = check(x, penalty, value, tensor, dims, weight, ptr, *solver)
+    distributed.check_sharding(name, problem.x, problem.weight, checked)
+    return checked
+
+
 def _check_no_tangents(name: str, *tensors: Tensor | None) -> None:
     """Compilers would drop forward mode's tangents without a word."""
     for t in tensors:
@@ -386,9 +404,7 @@ def _pool(
         checked = [0] if ptr is not None else _sorted_dims(x, dims)
         call = _operators.FORWARD_INFO
     else:
-        checked = torch.ops.ddn._robust_pool_check(
-            x, penalty, alpha_value, alpha_tensor, dims, weight, ptr, *solver
-        )
+        checked = _checked_dims(problem, solver, dims)
         call = _functions.FORWARD_INFO if return_info else _functions.CALLS.forward
     y, _remainder, _curvature, *info = call(
         x, penalty, alpha_value, alpha_tensor, weight, ptr, checked, *solver

@@ -177,7 +177,10 @@ def test_links_lead_somewhere(page):
             assert ((ROOT / page).parent / target.split("#")[0]).exists(), f"{page}: {target}"
 
 
-@pytest.mark.parametrize("name", ["ddn_cuda", "ddn_cuda.pyg", "ddn_cuda.compat"])
+MODULES = ("ddn_cuda", "ddn_cuda.distributed", "ddn_cuda.pyg", "ddn_cuda.compat")
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_every_public_name_is_in_the_api(name):
     if name == "ddn_cuda.pyg":
         pytest.importorskip("torch_geometric", reason="ddn_cuda.pyg needs torch-geometric")
