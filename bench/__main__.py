@@ -37,6 +37,7 @@ import torch
 
 import ddn_cuda
 from bench import compare, growth, machine, targets
+from bench.arguments import positive
 from bench.compare import Case, Settings
 from bench.workloads import DATA, DTYPES, WORKLOADS
 
@@ -71,11 +72,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-    def positive(text: str) -> int:
-        if not text.isdigit() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected at least 1")
-        return int(text)
 
     def choice(flag: str, names: Sequence[str], text: str, **options: Any) -> None:
         parser.add_argument(

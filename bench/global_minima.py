@@ -42,6 +42,7 @@ from matplotlib.ticker import NullFormatter
 
 import ddn_cuda
 from bench import machine
+from bench.arguments import positive
 
 sys.path.append(str(machine.ROOT / "tests"))
 
@@ -260,11 +261,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-    def positive(text: str) -> int:
-        if not text.isdigit() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected at least 1")
-        return int(text)
 
     add = parser.add_argument
     add("--sets", type=positive, default=1000, help="per place (default %(default)s)")

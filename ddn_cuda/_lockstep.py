@@ -88,7 +88,8 @@ class Shard:
 
 
 def terms_of(penalty: str, z: Tensor, alpha: Tensor, kink: Tensor) -> tuple[Tensor, ...]:
-    """slope, curvature and depth of csrc/core/penalties.h."""
+    """slope, curvature and depth of csrc/core/penalties.h, whose kernels sum over whole sets of one
+    device only."""
     if penalty == "pseudo_huber":
         t = (z / alpha).clamp(-1e150, 1e150)
         r = (1 + t * t).rsqrt()
@@ -102,6 +103,11 @@ def terms_of(penalty: str, z: Tensor, alpha: Tensor, kink: Tensor) -> tuple[Tens
         square = t * t
         e = torch.exp(-0.5 * square)
         return alpha * (t * e), (1 - square) * e, e
+    if penalty != "truncated_quadratic":
+        raise NotImplementedError(
+            f"sharded_robust_pool: `penalty` is '{penalty}'; expected one of "
+            "pseudo_huber, huber, welsch, truncated_quadratic, or quadratic"
+        )
     inside = distance <= alpha
     t = torch.where(inside, z / alpha, 0.0)
     depth = torch.where(inside, 1 - t * t, 0.0)

@@ -20,7 +20,8 @@ class RobustPoolInfo(NamedTuple):
     is found at the y that is returned, after rounding.
 
     Attributes:
-        iterations: passes over the set that the solver took (int64), besides the first look at it.
+        iterations: passes over the set that the solver took (int64), besides the first look at it;
+            one that touches only the points near the kinks counts as well.
         residual: abs(f'(y)) over the sum of the weights (the number of points without weights).
         curvature: f''(y), also where the gradient is zero by convention.
         objective: f(y).

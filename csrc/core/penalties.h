@@ -76,6 +76,13 @@ struct Sums {
   double twist = 0;  // of the smooth penalties
 };
 
+// Points that pass no kink as u moves by `shift`, as they were before: the number of those between
+// the kinks with the sums of z and z^2, and of those beyond, the left of u minus the right. A
+// penalty that `has_kinks` tells their sums after the move.
+struct Settled {
+  double inside, sum, squares, beyond;
+};
+
 struct Quadratic {
   static constexpr const char* name = "quadratic";
   static constexpr const char* alias = "Q";
@@ -181,6 +188,9 @@ struct Huber {
     add.count(2, absolute(distance - a.alpha), a.kink);
   }
   static DDN_HD Sums sums(const double (&m)[moments], double) { return {m[0], m[1], m[2], 0}; }
+  static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
+    return {s.sum + s.inside * shift + s.beyond * alpha, s.inside, 0, 0};
+  }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
@@ -293,6 +303,10 @@ struct TruncatedQuadratic {
   }
   static DDN_HD Sums sums(const double (&m)[moments], double) {
     return {m[0], m[2], m[2] - m[1], 0};
+  }
+  static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
+    const double squares = s.squares + shift * (2 * s.sum + s.inside * shift);
+    return {s.sum + s.inside * shift, s.inside, s.inside - squares / alpha / alpha, 0};
   }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {

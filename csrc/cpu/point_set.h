@@ -151,18 +151,11 @@ class KinkedSums {
 
   Sums operator()(double u) {
     if (!(::fabs(u - centre_) <= reach_)) look(u);
-    const double shift = u - centre_;
-    const Moments<P::moments> near =
+    const Moments<P::moments> listed =
         chunk_moments<P, V, T, false>({list_, nullptr, size_}, u, alpha_, kink_);
-    Sums sums = P::sums(near.m, alpha_);
-    sums.slope += sum_ + inside_ * shift;
-    sums.curvature += inside_;
-    if constexpr (P::convex) {
-      sums.slope += far_ * alpha_;
-    } else {
-      sums.depth += inside_ - (squares_ + shift * (2 * sum_ + inside_ * shift)) / alpha_ / alpha_;
-    }
-    return sums;
+    const Sums near = P::sums(listed.m, alpha_), others = P::moved(others_, u - centre_, alpha_);
+    return {near.slope + others.slope, near.curvature + others.curvature, near.depth + others.depth,
+            0};
   }
 
  private:
@@ -204,10 +197,8 @@ class KinkedSums {
         });
     size_ = size;
     centre_ = u;
-    inside_ = static_cast<double>(inside);
-    far_ = static_cast<double>(2 * left - (n_ - inside - size));
-    sum_ = sums.total();
-    squares_ = all_squares.total();
+    others_ = {static_cast<double>(inside), sums.total(), all_squares.total(),
+               static_cast<double>(2 * left - (n_ - inside - size))};
     // Less what the distances are rounded by, and twice what is near a kink.
     reach_ = alpha_ * (width - 1e-5) - 2 * kink_;
   }
@@ -218,7 +209,7 @@ class KinkedSums {
   T* list_;
   int64_t size_ = 0;
   double centre_ = 0, reach_ = -1;
-  double inside_ = 0, far_ = 0, sum_ = 0, squares_ = 0;  // far_: those on the left minus the right
+  Settled others_{};
 };
 
 template <class V>
