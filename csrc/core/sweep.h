@@ -42,11 +42,12 @@ struct SweepInput {
 // one look at the points that leave or enter.
 constexpr int kink_cells = 64;
 
-// Points without weights by the cells of their kinks: their numbers, and the sums of how far right
-// of the middle of their cell the kinks lie, in cells.
+// Points without weights by the cells of their kinks, first those that leave and then those that
+// enter: their numbers, and the sums of how far right of the middle of their cell the kinks lie, in
+// cells.
 struct Kinks {
-  double leaving[kink_cells], leaving_offset[kink_cells];
-  double entering[kink_cells], entering_offset[kink_cells];
+  double number[2 * kink_cells];
+  double offset[2 * kink_cells];
 };
 
 // Cells first to last of a run, and a bound of the depth in the others.
@@ -56,38 +57,73 @@ struct NarrowRun {
 };
 
 // half: of the width of the run about in.base, in units of alpha. margin: depths that differ by
-// less are not told apart.
+// less are not told apart. V: double, or a SIMD vector of them.
+template <class V>
 DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, double margin) {
+  using M = Math<V>;
+  constexpr int lanes = M::lanes;
   const double g = 2 * half / kink_cells;
   // The squares of the offsets are left out; offsets are known to 2^-16, and to 1e-6 alpha.
   const double slack = static_cast<double>(in.count) * (g * g / 4 + g * 0x1p-14 + 2e-6) + margin;
-  double mass[kink_cells], s1[kink_cells], s2[kink_cells];
-  double mass_here = in.mass, s1_here = in.s1, s2_here = in.s2;
-  // Sums of t and t^2 of points whose kinks lie in cell i, and which are `side` away from it.
-  const auto add = [&](int i, double sign, double number, double offset, double side) {
-    const double middle = side + ((i + 0.5) * g - half), moment = g * offset;
-    mass_here += sign * number;
-    s1_here += sign * (number * middle + moment);
-    s2_here += sign * (number * middle * middle + 2 * middle * moment);
-  };
-  for (int i = 0; i < kink_cells; ++i) add(i, 1, kinks.leaving[i], kinks.leaving_offset[i], -1);
-  for (int i = 0; i < kink_cells; ++i) {
-    add(i, -1, kinks.leaving[i], kinks.leaving_offset[i], -1);
-    mass[i] = mass_here;
-    s1[i] = s1_here;
-    s2[i] = s2_here;
-    add(i, 1, kinks.entering[i], kinks.entering_offset[i], 1);
+
+  // Sums of 1, t and t^2 of the points that leave in a cell, with t of a kink `side` away; after
+  // one cell of nothing, of those that enter.
+  double left[3][kink_cells], entered[3][1 + kink_cells];
+  V places;  // the middles of cells
+  {
+    double first[lanes];
+    for (int l = 0; l < lanes; ++l) first[l] = (l + 0.5) * g - half;
+    places = M::load(first);
   }
-  double depth[kink_cells], bound[kink_cells], lower = -1;
-  for (int i = 0; i < kink_cells; ++i) {
-    const double left = i * g - half;
-    const double mean = s1[i] / larger(mass[i], 0.5);
-    const double v = larger(smaller(mean, left + g), left);
-    depth[i] = mass[i] - (s2[i] - 2 * s1[i] * v + mass[i] * v * v);
-    bound[i] = depth[i] + 2.01 * g * (kinks.leaving[i] + kinks.entering[i]) + slack;
+  V middle = places, all_left[3] = {};
+  for (int i = 0; i < kink_cells; i += lanes) {
+    const auto sums = [&](int cell, double side, V(&sum)[3]) {
+      const V number = M::load(kinks.number + cell), place = middle + M::splat(side);
+      const V moment = M::splat(g) * M::load(kinks.offset + cell), mean = number * place;
+      sum[0] = number;
+      sum[1] = mean + moment;
+      sum[2] = (mean + (moment + moment)) * place;
+    };
+    V leave[3], enter[3];
+    sums(i, -1, leave);
+    sums(i + kink_cells, 1, enter);
+    for (int k = 0; k < 3; ++k) {
+      all_left[k] += leave[k];
+      M::store(left[k] + i, leave[k]);
+      M::store(entered[k] + 1 + i, enter[k]);
+    }
+    middle += M::splat(lanes * g);
   }
-  for (int i = 0; i < kink_cells; ++i) lower = larger(depth[i], lower);
-  lower -= slack + margin;
+
+  // The same of those inside throughout a cell.
+  double inside[3][kink_cells], here[3] = {in.mass, in.s1, in.s2};
+  for (int k = 0; k < 3; ++k) {
+    here[k] += M::sum(all_left[k]);
+    entered[k][0] = 0;
+    for (int i = 0; i < kink_cells; i += lanes) {
+      const V change = M::load(entered[k] + i) - M::load(left[k] + i);
+      M::store(inside[k] + i, change);
+    }
+  }
+  for (int i = 0; i < kink_cells; ++i) {
+    for (int k = 0; k < 3; ++k) inside[k][i] = here[k] += inside[k][i];
+  }
+
+  double bound[kink_cells];
+  V lowest = M::splat(-1);
+  middle = places;
+  for (int i = 0; i < kink_cells; i += lanes) {
+    const V mass = M::load(inside[0] + i), s1 = M::load(inside[1] + i);
+    const V mean = s1 / larger(mass, M::splat(0.5)), edge = M::splat(0.5 * g);
+    const V v = larger(smaller(mean, middle + edge), middle - edge);
+    const V squares = M::load(inside[2] + i) - v * (s1 + s1 - mass * v);
+    const V depth = mass - squares;
+    const V moving = M::load(kinks.number + i) + M::load(kinks.number + kink_cells + i);
+    M::store(bound + i, M::fma(moving, M::splat(2.01 * g), depth + M::splat(slack)));
+    lowest = larger(depth, lowest);
+    middle += M::splat(lanes * g);
+  }
+  const double lower = M::largest_of(lowest) - slack - margin;
   NarrowRun run{0, kink_cells - 1, -1};
   while (run.first < run.last && bound[run.first] < lower) {
     run.left_out = larger(bound[run.first++], run.left_out);

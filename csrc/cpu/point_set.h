@@ -484,7 +484,8 @@ class PointSet {
           }
           for (; k < count; ++k) add(0, places[k]);
         });
-        take_counted(size, stride, /*first=*/begin == 0);
+        take_counted(size, Space::tables, stride, workspace_->mass.data(),
+                     workspace_->moment.data(), /*first=*/begin == 0);
       }
     }
   }
@@ -511,7 +512,7 @@ class PointSet {
         about.s1 -= shift * in.mass;
         about.s2 += shift * (shift * in.mass - 2 * in.s1);
         const NarrowRun run =
-            narrow(about, kinks(in.count, middle, reach, alpha), reach / alpha, margin);
+            narrow<Lanes>(about, kinks(in.count, middle, reach, alpha), reach / alpha, margin);
         const double cell = 2 * reach / kink_cells;
         const double wanted = 0.5 * cell * (run.last + 1 - run.first) + 2e-6 * alpha;
         if (!(wanted < 0.5 * reach)) break;
@@ -704,7 +705,7 @@ class PointSet {
                 to_enter = splat(static_cast<T>(half - alpha));
     const Lanes past = splat(static_cast<T>(kink_cells * one - 1)),
                 second = splat(T(kink_cells * one));
-    Kinks kinks{};
+    Kinks kinks;
     for (int64_t begin = 0; begin < count; begin += Space::bin_points) {
       const int64_t end = std::min(count, begin + Space::bin_points);
       for (int64_t i = begin; i < end; i += lanes) {
@@ -721,17 +722,7 @@ class PointSet {
               (uint64_t{1} << Space::count_shift) + static_cast<uint32_t>(places[k]);
         }
       }
-      for (int cell = 0; cell < 2 * kink_cells; ++cell) {
-        const uint64_t sum = counted[cell];
-        counted[cell] = 0;
-        const auto number = static_cast<double>(sum >> Space::count_shift);
-        const auto places = static_cast<double>(sum & ((uint64_t{1} << Space::count_shift) - 1));
-        const double offsets = places * (1 / one) - number * (cell + 0.5);
-        const bool leaves = cell < kink_cells;
-        const int i = cell % kink_cells;
-        (leaves ? kinks.leaving : kinks.entering)[i] += number;
-        (leaves ? kinks.leaving_offset : kinks.entering_offset)[i] += offsets;
-      }
+      take_counted(2 * kink_cells, /*tables=*/1, 0, kinks.number, kinks.offset, begin == 0);
     }
     return kinks;
   }
@@ -763,19 +754,21 @@ class PointSet {
     }
   }
 
-  // Moves what was counted to the bins.
-  void take_counted(int size, int stride, bool first) const {
+  // Moves what was counted in tables of `size` bins, one after the other by `stride`: the numbers
+  // of points, and the sums of how far right of the middles of their bins they lie, in bins.
+  void take_counted(int size, int tables, int stride, double* numbers, double* offsets,
+                    bool first) const {
     using Space = Workspace<T>;
     using Integers = typename LanesOf<int64_t, double>::type;
     constexpr int lanes = VectorOf<double>::lanes;
-    static_assert(lanes <= bins_slack, "whole vectors of bins fit");
+    static_assert(lanes <= bins_slack && 2 * kink_cells % lanes == 0, "whole vectors of bins fit");
     constexpr double one = 1 << bin_fraction_bits;
     uint64_t* const counted = workspace_->counted.data();
-    Vector<double> bin;  // times one
-    for (int k = 0; k < lanes; ++k) bin[k] = k * one;
+    Vector<double> middle;  // times one
+    for (int k = 0; k < lanes; ++k) middle[k] = (k + 0.5) * one;
     for (int b = 0; b < size; b += lanes) {
       Integers sum{}, none{};
-      for (int t = 0; t < Space::tables; ++t) {
+      for (int t = 0; t < tables; ++t) {
         Integers part;
         memcpy(&part, counted + t * stride + b, sizeof part);
         memcpy(counted + t * stride + b, &none, sizeof none);
@@ -784,14 +777,11 @@ class PointSet {
       const auto points = __builtin_convertvector(sum >> Space::count_shift, Vector<double>);
       const auto places =
           __builtin_convertvector(sum & ((int64_t{1} << Space::count_shift) - 1), Vector<double>);
-      double* const mass = workspace_->mass.data() + b;
-      double* const moment = workspace_->moment.data() + b;
       // Exact, but for the last sum: integers below 2^53.
-      const Vector<double> offsets = places - points * (bin + one / 2);
-      store<double>(mass, first ? points : load<double>(mass) + points);
-      store<double>(moment,
-                    first ? offsets * (1 / one) : load<double>(moment) + offsets * (1 / one));
-      bin += splat(lanes * one);
+      const Vector<double> offset = (places - points * middle) * (1 / one);
+      store<double>(numbers + b, first ? points : load<double>(numbers + b) + points);
+      store<double>(offsets + b, first ? offset : load<double>(offsets + b) + offset);
+      middle += splat(lanes * one);
     }
   }
 
