@@ -22,6 +22,7 @@ def constant(text, pattern):
 THIRD = constant(BINS, r"far \* \(std::fabs\(d\[2\]\) \+ ([\d.]+) \* far\)")
 FIFTH = constant(BINS, r"far \* \(std::fabs\(d\[4\]\) \+ ([\d.]+) \* far\)")
 DOUBT = constant(BINS, r"bin_doubt = ([\d.e-]+);")
+BIN_ROUNDING = constant(BINS, r"bin_rounding = ([\d.e-]+);")
 REACH = constant(BINS, r"/\*reach_alpha=\*/(\d+)\)")
 TERMS = int(constant(SERIES, r"int terms = (\d+);"))
 RADIUS = constant(SERIES, r"radius = ([\d.]+);")
@@ -86,9 +87,10 @@ def test_cramers_bound_and_the_remainder_of_the_series():
     assert np.abs(shorter).max() > REMAINDER
 
 
-def test_a_place_in_single_precision_is_within_its_doubt():
+@pytest.mark.parametrize(("digits", "half_more"), [(10, 0.5), (16, 0.0)])  # CPU, CUDA
+def test_a_place_in_single_precision_is_within_its_doubt(digits, half_more):
     rng = np.random.default_rng(0)
-    f32, one, worst = np.float32, 2.0**16, 0.0
+    f32, one, worst = np.float32, 2.0**digits, 0.0
     for _ in range(200):
         alpha = 10 ** rng.uniform(-3, 3)
         width = alpha / rng.choice([8, 16, 32])
@@ -96,14 +98,46 @@ def test_a_place_in_single_precision_is_within_its_doubt():
         base = f32(origin)
         offset = f32(origin - float(base))
         x = (origin + width * rng.uniform(0, 2112, 2000)).astype(f32)
-        shift = f32(65 * one)
+        shift = f32(65 * one + half_more)
         place = shift - ((base - x) + offset) * f32(one / width)
         fixed = np.trunc(place.astype(float)) / one
         true = 65 + (x.astype(float) - origin) / width
         worst = max(worst, np.abs(fixed - true).max())
     assert worst <= DOUBT
     # Six roundings in the worst case, and the fixed point's.
-    assert 6 * 2**-24 * MOST_BINS + 2**-16 <= DOUBT <= 10 * worst
+    assert 6 * 2**-24 * MOST_BINS + 2.0**-digits * (half_more or 1) <= DOUBT <= 10 * worst
+
+
+@pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
+def test_sums_over_bins_in_single_precision(penalty):
+    """Both sums of the bound on a cell differ from the exact ones by less than `bin_rounding` allows
+    for; masses are far apart in size, so that every addition rounds."""
+    rng = np.random.default_rng(2)
+    f32, h = np.float32, 1 / 8 if penalty == "welsch" else 1 / 16
+    reach = round(REACH / h) if penalty == "welsch" else round(1 / h) + 1
+    t = np.arange(1, reach + 1)
+    taps = welsch_taps(t, h) if penalty == "welsch" else parabola_taps(t, h)
+    pairs = [taps[:2], taps[3:5]] if penalty == "welsch" else [taps[:2]]
+    worst = 0.0
+    for first, second in pairs:
+        for _ in range(300):
+            mass = 10 ** rng.uniform(-3, 6, 2 * reach + 1)
+            moment = mass * rng.uniform(-0.51, 0.51, 2 * reach + 1)
+            sums = []
+            for number in (float, f32):
+                m, o = mass.astype(number), moment.astype(number)
+                a, b, c = number(m[reach] * number(0)), number(0), number(0)
+                for k, (p, q) in enumerate(zip(first, second, strict=True), start=1):
+                    left, right = reach - k, reach + k
+                    a += (m[left] + m[right]) * number(p)
+                    b += (o[left] - o[right]) * number(q)
+                    c += (m[left] - m[right]) * number(q)
+                sums.append(float((a - b) + number(0.5) * abs(c)))
+            sides = mass[reach + 1 :] + mass[:reach][::-1]
+            allowed = BIN_ROUNDING * (sides * (np.abs(first) + 1.02 * np.abs(second))).sum()
+            worst = max(worst, abs(sums[1] - sums[0]) / allowed)
+    assert 0.01 < worst <= 1
+    assert (44 + 11) * 2**-24 <= BIN_ROUNDING
 
 
 def welsch_taps(t, h):
@@ -226,7 +260,7 @@ def test_the_least_loss_of_all_windows_is_the_least_objective():
 def test_the_bound_on_a_cell_of_a_run():
     """What `narrow` in core/sweep.h says of the places in a run, by its own arithmetic."""
     cells = int(constant(SWEEP, r"kink_cells = (\d+);"))
-    per_kink = constant(SWEEP, r"depth\[i\] \+ ([\d.]+) \* g")
+    per_kink = constant(SWEEP, r"moving, M::splat\(([\d.]+) \* g\)")
     rng = np.random.default_rng(4)
     over = 0
     for trial in range(200):

@@ -37,24 +37,27 @@ struct Grid {
   DDN_HD double centre(int cell) const { return origin + (cell + 0.5) * width; }
 };
 
-// A point's position in a grid as a fixed-point number of bins, counted from bin 0.
-constexpr int bin_fraction_bits = 16;
-constexpr int bin_fraction_mask = (1 << bin_fraction_bits) - 1;
-
-// How far a point may lie from where the fixed-point number says, in bins: the rounding of single
-// precision at the last of 2^11 bins, and the fixed point's.
-constexpr double bin_doubt = 1e-3;
+// How far a point may lie from where its place, a fixed-point number of bins with ten binary digits
+// or more, says, in bins: the rounding of single precision at the last of 2^11 bins, and half a
+// unit of the fixed point.
+constexpr double bin_doubt = 1.5e-3;
 
 // Arrays of a team's working memory, of grid.bins() numbers each (and `bins_slack` spare ones).
+// Number: float or double; bounds are as good in single precision, see bin_rounding.
+template <class Number>
 struct Bins {
-  double* mass;
-  double* moment;  // in bin widths
+  Number* mass;
+  Number* moment;  // in bin widths
   float* upper;    // by cell: bound of the depth there; nothing where its block was discarded
   float* blocks;   // the mass of each block of width alpha, those of the pad first
   float* bounds;   // by block: bound of the depth there, or `discarded`
 };
-constexpr int bins_slack = 8;
+constexpr int bins_slack = 16;
 constexpr float discarded = -1;
+
+// Of sums over bins in single precision, relative to the sum of the terms' magnitudes: no number
+// passes more than most + 11 roundings of 2^-24.
+constexpr double bin_rounding = 4e-6;
 
 // What a bin adds to the bounds on a cell, by the distance D = u - x between their centres. In the
 // arrays, entry `reach + t` is for a distance of t bins.
@@ -76,74 +79,84 @@ struct Taps {
   double tail_bend;                 // max K'' there
 };
 
-// The sums over bins below are for the cells whose bins are bin, bin + 1, ...; V is double or a
-// SIMD vector of doubles. K is even, so that two bins at the same distance share their factors:
-// even() and odd() are the sum and the difference of the masses of the one on the left and the one
-// on the right.
-template <class V>
+// The sums over bins below are for the cells whose bins are bin, bin + 1, ...; M is the Math of a
+// number or of a SIMD vector of them. K is even, so that two bins at the same distance share their
+// factors: even() and odd() are the sum and the difference of the masses of the one on the left and
+// the one on the right.
+template <class M>
 struct BinPair {
+  using V = typename M::V;
   V left_mass, right_mass, left_moment, right_moment;
 
-  DDN_HD BinPair(const Bins& bins, int bin, int distance)
-      : left_mass(Math<V>::load(bins.mass + bin - distance)),
-        right_mass(Math<V>::load(bins.mass + bin + distance)),
-        left_moment(Math<V>::load(bins.moment + bin - distance)),
-        right_moment(Math<V>::load(bins.moment + bin + distance)) {}
+  DDN_HD BinPair(const Bins<typename M::Scalar>& bins, int bin, int distance)
+      : left_mass(M::load(bins.mass + bin - distance)),
+        right_mass(M::load(bins.mass + bin + distance)),
+        left_moment(M::load(bins.moment + bin - distance)),
+        right_moment(M::load(bins.moment + bin + distance)) {}
   DDN_HD V even() const { return left_mass + right_mass; }
   DDN_HD V odd() const { return left_mass - right_mass; }
   DDN_HD V odd_moment() const { return left_moment - right_moment; }
 };
 
-template <class V>
+template <class M>
 struct CellBounds {
-  V value, slope, slack;
+  typename M::V value, slope, slack;
 };
-template <class V>
-DDN_HD CellBounds<V> bound_cells(const Bins& bins, const Taps& taps, int bin) {
+template <class M>
+DDN_HD CellBounds<M> bound_cells(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
+  using V = typename M::V;
   // Sums of their own for every product: none waits for another. At distance zero K' is zero.
-  const V own = Math<V>::load(bins.mass + bin);
-  V value = own * Math<V>::splat(taps.value[taps.reach]), shift{}, slope{},
-    slack = own * Math<V>::splat(taps.slack[taps.reach]);
+  const V own = M::load(bins.mass + bin);
+  V value = own * M::splat(taps.value[taps.reach]), shift{}, slope{},
+    slack = own * M::splat(taps.slack[taps.reach]);
   for (int t = 1; t <= taps.reach; ++t) {
     const int k = taps.reach + t;
-    const BinPair<V> pair(bins, bin, t);
-    const V tap = Math<V>::splat(taps.slope[k]), even = pair.even();
-    value = Math<V>::fma(even, Math<V>::splat(taps.value[k]), value);
-    slack = Math<V>::fma(even, Math<V>::splat(taps.slack[k]), slack);
-    slope = Math<V>::fma(pair.odd(), tap, slope);
-    shift = Math<V>::fma(pair.odd_moment(), tap, shift);
+    const BinPair<M> pair(bins, bin, t);
+    const V tap = M::splat(taps.slope[k]), even = pair.even();
+    value = M::fma(even, M::splat(taps.value[k]), value);
+    slack = M::fma(even, M::splat(taps.slack[k]), slack);
+    slope = M::fma(pair.odd(), tap, slope);
+    shift = M::fma(pair.odd_moment(), tap, shift);
   }
   return {value - shift, slope, slack};
 }
 
 // The estimates of the depths at the centres of the same cells alone.
-template <class V>
-DDN_HD V cell_depths(const Bins& bins, const Taps& taps, int bin) {
-  V value = Math<V>::load(bins.mass + bin) * Math<V>::splat(taps.value[taps.reach]), shift{};
+template <class M>
+DDN_HD typename M::V cell_depths(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
+  using V = typename M::V;
+  V value = M::load(bins.mass + bin) * M::splat(taps.value[taps.reach]), shift{};
   for (int t = 1; t <= taps.reach; ++t) {
     const int k = taps.reach + t;
-    const BinPair<V> pair(bins, bin, t);
-    value = Math<V>::fma(pair.even(), Math<V>::splat(taps.value[k]), value);
-    shift = Math<V>::fma(pair.odd_moment(), Math<V>::splat(taps.slope[k]), shift);
+    const BinPair<M> pair(bins, bin, t);
+    value = M::fma(pair.even(), M::splat(taps.value[k]), value);
+    shift = M::fma(pair.odd_moment(), M::splat(taps.slope[k]), shift);
   }
   return value - shift;
 }
 
 // Upper bounds of h^2 D'' over the same cells: the expansion of Note [The bound on a
 // cell] for K'' in the place of K.
-template <class V>
-DDN_HD V bound_bend(const Bins& bins, const Taps& taps, int bin) {
-  const auto bound = [&](int k) { return Math<V>::splat(taps.bend[k] + taps.bend_slack[k]); };
-  V bend = Math<V>::load(bins.mass + bin) * bound(taps.reach), shift{}, twist{};
+template <class M>
+DDN_HD typename M::V bound_bend(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
+  using V = typename M::V;
+  const auto bound = [&](int k) { return M::splat(taps.bend[k] + taps.bend_slack[k]); };
+  V bend = M::load(bins.mass + bin) * bound(taps.reach), shift{}, twist{};
   for (int t = 1; t <= taps.reach; ++t) {
     const int k = taps.reach + t;
-    const BinPair<V> pair(bins, bin, t);
-    const V tap = Math<V>::splat(taps.twist[k]);
-    bend = Math<V>::fma(pair.even(), bound(k), bend);
-    shift = Math<V>::fma(pair.odd_moment(), tap, shift);
-    twist = Math<V>::fma(pair.odd(), tap, twist);
+    const BinPair<M> pair(bins, bin, t);
+    const V tap = M::splat(taps.twist[k]);
+    bend = M::fma(pair.even(), bound(k), bend);
+    shift = M::fma(pair.odd_moment(), tap, shift);
+    twist = M::fma(pair.odd(), tap, twist);
   }
-  return (bend - shift) + Math<V>::splat(0.5) * absolute(twist);
+  return (bend - shift) + M::splat(0.5) * M::absolute(twist);
+}
+
+// A slack, and what rounding may add to the terms of which it is the slack: a moment is no more
+// than 0.51 of its mass.
+inline double with_rounding(double slack, double value, double slope) {
+  return slack + bin_rounding * (slack + std::fabs(value) + 1.02 * std::fabs(slope));
 }
 
 // The taps of K(z) = exp(-z^2/2).
@@ -163,12 +176,14 @@ inline void fill_gaussian_taps(Taps& taps, int per_alpha, int reach_alpha) {
     taps.value[k] = d[0];
     taps.slope[k] = d[1] * h;
     // |K^(3)| <= 1.3802, |K^(5)| <= 5.7832.
-    taps.slack[k] =
+    const double slack =
         0.5 * far * far * (std::fabs(d[2]) + 1.3802 * far) + std::fabs(taps.slope[k]) * bin_doubt;
+    taps.slack[k] = with_rounding(slack, taps.value[k], taps.slope[k]);
     taps.bend[k] = d[2] * h * h;
     taps.twist[k] = d[3] * h * h * h;
-    taps.bend_slack[k] = 0.5 * h * h * far * far * (std::fabs(d[4]) + 5.7832 * far) +
-                         std::fabs(taps.twist[k]) * bin_doubt;
+    const double bend_slack = 0.5 * h * h * far * far * (std::fabs(d[4]) + 5.7832 * far) +
+                              std::fabs(taps.twist[k]) * bin_doubt;
+    taps.bend_slack[k] = with_rounding(bend_slack, taps.bend[k], taps.twist[k]);
   }
   for (int s = 0; s <= taps.block_reach; ++s) {
     const double gap = s > 1 ? s - 1 - 2 * h * bin_doubt : 0;
@@ -192,8 +207,9 @@ inline void fill_parabola_taps(Taps& taps, int per_alpha) {
     taps.value[k] = inside ? 1 - t * h * (t * h) : 0;
     taps.slope[k] = inside ? -2 * t * h * h : 0;
     // Inside, K is its tangent less a square of at most (h/2)^2 at the centre of a cell.
-    taps.slack[k] =
+    const double slack =
         inside ? 0.25 * h * h * 1.01 + 6 * h * bin_doubt : std::fmax(0, 1 - nearest * nearest);
+    taps.slack[k] = with_rounding(slack, taps.value[k], taps.slope[k]);
     taps.bend[k] = taps.twist[k] = taps.bend_slack[k] = 0;
   }
   taps.block[0] = taps.block[1] = 1;

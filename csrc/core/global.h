@@ -29,6 +29,8 @@ template <class P, class Set>
 class GlobalSearch {
  public:
   using Real = typename Set::Real;
+  using M = typename Set::BinMath;
+  using V = typename M::V;
 
   DDN_HD GlobalSearch(const Set& set, const Survey& survey, const Problem& problem,
                       int64_t& passes_left)
@@ -115,8 +117,8 @@ class GlobalSearch {
     grid.cells += taps_.per_alpha - grid.cells % taps_.per_alpha;  // whole blocks
     if (!sorted) count_pass();
     view.bin(grid, problem_.alpha);
-    const Bins bins = set_.bins();
-    const double tail = taps_.tail * view.total_weight();
+    const auto bins = set_.bins();
+    const double tail = (1 + bin_rounding) * taps_.tail * view.total_weight();
     const double attained = bound_grid(grid, tail, view.bin_excess());
     double depth = attained;
     const int top = top_cell(grid);
@@ -171,28 +173,27 @@ class GlobalSearch {
 
   // The bound of a cell; that of one in a discarded block is part of bound_.
   DDN_HD double upper(int cell) const {
-    const Bins bins = set_.bins();
+    const auto bins = set_.bins();
     return bins.bounds[cell / taps_.per_alpha] == discarded ? discarded : bins.upper[cell];
   }
 
   // Fills in bins.upper and bins.bounds, and returns the largest depth that is known to be
   // attained.
   DDN_LARGE double bound_grid(const Grid& grid, double tail, double excess) {
-    using V = typename Set::Lanes;
-    constexpr int lanes = Math<V>::lanes;
-    const Bins bins = set_.bins();
+    constexpr int lanes = M::lanes;
+    const auto bins = set_.bins();
     const int k = taps_.per_alpha;
     const int blocks = grid.cells / k;
     const int pad_blocks = taps_.block_reach;
     for (int i = set_.rank(); i < blocks + 2 * pad_blocks; i += set_.size()) {
       V sum{};
-      for (int j = 0; j < k; j += lanes) sum += Math<V>::load(bins.mass + 1 + i * k + j);
-      bins.blocks[i] = round_up(Math<V>::sum(sum));
+      for (int j = 0; j < k; j += lanes) sum += M::load(bins.mass + 1 + i * k + j);
+      bins.blocks[i] = static_cast<float>(M::sum(rounded_up(sum)));
     }
     set_.sync();
     for (int b = lanes * set_.rank(); b < blocks; b += lanes * set_.size()) {
-      const V bound = block_bounds<V>(bins.blocks + b + pad_blocks) + Math<V>::splat(tail);
-      Math<V>::narrow(bins.bounds + b, rounded_up(bound));
+      const V bound = block_bounds(bins.blocks + b + pad_blocks) + M::splat(tail);
+      M::narrow(bins.bounds + b, rounded_up(bound));
     }
     set_.sync();
     int top = 0;
@@ -203,10 +204,10 @@ class GlobalSearch {
     double lower = -1;
     const auto bound_block = [&](int block, int group) {
       const int cell = block * k + group * lanes;
-      const CellBounds<V> at = bound_cells<V>(bins, taps_, grid.bin_of_cell(cell));
-      const V upper = at.value + Math<V>::splat(0.5) * absolute(at.slope) + at.slack;
-      Math<V>::narrow(bins.upper + cell, rounded_up(upper + Math<V>::splat(tail)));
-      lower = larger(Math<V>::largest_of(at.value - at.slack) - excess, lower);
+      const CellBounds<M> at = bound_cells<M>(bins, taps_, grid.bin_of_cell(cell));
+      const V upper = at.value + M::splat(0.5) * M::absolute(at.slope) + at.slack;
+      M::narrow(bins.upper + cell, rounded_up(upper + M::splat(tail)));
+      lower = larger(static_cast<double>(M::largest_of(at.value - at.slack)) - excess, lower);
     };
     for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(top, g);
     lower = set_.largest(lower);
@@ -227,26 +228,21 @@ class GlobalSearch {
     return depth;
   }
 
-  // No less once it is a float.
-  template <class V>
-  static DDN_HD V rounded_up(V x) {
-    return x * Math<V>::splat(1 + 1.2e-7);
-  }
-  static DDN_HD float round_up(double x) { return static_cast<float>(rounded_up(x)); }
+  // No less, whatever rounding took from a sum of positive numbers.
+  static DDN_HD V rounded_up(V x) { return x * M::splat(1 + bin_rounding); }
 
   // masses: of the first block and of those about it.
-  template <class V>
   DDN_HD V block_bounds(const float* masses) const {
-    V sum = Math<V>::widen(masses);
+    V sum = M::widen(masses);
     for (int s = 1; s <= taps_.block_reach; ++s) {
-      const V sides = Math<V>::widen(masses - s) + Math<V>::widen(masses + s);
-      sum = Math<V>::fma(sides, Math<V>::splat(taps_.block[s]), sum);
+      const V sides = M::widen(masses - s) + M::widen(masses + s);
+      sum = M::fma(sides, M::splat(taps_.block[s]), sum);
     }
     return sum;
   }
 
   DDN_HD int top_cell(const Grid& grid) const {
-    const Bins bins = set_.bins();
+    const auto bins = set_.bins();
     const int k = taps_.per_alpha;
     int top = -1;
     for (int b = 0; b * k < grid.cells; ++b) {
@@ -261,7 +257,7 @@ class GlobalSearch {
   // Bound of the depth at any u left of the first cell or right of the last one: all the mass that
   // is not further inside than the reach of K.
   DDN_HD double outside(const Grid& grid) const {
-    const Bins bins = set_.bins();
+    const auto bins = set_.bins();
     const int end = grid.bins() - 1, within = grid.pad + taps_.reach;
     double left = 0, right = 0;
     if (grid.origin > lo_) {
@@ -270,7 +266,7 @@ class GlobalSearch {
     if (grid.left(grid.cells) < hi_) {
       for (int i = 0; i <= within && i <= end; ++i) right += bins.mass[end - i];
     }
-    return larger(left, right);
+    return larger(left, right) * (1 + bin_rounding);
   }
 
   // Finds the least objective on the cells first to last, if it is below what is known.
@@ -298,19 +294,19 @@ class GlobalSearch {
   template <class View>
   DDN_LARGE bool resolve_smooth(const View& view, const Grid& grid, int first, int last, double a,
                                 double b, double floor, bool sorted) {
-    using V = typename Set::Lanes;
-    constexpr int lanes = Math<V>::lanes;
-    const Bins bins = set_.bins();
+    constexpr int lanes = M::lanes;
+    const auto bins = set_.bins();
     const double h2 = grid.width * grid.width / (problem_.alpha * problem_.alpha);
     double bend = -detail::infinity;
     for (int i = first + lanes * set_.rank(); i <= last; i += lanes * set_.size()) {
-      double bends[lanes];
-      Math<V>::store(bends, bound_bend<V>(bins, taps_, grid.bin_of_cell(i)));
-      for (int l = 0; l < lanes && i + l <= last; ++l) bend = larger(bends[l], bend);
+      typename M::Scalar bends[lanes];
+      M::store(bends, bound_bend<M>(bins, taps_, grid.bin_of_cell(i)));
+      for (int l = 0; l < lanes && i + l <= last; ++l) {
+        bend = larger(static_cast<double>(bends[l]), bend);
+      }
     }
-    // Heavier bins may only seem to bend it down; the last part is the rounding of the sums.
-    bend = set_.largest(bend) / h2 + taps_.tail_bend * view.total_weight() + view.bin_excess() +
-           1e-14 * view.total_weight();
+    // Heavier bins may only seem to bend it down.
+    bend = set_.largest(bend) / h2 + taps_.tail_bend * view.total_weight() + view.bin_excess();
     if (bend < 0) {
       int top = first;
       for (int i = first; i <= last; ++i) {
@@ -372,14 +368,13 @@ class GlobalSearch {
 
   // The top of the parabola through the estimated depths of three neighbouring cells.
   DDN_LARGE double vertex(const Grid& grid, int cell) const {
-    using V = typename Set::Lanes;
-    constexpr int lanes = Math<V>::lanes;
-    const Bins bins = set_.bins();
+    constexpr int lanes = M::lanes;
+    const auto bins = set_.bins();
     // Bins about the first and last cell count nothing that is not there.
-    double value[3 + lanes];
+    typename M::Scalar value[3 + lanes];
     for (int i = 0; i < 3; i += lanes) {
       const int bin = grid.bin_of_cell(cell - 1 + i);
-      Math<V>::store(value + i, cell_depths<V>(bins, taps_, bin));
+      M::store(value + i, cell_depths<M>(bins, taps_, bin));
     }
     const double bend = value[0] - 2 * value[1] + value[2];
     const double shift = bend < 0 ? 0.5 * (value[0] - value[2]) / bend : 0;

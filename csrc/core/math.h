@@ -19,6 +19,7 @@ struct Math;
 template <>
 struct Math<float> {
   using Scalar = float;
+  using V = float;
   static DDN_HD float splat(double c) { return static_cast<float>(c); }
   static constexpr int lanes = 1;
   static DDN_HD float load(const float* p) { return *p; }
@@ -40,6 +41,7 @@ struct Math<float> {
 template <>
 struct Math<double> {
   using Scalar = double;
+  using V = double;
   static DDN_HD double splat(double c) { return c; }
   static constexpr int lanes = 1;
   static DDN_HD double load(const double* p) { return *p; }

@@ -18,7 +18,7 @@
 //
 // and, for the global search alone (core/global.h),
 //
-//   using Lanes                            double, or a SIMD vector of them
+//   using BinMath                          the Math of numbers in bins, or of SIMD vectors of them
 //   void    sync()                         what they wrote to working memory is seen by all
 //   double  largest(x)                     of their numbers; also a sync()
 //   Taps    taps<P>()                      the table of a penalty

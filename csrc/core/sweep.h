@@ -63,8 +63,8 @@ DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, d
   using M = Math<V>;
   constexpr int lanes = M::lanes;
   const double g = 2 * half / kink_cells;
-  // The squares of the offsets are left out; offsets are known to 2^-16, and to 1e-6 alpha.
-  const double slack = static_cast<double>(in.count) * (g * g / 4 + g * 0x1p-14 + 2e-6) + margin;
+  // The squares of the offsets are left out; offsets are known to 2^-10, and to 1e-6 alpha.
+  const double slack = static_cast<double>(in.count) * (g * g / 4 + g * 0x1p-8 + 2e-6) + margin;
 
   // Sums of 1, t and t^2 of the points that leave in a cell, with t of a kink `side` away; after
   // one cell of nothing, of those that enter.

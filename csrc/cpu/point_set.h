@@ -298,31 +298,33 @@ Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
   return around;
 }
 
-// Working memory of one thread. A bin's points are counted in one integer:
-// their number from bit `count_shift` on, the sum of their fixed-point places below, so that points
-// can be added in any order, `bin_points` of them without overflow. Neighbouring points are counted
-// in different tables: those in one bin would wait for each other.
+// Working memory of one thread. A bin's points are counted in one integer: their number from bit
+// `count_shift` on, the sum of their places in the bin below, so that points can be added in any
+// order, `bin_points` of them without overflow. Neighbouring points are counted in different
+// tables: those in one bin would wait for each other.
 template <class T>
 struct Workspace {
   static constexpr int most_cells = 2048;
   static constexpr int size =
       most_cells + 2 * Taps::most_blocks * Taps::most_per_alpha + 2 + bins_slack;
   static constexpr int tables = 4;
-  static constexpr int count_shift = 48;  // the tables are left empty
-  static constexpr int64_t bin_points = 1 << 14;
-  static_assert(int64_t{size} << bin_fraction_bits <= int64_t{1} << 28,
-                "the places of bin_points points fit below count_shift");
+  static constexpr int place_bits = 10;
+  static constexpr int count_shift = 21;  // the tables are left empty
+  static constexpr int64_t bin_points = (1 << 11) - 1;
+  static_assert(bin_points << place_bits < int64_t{1} << count_shift &&
+                    bin_points < int64_t{1} << (32 - count_shift),
+                "places and numbers of bin_points points fit");
 
   explicit Workspace(bool global) {
     if (!global) return;
     counted.resize(tables * size);
-    for (std::vector<double>* each : {&mass, &moment}) each->resize(size);
-    for (std::vector<float>* each : {&upper, &blocks, &bounds}) each->resize(size);
+    for (std::vector<double>* each : {&masses, &moments}) each->resize(size);
+    for (std::vector<float>* each : {&mass, &moment, &upper, &blocks, &bounds}) each->resize(size);
   }
 
-  std::vector<uint64_t> counted;
-  std::vector<double> mass, moment;
-  std::vector<float> upper, blocks, bounds;
+  std::vector<uint32_t> counted;
+  std::vector<double> masses, moments;  // sums that need more digits than their result
+  std::vector<float> mass, moment, upper, blocks, bounds;  // of Bins
   std::vector<T> list, list_weights;
   std::vector<T> near;  // of KinkedSums
 };
@@ -406,7 +408,8 @@ class PointSet {
  public:
   using Scalar = T;
   using Real = T;
-  using Lanes = Vector<double>;
+  using BinMath = FloatMath;
+  using Space = Workspace<T>;
   using Set = Points<T, weighted_>;
   static constexpr bool weighted = weighted_;
 
@@ -433,7 +436,7 @@ class PointSet {
     static const Taps table = make_taps<P>(P::is_smooth ? 8 : 16);
     return table;
   }
-  Bins bins() const {
+  Bins<float> bins() const {
     return {workspace_->mass.data(), workspace_->moment.data(), workspace_->upper.data(),
             workspace_->blocks.data(), workspace_->bounds.data()};
   }
@@ -453,40 +456,42 @@ class PointSet {
 
   void bin(const Grid& grid, double /*alpha*/) const {
     const int size = grid.bins();
+    double *const masses = workspace_->masses.data(), *const moments = workspace_->moments.data();
+    bool in_double = weighted;
     if constexpr (weighted) {
-      double* const mass = workspace_->mass.data();
-      double* const moment = workspace_->moment.data();
-      std::fill_n(mass, size + bins_slack, 0.0);
-      std::fill_n(moment, size + bins_slack, 0.0);
-      constexpr double one = 1 << bin_fraction_bits;
-      for_each_places(grid, 0, set_.n, [&](int64_t i, const int32_t* places, int count) {
-        for (int k = 0; k < count; ++k) {
-          const double weight = set_.weight(i + k);
-          const int bin = places[k] >> bin_fraction_bits;
-          mass[bin] += weight;
-          moment[bin] += weight * ((places[k] & bin_fraction_mask) * (1 / one) - 0.5);
-        }
-      });
+      std::fill_n(masses, size + bins_slack, 0.0);
+      std::fill_n(moments, size + bins_slack, 0.0);
+      for_each_binned(
+          grid, 0, set_.n, /*stride=*/0, [&](int64_t i, const Binned& points, int count) {
+            for (int k = 0; k < count; ++k) {
+              const double weight = set_.weight(i + k);
+              const uint32_t place = points.place[k] & ((uint32_t{1} << Space::count_shift) - 1);
+              masses[points.bin[k]] += weight;
+              moments[points.bin[k]] += weight * (place * (1 / Binned::one) - 0.5);
+            }
+          });
     } else {
-      using Space = Workspace<T>;
-      uint64_t* const counted = workspace_->counted.data();
-      const int stride = size + bins_slack;
-      const auto add = [&](int table, int32_t place) __attribute__((always_inline)) {
-        counted[table * stride + (place >> bin_fraction_bits)] +=
-            (uint64_t{1} << Space::count_shift) + static_cast<uint32_t>(place);
-      };
+      uint32_t* const counted = workspace_->counted.data();
+      // A few points do not wait for each other.
+      const bool few = set_.n < size;
+      const int stride = few ? 0 : size + bins_slack, tables = few ? 1 : Space::tables;
+      in_double = set_.n > Space::bin_points;
       for (int64_t begin = 0; begin < set_.n; begin += Space::bin_points) {
         const int64_t end = std::min(set_.n, begin + Space::bin_points);
-        for_each_places(grid, begin, end, [&](int64_t, const int32_t* places, int count) {
-          int k = 0;
-          for (; k + Space::tables <= count; k += Space::tables) {
-            for (int t = 0; t < Space::tables; ++t) add(t, places[k + t]);
-          }
-          for (; k < count; ++k) add(0, places[k]);
+        for_each_binned(grid, begin, end, stride, [=](int64_t, const Binned& points, int count) {
+          points.count(count, counted);
         });
-        take_counted(size, Space::tables, stride, workspace_->mass.data(),
-                     workspace_->moment.data(), /*first=*/begin == 0);
+        if (in_double) {
+          take_counted(size, tables, stride, masses, moments, /*first=*/begin == 0);
+        } else {
+          take_counted(size, tables, stride, workspace_->mass.data(), workspace_->moment.data(),
+                       /*first=*/true);
+        }
       }
+    }
+    if (in_double) {
+      std::copy_n(masses, size, workspace_->mass.data());
+      std::copy_n(moments, size, workspace_->moment.data());
     }
   }
 
@@ -511,8 +516,8 @@ class PointSet {
         about.base = middle;
         about.s1 -= shift * in.mass;
         about.s2 += shift * (shift * in.mass - 2 * in.s1);
-        const NarrowRun run =
-            narrow<Lanes>(about, kinks(in.count, middle, reach, alpha), reach / alpha, margin);
+        const NarrowRun run = narrow<Vector<double>>(about, kinks(in.count, middle, reach, alpha),
+                                                     reach / alpha, margin);
         const double cell = 2 * reach / kink_cells;
         const double wanted = 0.5 * cell * (run.last + 1 - run.first) + 2e-6 * alpha;
         if (!(wanted < 0.5 * reach)) break;
@@ -692,12 +697,9 @@ class PointSet {
   // Of the first `count` points of the list, which leave or enter where |u - centre| <= half.
   Kinks kinks(int64_t count, double centre, double half, double alpha) const {
     using Lanes = Vector<T>;
-    using Fixed = typename LanesOf<int32_t, T>::type;
-    using Space = Workspace<T>;
     constexpr int lanes = VectorOf<T>::lanes;
-    constexpr double one = 1 << bin_fraction_bits;
+    constexpr double one = Binned::one;
     const T* const list = workspace_->list.data();
-    uint64_t* const counted = workspace_->counted.data();
     const Split<T, T> at(centre);
     const Lanes base = splat(at.base), offset = splat(at.offset), zero{};
     const Lanes scale = splat(static_cast<T>(one * kink_cells / (2 * half)));
@@ -706,66 +708,94 @@ class PointSet {
     const Lanes past = splat(static_cast<T>(kink_cells * one - 1)),
                 second = splat(T(kink_cells * one));
     Kinks kinks;
+    Binned binned;
     for (int64_t begin = 0; begin < count; begin += Space::bin_points) {
       const int64_t end = std::min(count, begin + Space::bin_points);
-      for (int64_t i = begin; i < end; i += lanes) {
-        const Lanes z = residual(load<T>(list + i), base, offset);
-        const auto leaves = z > zero;
-        const Lanes place = ((leaves ? to_leave : to_enter) - z) * scale;
-        const Lanes kept = larger(smaller(place, past), zero);
-        const Fixed fixed = __builtin_convertvector(leaves ? kept : kept + second, Fixed);
-        int32_t places[lanes];
-        memcpy(places, &fixed, sizeof fixed);
-        const auto here = static_cast<int>(std::min<int64_t>(lanes, end - i));
-        for (int k = 0; k < here; ++k) {
-          counted[places[k] >> bin_fraction_bits] +=
-              (uint64_t{1} << Space::count_shift) + static_cast<uint32_t>(places[k]);
+      for (int64_t i = begin; i < end; i += Binned::most) {
+        const auto here = static_cast<int>(std::min<int64_t>(Binned::most, end - i));
+        for (int k = 0; k < here; k += lanes) {
+          const Lanes z = residual(load<T>(list + i + k), base, offset);
+          const auto leaves = z > zero;
+          const Lanes place = ((leaves ? to_leave : to_enter) - z) * scale;
+          const Lanes kept = larger(smaller(place, past), zero);
+          binned.put(k, leaves ? kept : kept + second, typename Binned::Indices{});
         }
+        binned.count(here, workspace_->counted.data());
       }
       take_counted(2 * kink_cells, /*tables=*/1, 0, kinks.number, kinks.offset, begin == 0);
     }
     return kinks;
   }
 
-  // Calls body(i, places, count) for the points of [begin, end), some at a time: the fixed-point
-  // places in the grid of points i, i + 1, ...
+  // Some points: the bins that they are in and, with the unit in which points are counted, how far
+  // right of the left ends of these they lie, in 1 / one bins.
+  struct Binned {
+    static constexpr int most = 16 * VectorOf<T>::lanes;
+    static constexpr double one = 1 << Space::place_bits;
+    using Indices = typename LanesOf<uint32_t, T>::type;
+    uint32_t bin[most], place[most];
+
+    // Places that are positive, in 1 / one bins. They are cut off. first_bin: added to the bins.
+    DDN_HD void put(int k, Vector<T> places, Indices first_bin) {
+      const auto fixed = __builtin_convertvector(
+          __builtin_convertvector(places, typename LanesOf<int32_t, T>::type), Indices);
+      const Indices bins = (fixed >> Space::place_bits) + first_bin;
+      const Indices in_bin =
+          (fixed & ((1u << Space::place_bits) - 1)) + (uint32_t{1} << Space::count_shift);
+      memcpy(bin + k, &bins, sizeof bins);
+      memcpy(place + k, &in_bin, sizeof in_bin);
+    }
+    DDN_HD void count(int points, uint32_t* counted) const {
+      for (int k = 0; k < points; ++k) counted[bin[k]] += place[k];
+    }
+  };
+
+  // Calls body(i, binned, count) for the points of [begin, end), some at a time, from the i-th on.
+  // Neighbours are put into different tables of bins, which begin `stride` after one another.
   template <class Body>
-  void for_each_places(const Grid& grid, int64_t begin, int64_t end, const Body& body) const {
-    using Fixed = typename LanesOf<int32_t, T>::type;
-    constexpr int lanes = VectorOf<T>::lanes, most = 16 * lanes;
-    constexpr double one = 1 << bin_fraction_bits;
+  void for_each_binned(const Grid& grid, int64_t begin, int64_t end, int stride,
+                       const Body& body) const {
+    constexpr int lanes = VectorOf<T>::lanes;
+    constexpr double one = Binned::one;
     const Split<T, T> at(grid.origin);
     const Vector<T> base = splat(at.base), offset = splat(at.offset);
     const Vector<T> scale = splat(static_cast<T>(one / grid.width));
-    const Vector<T> shift = splat(static_cast<T>((grid.pad + 1) * one)), zero{};
+    // Rounded by cutting off half a unit more.
+    const Vector<T> shift = splat(static_cast<T>((grid.pad + 1) * one + 0.5)), zero{};
     const Vector<T> limit = splat(static_cast<T>((grid.bins() - 1) * one + one / 2));
-    int32_t places[most];
-    const auto place = [&](int k, Vector<T> x) __attribute__((always_inline)) {
+    Binned binned;
+    typename Binned::Indices first_bin;
+    for (int k = 0; k < lanes; ++k)
+      first_bin[k] = static_cast<uint32_t>(k % Space::tables * stride);
+    const auto put = [&](int k, Vector<T> x) __attribute__((always_inline)) {
       const Vector<T> place = shift - residual(x, base, offset) * scale;
-      const Fixed fixed = __builtin_convertvector(larger(smaller(place, limit), zero), Fixed);
-      memcpy(places + k, &fixed, sizeof fixed);
+      binned.put(k, larger(smaller(place, limit), zero), first_bin);
     };
-    for (int64_t i = begin; i < end; i += most) {
-      const int count = static_cast<int>(std::min<int64_t>(most, end - i));
+    for (int64_t i = begin; i < end; i += Binned::most) {
+      const int count = static_cast<int>(std::min<int64_t>(Binned::most, end - i));
       int k = 0;
-      for (; k + lanes <= count; k += lanes) place(k, load<T>(set_.x + i + k));
-      if (k < count) place(k, load_first<T>(set_.x + i + k, count - k));
-      body(i, places, count);
+      for (; k + lanes <= count; k += lanes) put(k, load<T>(set_.x + i + k));
+      if (k < count) put(k, load_first<T>(set_.x + i + k, count - k));
+      body(i, binned, count);
     }
   }
 
   // Moves what was counted in tables of `size` bins, one after the other by `stride`: the numbers
   // of points, and the sums of how far right of the middles of their bins they lie, in bins.
-  void take_counted(int size, int tables, int stride, double* numbers, double* offsets,
+  template <class Number>
+  void take_counted(int size, int tables, int stride, Number* numbers, Number* offsets,
                     bool first) const {
-    using Space = Workspace<T>;
-    using Integers = typename LanesOf<int64_t, double>::type;
-    constexpr int lanes = VectorOf<double>::lanes;
+    using Integers = typename LanesOf<uint32_t, float>::type;
+    using Signed = typename LanesOf<int32_t, float>::type;
+    constexpr int lanes = VectorOf<float>::lanes;
     static_assert(lanes <= bins_slack && 2 * kink_cells % lanes == 0, "whole vectors of bins fit");
-    constexpr double one = 1 << bin_fraction_bits;
-    uint64_t* const counted = workspace_->counted.data();
-    Vector<double> middle;  // times one
-    for (int k = 0; k < lanes; ++k) middle[k] = (k + 0.5) * one;
+    constexpr float one = static_cast<float>(Binned::one);
+    const auto put = [first](Number* to, Vector<float> x) __attribute__((always_inline)) {
+      Number sums[lanes];
+      store<float>(sums, x);
+      for (int k = 0; k < lanes; ++k) to[k] = first ? sums[k] : to[k] + sums[k];
+    };
+    uint32_t* const counted = workspace_->counted.data();
     for (int b = 0; b < size; b += lanes) {
       Integers sum{}, none{};
       for (int t = 0; t < tables; ++t) {
@@ -774,14 +804,15 @@ class PointSet {
         memcpy(counted + t * stride + b, &none, sizeof none);
         sum += part;
       }
-      const auto points = __builtin_convertvector(sum >> Space::count_shift, Vector<double>);
+      const Integers number = sum >> Space::count_shift;
+      const Integers place = sum & ((uint32_t{1} << Space::count_shift) - 1);
+      // Exact: no number reaches 2^24.
+      const auto points =
+          __builtin_convertvector(__builtin_convertvector(number, Signed), Vector<float>);
       const auto places =
-          __builtin_convertvector(sum & ((int64_t{1} << Space::count_shift) - 1), Vector<double>);
-      // Exact, but for the last sum: integers below 2^53.
-      const Vector<double> offset = (places - points * middle) * (1 / one);
-      store<double>(numbers + b, first ? points : load<double>(numbers + b) + points);
-      store<double>(offsets + b, first ? offset : load<double>(offsets + b) + offset);
-      middle += splat(lanes * one);
+          __builtin_convertvector(__builtin_convertvector(place, Signed), Vector<float>);
+      put(numbers + b, points);
+      put(offsets + b, (places - points * (one / 2)) * (1 / one));
     }
   }
 

@@ -485,6 +485,46 @@ struct VectorMath {
   }
 };
 
+// Of floats, eight at once at most: more cells than that in a row are seldom of interest.
+struct FloatMath {
+  using Scalar = float;
+  static constexpr int bytes = DDN_VECTOR_BYTES > 32 ? 32 : DDN_VECTOR_BYTES;
+  static constexpr int lanes = bytes / 4;
+  typedef float V __attribute__((vector_size(bytes)));
+  typedef int32_t Bits __attribute__((vector_size(bytes)));
+
+  static DDN_HD V splat(double c) { return static_cast<float>(c) - V{}; }
+  static DDN_HD V load(const float* p) {
+    V x;
+    memcpy(&x, p, sizeof x);
+    return x;
+  }
+  static DDN_HD void store(float* p, V x) { memcpy(p, &x, sizeof x); }
+  static DDN_HD V widen(const float* p) { return load(p); }
+  static DDN_HD void narrow(float* p, V x) { store(p, x); }
+  static DDN_HD V absolute(V x) {
+    Bits bits;
+    memcpy(&bits, &x, sizeof x);
+    bits &= INT32_MAX;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+  }
+  static DDN_HD V fma(V a, V b, V c) {
+#if DDN_VECTOR_BYTES >= 32
+    return reinterpret_cast<V>(_mm256_fmadd_ps(
+        reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#else
+    return a * b + c;
+#endif
+  }
+  static DDN_HD float sum(V x) {
+    return by_halves(x, [](auto a, auto b) { return a + b; });
+  }
+  static DDN_HD float largest_of(V x) {
+    return by_halves(x, [](auto a, auto b) { return a > b ? a : b; });
+  }
+};
+
 }  // namespace DDN_ISA
 
 template <>

@@ -136,9 +136,10 @@ struct Memory {
   static constexpr int fixed_bytes =
       most_bins * (2 * sizeof(double) + sizeof(float) + 2 * sizeof(Count)) +
       2 * most_blocks * sizeof(float) + 16;
+  static constexpr int place_bits = 16;
   static constexpr int64_t bin_points = 1 << 15;
 
-  Bins bins;
+  Bins<double> bins;
   Count* counts;
   Count* places;
   unsigned* size;  // of the list
@@ -218,7 +219,7 @@ class PointSet {
  public:
   using Scalar = T;
   using Real = T;
-  using Lanes = double;
+  using BinMath = Math<double>;
   static constexpr bool weighted = Points::weighted;
   using Space = Memory<T, weighted>;
 
@@ -246,7 +247,7 @@ class PointSet {
   __device__ __forceinline__ const Taps& taps() const {
     return *memory_->taps;
   }
-  __device__ __forceinline__ const Bins& bins() const { return memory_->bins; }
+  __device__ __forceinline__ const Bins<double>& bins() const { return memory_->bins; }
   __device__ __forceinline__ List<T, weighted> list() const {
     return {memory_->list, memory_->list_weights};
   }
@@ -270,10 +271,10 @@ class PointSet {
   }
 
   __device__ __forceinline__ void bin(const Grid& grid, double) const {
-    const Bins& bins = memory_->bins;
+    const Bins<double>& bins = memory_->bins;
     const int size = grid.bins();
     using Count = typename Space::Count;
-    constexpr double one = 1 << bin_fraction_bits;
+    constexpr double one = 1 << Space::place_bits;
     const Split<T, T> at(grid.origin);
     const T scale = static_cast<T>(one / grid.width);
     const T shift = static_cast<T>((grid.pad + 1) * one);
@@ -290,9 +291,9 @@ class PointSet {
         const T place = shift - residual(points_[i], at.base, at.offset) * scale;
         const int fixed = static_cast<int>(larger(smaller(place, limit), T(0)));
         const Count count = Counting<weighted>::count(points_.weight(i));
-        atomicAdd(&memory_->counts[fixed >> bin_fraction_bits], count);
-        atomicAdd(&memory_->places[fixed >> bin_fraction_bits],
-                  count * static_cast<Count>(fixed & bin_fraction_mask));
+        atomicAdd(&memory_->counts[fixed >> Space::place_bits], count);
+        atomicAdd(&memory_->places[fixed >> Space::place_bits],
+                  count * static_cast<Count>(fixed & ((1 << Space::place_bits) - 1)));
       }
       __syncthreads();
       for (int b = Team::rank(); b < size; b += Team::threads) {
