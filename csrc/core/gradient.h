@@ -44,17 +44,16 @@ DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
 template <class V>
 DDN_HD V bounded(V x) {
   const V most = Math<V>::largest();
-  const V below = x > most ? most : x;
-  return below < -most ? -most : below;
+  return larger(-most, smaller(most, x));  // in this order: x where it is NaN
 }
 
-// grad * dy/dx for a point x; zero for a point at infinity. The quotients come first: they have no
-// units, whatever the sizes of their parts. W: One, or V.
+// grad * dy/dx for a point x; zero for a point at infinity, which has no curvature: the mean's is
+// the only one that stays, and of a set with such a point `inverse` is zero then. The quotients come
+// first: they have no units, whatever the sizes of their parts. W: One, or V.
 template <class P, class V, class W>
 DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;
-  const V finite = absolute(x) <= Math<V>::largest() ? curvature : Math<V>::splat(0);
-  return bounded((finite * (set.inverse * weight)) * set.grad);
+  return bounded((curvature * (set.inverse * weight)) * set.grad);
 }
 
 // grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero
