@@ -48,8 +48,8 @@ DDN_HD V bounded(V x) {
 }
 
 // grad * dy/dx for a point x; zero for a point at infinity, which has no curvature: the mean's is
-// the only one that stays, and of a set with such a point `inverse` is zero then. The quotients come
-// first: they have no units, whatever the sizes of their parts. W: One, or V.
+// the only one that stays, and of a set with such a point `inverse` is zero then. The quotients
+// come first: they have no units, whatever the sizes of their parts. W: One, or V.
 template <class P, class V, class W>
 DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;

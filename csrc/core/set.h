@@ -7,7 +7,7 @@
 //   int64_t points()                       their number
 //   double  total_weight()                 sum of their weights; NaN when these are no weights
 //   double  unit()                         what a weight of one stands for; see below
-//   Survey  survey()                       of all points
+//   Survey  survey<middle>()               of all points; whether with where a descent may begin
 //   Survey  careful_survey()               the same, exact when points are not finite or overflow
 //   Sums    sums<P, V>(u, alpha)           at u, in arithmetic of type V
 //   void    with_sums<P, V>(alpha, f)      calls f(sums) with what gives sums(u) at one u after
@@ -54,7 +54,8 @@ struct Survey {
   double finite;  // their weight (survey(): of all points)
   // Weights of points, from careful_survey() only.
   double positive_infinities, negative_infinities, nans;
-  // Where a descent may begin: the mean, or what can be had with it and follows outliers less.
+  // Where a descent may begin, if that was asked for: the mean, or what can be had with it and
+  // follows outliers less.
   double middle;
 };
 

@@ -95,7 +95,7 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
   if (total == 0) return fixed(0, 0, Status::empty);
 
   Solution solution = fixed(nan, nan, Status::not_finite);
-  Survey survey = set.survey();
+  Survey survey = set.template survey<!P::is_mean>();
   // Also without the unit: what is smaller has lost digits before it is multiplied with it.
   const double least_curvature = detail::smallest_normal<Real>() * larger(1.0, 1 / set.unit());
   if (solve_directly<P>(set, problem.alpha, survey, solution)) {
@@ -169,7 +169,7 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
       gap = 0;
       if (at.slope != 0) {
         const double side = at.slope > 0 ? -1 : 1;
-        const Survey ends = set.survey();
+        const Survey ends = set.template survey<false>();
         // At least the smallest normal number: the others vanish in a range of subnormal ones.
         double width = 8 * detail::accepted_step<Real>(problem, ends.hi - ends.lo) +
                        4e-16 * ::fabs(y) + detail::smallest_normal<double>();

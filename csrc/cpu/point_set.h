@@ -226,7 +226,7 @@ struct ChunkSurvey {
 };
 
 // Products with weights are added in double precision, for the accuracy of a weighted mean.
-template <class T, bool weighted>
+template <bool middle, class T, bool weighted>
 ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
   using V = std::conditional_t<weighted, double, T>;
   using Lanes = Vector<V>;
@@ -245,12 +245,12 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
         lo = smaller(kept_by(mask, points, upmost), lo);
         hi = larger(kept_by(mask, points, downmost), hi);
         constexpr bool whole = std::is_same_v<decltype(mask), AllLanes>;
-        if constexpr (!weighted && whole) block[count++ % block_vectors] = points;
+        if constexpr (middle && !weighted && whole) block[count++ % block_vectors] = points;
       },
       [&]() __attribute__((always_inline)) {
         total.add(sum);
         sum = zero;
-        if (!weighted && count == block_vectors) {
+        if (middle && !weighted && count == block_vectors) {
           medians +=
               median(median(block[0], block[1], block[2]), median(block[3], block[4], block[5]),
                      median(block[6], block[7], block[0]));
@@ -595,9 +595,10 @@ class PointSet {
         .total();
   }
 
+  template <bool middle>
   Survey survey() const {
     const ChunkSurvey all =
-        over_chunks<ChunkSurvey>([](const Set& part) { return chunk_survey(part); },
+        over_chunks<ChunkSurvey>([](const Set& part) { return chunk_survey<middle>(part); },
                                  [](ChunkSurvey& all, const ChunkSurvey& one) {
                                    all.sum.add(one.sum.sum);
                                    all.medians += one.medians;
@@ -606,8 +607,8 @@ class PointSet {
                                    all.hi = larger(one.hi, all.hi);
                                  });
     const double mean = all.sum.total() / total_weight_;
-    const double middle = all.groups > 0 ? all.medians / all.groups : mean;
-    return {mean, all.lo, all.hi, total_weight_, 0, 0, 0, is_finite(middle) ? middle : mean};
+    const double start = all.groups > 0 ? all.medians / all.groups : mean;
+    return {mean, all.lo, all.hi, total_weight_, 0, 0, 0, is_finite(start) ? start : mean};
   }
 
   Survey careful_survey() const {

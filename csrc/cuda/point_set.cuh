@@ -421,6 +421,7 @@ class PointSet {
     return total[0];
   }
 
+  template <bool>
   __device__ __forceinline__ Survey survey() const {
     // Products with weights are added in double precision, for the accuracy of a weighted mean.
     using V = std::conditional_t<weighted, double, T>;
