@@ -59,24 +59,25 @@ constexpr float discarded = -1;
 // passes more than most + 11 roundings of 2^-24.
 constexpr double bin_rounding = 4e-6;
 
-// What a bin adds to the bounds on a cell, by the distance D = u - x between their centres. In the
-// arrays, entry `reach + t` is for a distance of t bins.
+// What a bin adds to the bounds on a cell, by the distance D = u - x between their centres, in
+// bins.
 struct Taps {
   static constexpr int most = 44;
   static constexpr int most_blocks = 6;
   static constexpr int most_per_alpha = 32;
-  int per_alpha;                    // bins per alpha
-  int reach;                        // in bins
-  int block_reach;                  // in blocks of width alpha
-  double value[2 * most + 1];       // K(D)
-  double slope[2 * most + 1];       // K'(D) h
-  double slack[2 * most + 1];       // bound of |r|
-  double bend[2 * most + 1];        // K''(D) h^2, of smooth penalties only, as the two that follow
-  double twist[2 * most + 1];       // K'''(D) h^3
-  double bend_slack[2 * most + 1];  // bound of what K'' h^2 differs from its linear part by
-  double block[most_blocks + 1];    // max K between two blocks
-  double tail;                      // max K beyond the reach
-  double tail_bend;                 // max K'' there
+  int block_bits;                // there are 2^block_bits bins per alpha: a block
+  int reach;                     // in bins
+  int block_reach;               // in blocks
+  float value[most + 1];         // K(D)
+  float slope[most + 1];         // K'(D) h
+  float slack[most + 1];         // bound of |r|
+  float bend[most + 1];          // of smooth penalties only: bound of K'' h^2 less its linear part,
+  float twist[most + 1];         // K'''(D) h^3
+  float block[most_blocks + 1];  // max K between two blocks
+  double tail;                   // max K beyond the reach
+  double tail_bend;              // max K'' there
+
+  DDN_HD int per_alpha() const { return 1 << block_bits; }
 };
 
 // The sums over bins below are for the cells whose bins are bin, bin + 1, ...; M is the Math of a
@@ -107,14 +108,12 @@ DDN_HD CellBounds<M> bound_cells(const Bins<typename M::Scalar>& bins, const Tap
   using V = typename M::V;
   // Sums of their own for every product: none waits for another. At distance zero K' is zero.
   const V own = M::load(bins.mass + bin);
-  V value = own * M::splat(taps.value[taps.reach]), shift{}, slope{},
-    slack = own * M::splat(taps.slack[taps.reach]);
+  V value = own * M::splat(taps.value[0]), shift{}, slope{}, slack = own * M::splat(taps.slack[0]);
   for (int t = 1; t <= taps.reach; ++t) {
-    const int k = taps.reach + t;
     const BinPair<M> pair(bins, bin, t);
-    const V tap = M::splat(taps.slope[k]), even = pair.even();
-    value = M::fma(even, M::splat(taps.value[k]), value);
-    slack = M::fma(even, M::splat(taps.slack[k]), slack);
+    const V tap = M::splat(taps.slope[t]), even = pair.even();
+    value = M::fma(even, M::splat(taps.value[t]), value);
+    slack = M::fma(even, M::splat(taps.slack[t]), slack);
     slope = M::fma(pair.odd(), tap, slope);
     shift = M::fma(pair.odd_moment(), tap, shift);
   }
@@ -125,12 +124,11 @@ DDN_HD CellBounds<M> bound_cells(const Bins<typename M::Scalar>& bins, const Tap
 template <class M>
 DDN_HD typename M::V cell_depths(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
   using V = typename M::V;
-  V value = M::load(bins.mass + bin) * M::splat(taps.value[taps.reach]), shift{};
+  V value = M::load(bins.mass + bin) * M::splat(taps.value[0]), shift{};
   for (int t = 1; t <= taps.reach; ++t) {
-    const int k = taps.reach + t;
     const BinPair<M> pair(bins, bin, t);
-    value = M::fma(pair.even(), M::splat(taps.value[k]), value);
-    shift = M::fma(pair.odd_moment(), M::splat(taps.slope[k]), shift);
+    value = M::fma(pair.even(), M::splat(taps.value[t]), value);
+    shift = M::fma(pair.odd_moment(), M::splat(taps.slope[t]), shift);
   }
   return value - shift;
 }
@@ -140,13 +138,11 @@ DDN_HD typename M::V cell_depths(const Bins<typename M::Scalar>& bins, const Tap
 template <class M>
 DDN_HD typename M::V bound_bend(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
   using V = typename M::V;
-  const auto bound = [&](int k) { return M::splat(taps.bend[k] + taps.bend_slack[k]); };
-  V bend = M::load(bins.mass + bin) * bound(taps.reach), shift{}, twist{};
+  V bend = M::load(bins.mass + bin) * M::splat(taps.bend[0]), shift{}, twist{};
   for (int t = 1; t <= taps.reach; ++t) {
-    const int k = taps.reach + t;
     const BinPair<M> pair(bins, bin, t);
-    const V tap = M::splat(taps.twist[k]);
-    bend = M::fma(pair.even(), bound(k), bend);
+    const V tap = M::splat(taps.twist[t]);
+    bend = M::fma(pair.even(), M::splat(taps.bend[t]), bend);
     shift = M::fma(pair.odd_moment(), tap, shift);
     twist = M::fma(pair.odd(), tap, twist);
   }
@@ -160,34 +156,32 @@ inline double with_rounding(double slack, double value, double slope) {
 }
 
 // The taps of K(z) = exp(-z^2/2).
-inline void fill_gaussian_taps(Taps& taps, int per_alpha, int reach_alpha) {
-  taps.per_alpha = per_alpha;
-  taps.reach = reach_alpha * per_alpha;
+inline void fill_gaussian_taps(Taps& taps, int reach_alpha) {
+  const double h = 1.0 / taps.per_alpha(), far = h * (1 + 2 * bin_doubt);
+  taps.reach = reach_alpha * taps.per_alpha();
   taps.block_reach = reach_alpha + 1;
-  const double h = 1.0 / per_alpha, far = h * (1 + 2 * bin_doubt);
-  for (int t = -taps.reach; t <= taps.reach; ++t) {
-    const int k = t + taps.reach;
+  for (int t = 0; t <= taps.reach; ++t) {
     // K and its derivatives: K^(n+1) = -(z K^(n) + n K^(n-1)).
     const double z = t * h;
     double d[6];
     d[0] = std::exp(-0.5 * z * z);
     d[1] = -z * d[0];
     for (int n = 1; n < 5; ++n) d[n + 1] = -(z * d[n] + n * d[n - 1]);
-    taps.value[k] = d[0];
-    taps.slope[k] = d[1] * h;
+    const double slope = d[1] * h, bend = d[2] * h * h, twist = d[3] * h * h * h;
     // |K^(3)| <= 1.3802, |K^(5)| <= 5.7832.
     const double slack =
-        0.5 * far * far * (std::fabs(d[2]) + 1.3802 * far) + std::fabs(taps.slope[k]) * bin_doubt;
-    taps.slack[k] = with_rounding(slack, taps.value[k], taps.slope[k]);
-    taps.bend[k] = d[2] * h * h;
-    taps.twist[k] = d[3] * h * h * h;
-    const double bend_slack = 0.5 * h * h * far * far * (std::fabs(d[4]) + 5.7832 * far) +
-                              std::fabs(taps.twist[k]) * bin_doubt;
-    taps.bend_slack[k] = with_rounding(bend_slack, taps.bend[k], taps.twist[k]);
+        0.5 * far * far * (std::fabs(d[2]) + 1.3802 * far) + std::fabs(slope) * bin_doubt;
+    const double bend_slack =
+        0.5 * h * h * far * far * (std::fabs(d[4]) + 5.7832 * far) + std::fabs(twist) * bin_doubt;
+    taps.value[t] = static_cast<float>(d[0]);
+    taps.slope[t] = static_cast<float>(slope);
+    taps.slack[t] = static_cast<float>(with_rounding(slack, d[0], slope));
+    taps.bend[t] = static_cast<float>(bend + with_rounding(bend_slack, bend, twist));
+    taps.twist[t] = static_cast<float>(twist);
   }
   for (int s = 0; s <= taps.block_reach; ++s) {
     const double gap = s > 1 ? s - 1 - 2 * h * bin_doubt : 0;
-    taps.block[s] = std::exp(-0.5 * gap * gap);
+    taps.block[s] = static_cast<float>(std::exp(-0.5 * gap * gap));
   }
   const double beyond = reach_alpha - h;
   taps.tail = std::exp(-0.5 * beyond * beyond);
@@ -195,35 +189,36 @@ inline void fill_gaussian_taps(Taps& taps, int per_alpha, int reach_alpha) {
 }
 
 // The taps of K(z) = max(0, 1 - z^2). A bin that the edge may cut counts with its upper bound.
-inline void fill_parabola_taps(Taps& taps, int per_alpha) {
-  taps.per_alpha = per_alpha;
-  taps.reach = per_alpha + 1;
+inline void fill_parabola_taps(Taps& taps) {
+  const double h = 1.0 / taps.per_alpha();
+  taps.reach = taps.per_alpha() + 1;
   taps.block_reach = 2;
-  const double h = 1.0 / per_alpha;
-  for (int t = -taps.reach; t <= taps.reach; ++t) {
-    const int k = t + taps.reach, distance = t < 0 ? -t : t;
-    const double nearest = (distance - 1 - 2 * bin_doubt) * h;
-    const bool inside = distance < per_alpha;
-    taps.value[k] = inside ? 1 - t * h * (t * h) : 0;
-    taps.slope[k] = inside ? -2 * t * h * h : 0;
+  for (int t = 0; t <= taps.reach; ++t) {
+    const double nearest = (t - 1 - 2 * bin_doubt) * h;
+    const bool inside = t < taps.per_alpha();
+    const double value = inside ? 1 - t * h * (t * h) : 0, slope = inside ? -2 * t * h * h : 0;
     // Inside, K is its tangent less a square of at most (h/2)^2 at the centre of a cell.
     const double slack =
         inside ? 0.25 * h * h * 1.01 + 6 * h * bin_doubt : std::fmax(0, 1 - nearest * nearest);
-    taps.slack[k] = with_rounding(slack, taps.value[k], taps.slope[k]);
-    taps.bend[k] = taps.twist[k] = taps.bend_slack[k] = 0;
+    taps.value[t] = static_cast<float>(value);
+    taps.slope[t] = static_cast<float>(slope);
+    taps.slack[t] = static_cast<float>(with_rounding(slack, value, slope));
+    taps.bend[t] = taps.twist[t] = 0;
   }
   taps.block[0] = taps.block[1] = 1;
-  taps.block[2] = 4 * h * bin_doubt;
+  taps.block[2] = static_cast<float>(4 * h * bin_doubt);
   taps.tail = taps.tail_bend = 0;
 }
 
+// With 2^block_bits bins per alpha.
 template <class P>
-inline Taps make_taps(int per_alpha) {
+inline Taps make_taps(int block_bits) {
   Taps taps{};
+  taps.block_bits = block_bits;
   if constexpr (P::is_smooth) {
-    fill_gaussian_taps(taps, per_alpha, /*reach_alpha=*/5);
+    fill_gaussian_taps(taps, /*reach_alpha=*/5);
   } else {
-    fill_parabola_taps(taps, per_alpha);
+    fill_parabola_taps(taps);
   }
   return taps;
 }

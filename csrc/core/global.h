@@ -83,7 +83,7 @@ class GlobalSearch {
     return detail::descend_to_accuracy<P>(view, start, {lo, hi, range()}, problem_, passes_left_);
   }
   DDN_HD double range() const { return hi_ - lo_; }
-  DDN_HD double cell_width() const { return problem_.alpha / taps_.per_alpha; }
+  DDN_HD double cell_width() const { return problem_.alpha / taps_.per_alpha(); }
   DDN_HD bool stopped() const { return passes_left_ == 0; }
   DDN_HD void count_pass() {
     if (passes_left_ != 0) --passes_left_;
@@ -111,10 +111,10 @@ class GlobalSearch {
     Grid grid;
     grid.origin = a;
     grid.width = cell_width();
-    grid.pad = taps_.block_reach * taps_.per_alpha;
+    grid.pad = taps_.block_reach * taps_.per_alpha();
     const double cells = (b - a) / grid.width;
     grid.cells = static_cast<int>(cells < set_.most_cells() - 1 ? cells : set_.most_cells() - 1);
-    grid.cells += taps_.per_alpha - grid.cells % taps_.per_alpha;  // whole blocks
+    grid.cells = ((grid.cells >> taps_.block_bits) + 1) << taps_.block_bits;  // whole blocks
     if (!sorted) count_pass();
     view.bin(grid, problem_.alpha);
     const auto bins = set_.bins();
@@ -142,11 +142,15 @@ class GlobalSearch {
     if (!resolve(view, grid, first, last, attained, sorted)) return false;
     const int done_first = first, done_last = last;
     int runs = 1;
-    const int k = taps_.per_alpha;
+    const int in_block = taps_.per_alpha() - 1;
     for (int cell = 0; cell < grid.cells; ++cell) {
-      if (cell % k == 0 && bins.bounds[cell / k] == discarded) {
-        cell += k - 1;
-        continue;
+      if ((cell & in_block) == 0) {
+        const auto most = static_cast<double>(bins.bounds[cell >> taps_.block_bits]);
+        if (!(most > larger(depth, enough()))) {
+          if (most != discarded) bound_ = larger(most, bound_);
+          cell += in_block;
+          continue;
+        }
       }
       if (!(upper(cell) > larger(depth, enough()))) {
         bound_ = larger(upper(cell), bound_);
@@ -174,15 +178,15 @@ class GlobalSearch {
   // The bound of a cell; that of one in a discarded block is part of bound_.
   DDN_HD double upper(int cell) const {
     const auto bins = set_.bins();
-    return bins.bounds[cell / taps_.per_alpha] == discarded ? discarded : bins.upper[cell];
+    return bins.bounds[cell >> taps_.block_bits] == discarded ? discarded : bins.upper[cell];
   }
 
-  // Fills in bins.upper and bins.bounds, and returns the largest depth that is known to be
-  // attained.
+  // Fills in bins.upper and bins.bounds, the largest bound in each block, and returns the largest
+  // depth that is known to be attained.
   DDN_LARGE double bound_grid(const Grid& grid, double tail, double excess) {
     constexpr int lanes = M::lanes;
     const auto bins = set_.bins();
-    const int k = taps_.per_alpha;
+    const int k = taps_.per_alpha();
     const int blocks = grid.cells / k;
     const int pad_blocks = taps_.block_reach;
     for (int i = set_.rank(); i < blocks + 2 * pad_blocks; i += set_.size()) {
@@ -222,7 +226,15 @@ class GlobalSearch {
     }
     const double depth = set_.largest(lower);  // also a barrier
     for (int b = set_.rank(); b < blocks; b += set_.size()) {
-      if (b != top && !(bins.bounds[b] > floor)) bins.bounds[b] = discarded;
+      if (b != top && !(bins.bounds[b] > floor)) {
+        bins.bounds[b] = discarded;
+        continue;
+      }
+      V most = M::widen(bins.upper + b * k);
+      for (int i = lanes; i < k; i += lanes) {
+        most = M::larger(M::widen(bins.upper + b * k + i), most);
+      }
+      bins.bounds[b] = static_cast<float>(M::largest_of(most));
     }
     set_.sync();
     return depth;
@@ -243,13 +255,13 @@ class GlobalSearch {
 
   DDN_HD int top_cell(const Grid& grid) const {
     const auto bins = set_.bins();
-    const int k = taps_.per_alpha;
-    int top = -1;
-    for (int b = 0; b * k < grid.cells; ++b) {
-      if (bins.bounds[b] == discarded) continue;
-      for (int i = b * k; i < (b + 1) * k; ++i) {
-        if (top < 0 || bins.upper[i] > bins.upper[top]) top = i;
-      }
+    int block = 0;
+    for (int b = 1; b < grid.cells >> taps_.block_bits; ++b) {
+      if (bins.bounds[b] > bins.bounds[block]) block = b;
+    }
+    int top = block << taps_.block_bits;
+    for (int i = top + 1; i < (block + 1) << taps_.block_bits; ++i) {
+      if (bins.upper[i] > bins.upper[top]) top = i;
     }
     return top;
   }
@@ -342,7 +354,7 @@ class GlobalSearch {
       consider(view, it.u, unknown, sorted, &it, slope * slope / (-2 * bend));
       return true;
     }
-    const int step = taps_.per_alpha / 2;
+    const int step = taps_.per_alpha() / 2;
     if (!sorted && (series_ += (last - first) / step + 1) > most_series) return false;
     settle();
     for (int i = first; i <= last; i += step) {

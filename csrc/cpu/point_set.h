@@ -300,16 +300,14 @@ Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
 
 // Working memory of one thread. A bin's points are counted in one integer: their number from bit
 // `count_shift` on, the sum of their places in the bin below, so that points can be added in any
-// order, `bin_points` of them without overflow. Neighbouring points are counted in different
-// tables: those in one bin would wait for each other.
+// order, `bin_points` of them without overflow.
 template <class T>
 struct Workspace {
   static constexpr int most_cells = 2048;
   static constexpr int size =
       most_cells + 2 * Taps::most_blocks * Taps::most_per_alpha + 2 + bins_slack;
-  static constexpr int tables = 4;
   static constexpr int place_bits = 10;
-  static constexpr int count_shift = 21;  // the tables are left empty
+  static constexpr int count_shift = 21;
   static constexpr int64_t bin_points = (1 << 11) - 1;
   static_assert(bin_points << place_bits < int64_t{1} << count_shift &&
                     bin_points < int64_t{1} << (32 - count_shift),
@@ -317,12 +315,12 @@ struct Workspace {
 
   explicit Workspace(bool global) {
     if (!global) return;
-    counted.resize(tables * size);
+    counted.resize(size);
     for (std::vector<double>* each : {&masses, &moments}) each->resize(size);
     for (std::vector<float>* each : {&mass, &moment, &upper, &blocks, &bounds}) each->resize(size);
   }
 
-  std::vector<uint32_t> counted;
+  std::vector<uint32_t> counted;        // left empty
   std::vector<double> masses, moments;  // sums that need more digits than their result
   std::vector<float> mass, moment, upper, blocks, bounds;  // of Bins
   std::vector<T> list, list_weights;
@@ -433,7 +431,7 @@ class PointSet {
   int most_cells() const { return Workspace<T>::most_cells; }
   template <class P>
   static const Taps& taps() {
-    static const Taps table = make_taps<P>(P::is_smooth ? 8 : 16);
+    static const Taps table = make_taps<P>(P::is_smooth ? 3 : 4);
     return table;
   }
   Bins<float> bins() const {
@@ -461,31 +459,25 @@ class PointSet {
     if constexpr (weighted) {
       std::fill_n(masses, size + bins_slack, 0.0);
       std::fill_n(moments, size + bins_slack, 0.0);
-      for_each_binned(
-          grid, 0, set_.n, /*stride=*/0, [&](int64_t i, const Binned& points, int count) {
-            for (int k = 0; k < count; ++k) {
-              const double weight = set_.weight(i + k);
-              const uint32_t place = points.place[k] & ((uint32_t{1} << Space::count_shift) - 1);
-              masses[points.bin[k]] += weight;
-              moments[points.bin[k]] += weight * (place * (1 / Binned::one) - 0.5);
-            }
-          });
+      for_each_binned(grid, 0, set_.n, [&](int64_t i, const Binned& points, int count) {
+        for (int k = 0; k < count; ++k) {
+          const double weight = set_.weight(i + k);
+          const uint32_t place = points.place[k] & ((uint32_t{1} << Space::count_shift) - 1);
+          masses[points.bin[k]] += weight;
+          moments[points.bin[k]] += weight * (place * (1 / Binned::one) - 0.5);
+        }
+      });
     } else {
-      uint32_t* const counted = workspace_->counted.data();
-      // A few points do not wait for each other.
-      const bool few = set_.n < size;
-      const int stride = few ? 0 : size + bins_slack, tables = few ? 1 : Space::tables;
       in_double = set_.n > Space::bin_points;
       for (int64_t begin = 0; begin < set_.n; begin += Space::bin_points) {
         const int64_t end = std::min(set_.n, begin + Space::bin_points);
-        for_each_binned(grid, begin, end, stride, [=](int64_t, const Binned& points, int count) {
-          points.count(count, counted);
+        for_each_binned(grid, begin, end, [&](int64_t, const Binned& points, int count) {
+          points.count(count, workspace_->counted.data());
         });
         if (in_double) {
-          take_counted(size, tables, stride, masses, moments, /*first=*/begin == 0);
+          take_counted(size, masses, moments, /*first=*/begin == 0);
         } else {
-          take_counted(size, tables, stride, workspace_->mass.data(), workspace_->moment.data(),
-                       /*first=*/true);
+          take_counted(size, workspace_->mass.data(), workspace_->moment.data(), /*first=*/true);
         }
       }
     }
@@ -719,11 +711,11 @@ class PointSet {
           const auto leaves = z > zero;
           const Lanes place = ((leaves ? to_leave : to_enter) - z) * scale;
           const Lanes kept = larger(smaller(place, past), zero);
-          binned.put(k, leaves ? kept : kept + second, typename Binned::Indices{});
+          binned.put(k, leaves ? kept : kept + second);
         }
         binned.count(here, workspace_->counted.data());
       }
-      take_counted(2 * kink_cells, /*tables=*/1, 0, kinks.number, kinks.offset, begin == 0);
+      take_counted(2 * kink_cells, kinks.number, kinks.offset, /*first=*/begin == 0);
     }
     return kinks;
   }
@@ -733,29 +725,31 @@ class PointSet {
   struct Binned {
     static constexpr int most = 16 * VectorOf<T>::lanes;
     static constexpr double one = 1 << Space::place_bits;
-    using Indices = typename LanesOf<uint32_t, T>::type;
     uint32_t bin[most], place[most];
 
-    // Places that are positive, in 1 / one bins. They are cut off. first_bin: added to the bins.
-    DDN_HD void put(int k, Vector<T> places, Indices first_bin) {
+    // Places that are positive, in 1 / one bins. They are cut off.
+    DDN_HD void put(int k, Vector<T> places) {
+      using Indices = typename LanesOf<uint32_t, T>::type;
       const auto fixed = __builtin_convertvector(
           __builtin_convertvector(places, typename LanesOf<int32_t, T>::type), Indices);
-      const Indices bins = (fixed >> Space::place_bits) + first_bin;
+      const Indices bins = fixed >> Space::place_bits;
       const Indices in_bin =
           (fixed & ((1u << Space::place_bits) - 1)) + (uint32_t{1} << Space::count_shift);
       memcpy(bin + k, &bins, sizeof bins);
       memcpy(place + k, &in_bin, sizeof in_bin);
     }
     DDN_HD void count(int points, uint32_t* counted) const {
-      for (int k = 0; k < points; ++k) counted[bin[k]] += place[k];
+      int k = 0;
+      for (; k + 4 <= points; k += 4) {  // one at a time the loop itself would take longest
+        for (int j = k; j < k + 4; ++j) counted[bin[j]] += place[j];
+      }
+      for (; k < points; ++k) counted[bin[k]] += place[k];
     }
   };
 
   // Calls body(i, binned, count) for the points of [begin, end), some at a time, from the i-th on.
-  // Neighbours are put into different tables of bins, which begin `stride` after one another.
   template <class Body>
-  void for_each_binned(const Grid& grid, int64_t begin, int64_t end, int stride,
-                       const Body& body) const {
+  void for_each_binned(const Grid& grid, int64_t begin, int64_t end, const Body& body) const {
     constexpr int lanes = VectorOf<T>::lanes;
     constexpr double one = Binned::one;
     const Split<T, T> at(grid.origin);
@@ -765,12 +759,9 @@ class PointSet {
     const Vector<T> shift = splat(static_cast<T>((grid.pad + 1) * one + 0.5)), zero{};
     const Vector<T> limit = splat(static_cast<T>((grid.bins() - 1) * one + one / 2));
     Binned binned;
-    typename Binned::Indices first_bin;
-    for (int k = 0; k < lanes; ++k)
-      first_bin[k] = static_cast<uint32_t>(k % Space::tables * stride);
     const auto put = [&](int k, Vector<T> x) __attribute__((always_inline)) {
       const Vector<T> place = shift - residual(x, base, offset) * scale;
-      binned.put(k, larger(smaller(place, limit), zero), first_bin);
+      binned.put(k, larger(smaller(place, limit), zero));
     };
     for (int64_t i = begin; i < end; i += Binned::most) {
       const int count = static_cast<int>(std::min<int64_t>(Binned::most, end - i));
@@ -781,11 +772,10 @@ class PointSet {
     }
   }
 
-  // Moves what was counted in tables of `size` bins, one after the other by `stride`: the numbers
-  // of points, and the sums of how far right of the middles of their bins they lie, in bins.
+  // Moves what was counted in `size` bins: the numbers of points, and the sums of how far right of
+  // the middles of their bins they lie, in bins.
   template <class Number>
-  void take_counted(int size, int tables, int stride, Number* numbers, Number* offsets,
-                    bool first) const {
+  void take_counted(int size, Number* numbers, Number* offsets, bool first) const {
     using Integers = typename LanesOf<uint32_t, float>::type;
     using Signed = typename LanesOf<int32_t, float>::type;
     constexpr int lanes = VectorOf<float>::lanes;
@@ -798,13 +788,9 @@ class PointSet {
     };
     uint32_t* const counted = workspace_->counted.data();
     for (int b = 0; b < size; b += lanes) {
-      Integers sum{}, none{};
-      for (int t = 0; t < tables; ++t) {
-        Integers part;
-        memcpy(&part, counted + t * stride + b, sizeof part);
-        memcpy(counted + t * stride + b, &none, sizeof none);
-        sum += part;
-      }
+      Integers sum, none{};
+      memcpy(&sum, counted + b, sizeof sum);
+      memcpy(counted + b, &none, sizeof none);
       const Integers number = sum >> Space::count_shift;
       const Integers place = sum & ((uint32_t{1} << Space::count_shift) - 1);
       // Exact: no number reaches 2^24.

@@ -517,6 +517,7 @@ struct FloatMath {
     return a * b + c;
 #endif
   }
+  static DDN_HD V larger(V x, V bound) { return x > bound ? x : bound; }
   static DDN_HD float sum(V x) {
     return by_halves(x, [](auto a, auto b) { return a + b; });
   }
