@@ -65,7 +65,12 @@ class GlobalSearch {
   }
 
  private:
-  static constexpr double unknown = -1;  // loss
+  // That of a candidate, known to within `error`.
+  struct Loss {
+    double value;
+    double error;
+  };
+
   static constexpr int small_set = 64;
   static constexpr int most_runs = 4;       // by one pass over all points each
   static constexpr int most_series = 8;     // likewise
@@ -90,11 +95,13 @@ class GlobalSearch {
   }
 
   // Depths up to this one need not be looked at.
-  DDN_HD double enough() const { return found_ && !pending_ ? (total_ - loss_) + allowed() : -1; }
+  DDN_HD double enough() const {
+    return found_ ? larger(total_ - (loss_.value + loss_.error) + allowed(), -1.0) : -1;
+  }
   // A quarter of the promised excess, in units of the depth; the rest is for what follows.
   DDN_HD double allowed() const {
-    const double promised =
-        !found_ || pending_ ? 0 : 0.25 * (sizeof(Real) == 8 ? 1e-12 : 1e-6) * loss_;
+    const double least = found_ ? larger(loss_.value - loss_.error, 0.0) : 0;
+    const double promised = 0.25 * (sizeof(Real) == 8 ? 1e-12 : 1e-6) * least;
     const double rounding = 4e-16 * total_;
     return larger(promised, rounding);
   }
@@ -160,10 +167,12 @@ class GlobalSearch {
         cell = done_last;
         continue;
       }
-      settle();
-      if (!(upper(cell) > enough())) {
-        bound_ = larger(upper(cell), bound_);
-        continue;
+      if (!is_finite(loss_.error)) {
+        settle();
+        if (!(upper(cell) > enough())) {
+          bound_ = larger(upper(cell), bound_);
+          continue;
+        }
       }
       first = last = cell;
       while (last + 1 < grid.cells && upper(last + 1) > enough()) ++last;
@@ -351,7 +360,7 @@ class GlobalSearch {
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
       const double slope = ::fabs(it.at.slope) / alpha + 4 * rounding * view.total_weight();
-      consider(view, it.u, unknown, sorted, &it, slope * slope / (-2 * bend));
+      consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * bend));
       return true;
     }
     const int step = taps_.per_alpha() / 2;
@@ -364,7 +373,8 @@ class GlobalSearch {
       const Series series = view.series(centre, problem_.alpha);
       // What lies left of the best may be as good as it is, and is then to be found.
       const bool left = found_ && centre < u_;
-      const double known = larger(floor, left ? total_ - loss_ - 2 * doubt(loss_) : enough());
+      const double known =
+          larger(floor, left ? total_ - loss_.value - 2 * doubt(loss_.value) : enough());
       const Maximum at = maximise(series, Series::radius * (1 + 1e-9), known - 1e-14 * total_,
                                   left ? 4e-16 * total_ : allowed());
       bound_ = larger(at.bound + Series::remainder * total_ + 2e-15 * total_, bound_);
@@ -372,7 +382,7 @@ class GlobalSearch {
         const Maximum first =
             leftmost(series, Series::radius, at.value - doubt(total_ - at.value), at);
         const double u = centre + problem_.alpha * first.t;
-        consider(view, larger(smaller(u, hi_), lo_), total_ - first.value, sorted, nullptr, 0);
+        consider(view, larger(smaller(u, hi_), lo_), {total_ - first.value, 0}, sorted, nullptr, 0);
       }
     }
     return true;
@@ -393,24 +403,38 @@ class GlobalSearch {
     return grid.centre(cell) + grid.width * larger(smaller(shift, 1.0), -1.0);
   }
 
-  // Takes a candidate when it is better; of equally good ones the smallest. An unknown loss is
-  // found when there is something to compare it with. slack: of the depth near it above its own.
+  // The loss where a descent ended, from the sums there: as those were taken a last step before and
+  // in single precision, with the error that these two have at most.
+  DDN_HD Loss loss_of(const detail::Iterate& it) const {
+    if (it.stopped || problem_.tolerance >= 0) return {0, detail::infinity};
+    const double far = 0x1p-48 * (::fabs(it.u) / problem_.alpha);  // from the rounding of places
+    const double error = it.in_double || sizeof(Real) == 8 ? 1e-12 : 4e-6 + far;
+    return {total_ - it.at.depth, error * total_};
+  }
+
+  // Takes a candidate when it is better; of equally good ones the smallest. slack: of the depth
+  // near it above its own.
   template <class View>
-  DDN_HD void consider(const View& view, double u, double loss, bool sorted,
+  DDN_HD void consider(const View& view, double u, Loss loss, bool sorted,
                        const detail::Iterate* it, double slack) {
-    settle();
-    if (loss == unknown && (found_ || sorted)) loss = loss_at(view, u);
+    // In a stretch of the sorted points it costs less than later.
+    if (sorted && loss.error > 0) loss = {loss_at(view, u), 0};
     if (found_) {
-      const bool better = loss < loss_ - doubt(loss);
-      const bool tied = !better && loss <= loss_ + doubt(loss);
+      const double errors = loss.error + loss_.error;
+      if (errors > 0 && !(::fabs(loss.value - loss_.value) > errors + doubt(loss.value))) {
+        settle();
+        if (loss.error > 0) loss = {loss_at(view, u), 0};
+      }
+      const bool better = loss.value < loss_.value - doubt(loss.value);
+      const bool tied = !better && loss.value <= loss_.value + doubt(loss.value);
       const bool taken = better || (tied && u < u_);
       // Of two that are not told apart the one left out may be the deeper one.
-      bound_ = larger(taken ? total_ - loss_ + slack_ : total_ - loss + slack, bound_);
+      const Loss& left = taken ? loss_ : loss;
+      bound_ = larger(total_ - (left.value - left.error) + (taken ? slack_ : slack), bound_);
       if (!taken) return;
     }
     slack_ = slack;
     found_ = true;
-    pending_ = loss == unknown;
     u_ = u;
     loss_ = loss;
     polished_ = it != nullptr;
@@ -422,14 +446,12 @@ class GlobalSearch {
     const double error = 2 * loss_rounding() * (window.loss + squares);
     bound_ = larger(total_ - window.loss + error, bound_);
     const bool exact = sizeof(Real) == sizeof(double) || squares == 0;
-    consider(set_, window.u, exact ? window.loss : unknown, /*sorted=*/false, nullptr, 0);
+    consider(set_, window.u, {window.loss, exact ? 0 : error}, /*sorted=*/false, nullptr, 0);
   }
 
   // Makes the loss of the best candidate known.
   DDN_HD void settle() {
-    if (!pending_) return;
-    loss_ = loss_at(set_, u_);
-    pending_ = false;
+    if (loss_.error > 0) loss_ = {loss_at(set_, u_), 0};
   }
   template <class View>
   DDN_LARGE double loss_at(const View& view, double u) {
@@ -502,10 +524,10 @@ class GlobalSearch {
   int64_t& passes_left_;
 
   bool found_ = false;
-  bool pending_ = false;   // loss_ is not known yet
   bool polished_ = false;  // it_ belongs to u_
   bool cut_ = false;       // the passes ran out before all was looked at
-  double u_ = 0, loss_ = 0;
+  double u_ = 0;
+  Loss loss_{};
   double start_ = 0;  // where to begin when nothing was found
   detail::Iterate it_{};
   double bound_ = -1;  // of the depth in all that was left out though it might be above the best
