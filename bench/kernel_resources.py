@@ -3,9 +3,11 @@ warps a multiprocessor can hold of it by its registers; needs no GPU.
 
     python -m bench.kernel_resources --arch 9.0 --arch 8.0
     python -m bench.kernel_resources --report LOG   # of a build with DDN_PTXAS_VERBOSE=1
+    python -m bench.kernel_resources --condensed    # all types of a template in one row
 
 A register spill moves values to memory in the middle of the arithmetic. Each is listed with its
-reason from `ACCEPTED_SPILLS`; one without a reason fails.
+reason from `ACCEPTED_SPILLS`; one without a reason fails, also that of a function which kernels
+call.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 @dataclass(frozen=True)
 class Kernel:
-    """What ptxas says of one function; sizes in bytes, shared memory without the dynamic part."""
+    """What ptxas says of one function; sizes in bytes, shared memory without the dynamic part.
+
+    A function that is no kernel itself, but called by one, has no registers of its own.
+    """
 
     name: str
     arch: str
@@ -51,14 +56,23 @@ class Kernel:
     spill_loads: int = 0
 
     @property
+    def spill(self) -> int:
+        return self.spill_stores + self.spill_loads
+
+    @property
     def spills(self) -> bool:
-        return self.spill_stores + self.spill_loads > 0
+        return self.spill > 0
+
+    @property
+    def is_called(self) -> bool:
+        return self.registers == 0
 
 
 def parse_ptxas(report: str) -> list[Kernel]:
     """The functions in the output of `ptxas -v`, in its order, with their mangled names.
 
-    A device function that was not inlined reports its stack and spills alone.
+    A device function that was not inlined reports its stack and spills alone, once for each file:
+    the largest of them are taken.
     """
     kernels: dict[tuple[str, str], Kernel] = {}
     arch, key = "", ("", "")
@@ -72,8 +86,12 @@ def parse_ptxas(report: str) -> list[Kernel]:
             kernels.setdefault(key, Kernel(*key))
         elif stack := _STACK.search(line):
             frame, stores, loads = map(int, stack.groups())
+            known = kernels[key]
             kernels[key] = replace(
-                kernels[key], stack=frame, spill_stores=stores, spill_loads=loads
+                known,
+                stack=max(known.stack, frame),
+                spill_stores=max(known.spill_stores, stores),
+                spill_loads=max(known.spill_loads, loads),
             )
         elif used := _USED.search(line):
             shared = _SHARED.search(line)
@@ -149,19 +167,39 @@ def short_name(name: str) -> str:
     return re.sub(r"\([^()]*\)$", "", name)
 
 
-def print_table(kernels: Sequence[Kernel], accepted: Mapping[str, str]) -> bool:
-    """Prints a row per kernel and returns whether all of them pass."""
-    print(f"{'arch':8}{'regs':>5}{'warps':>6}{'shared':>8}{'stack':>7}{'spill':>7}  kernel")
+def template(name: str) -> str:
+    """A short name without the types of numbers and whether there are weights."""
+    name = re.sub(r"(, )?\b(double|float|Half|BFloat16|true|false)\b", "", name)
+    return name.replace("<, ", "<").replace("> >", ">>")
+
+
+def span(numbers: Sequence[int]) -> str:
+    least, most = min(numbers), max(numbers)
+    return str(least) if least == most else f"{least}-{most}"
+
+
+def print_table(
+    kernels: Sequence[Kernel], accepted: Mapping[str, str], condensed: bool = False
+) -> bool:
+    """Prints a row per kernel, or per template and penalty with the least and the most of its
+    kernels, and a row per called function that spills; returns whether all of them pass."""
+    rows: dict[tuple[str, str], list[Kernel]] = {}
+    for kernel in kernels:
+        if not kernel.is_called or kernel.spills:
+            name = short_name(kernel.name)
+            short = condensed and not kernel.is_called
+            rows.setdefault((kernel.arch, template(name) if short else name), []).append(kernel)
+    columns = "{:8}{:>9}{:>7}{:>8}{:>11}{:>7}{:>4}  {}"
+    head = ("regs", "warps", "shared", "stack", "spill", "of")
+    print(columns.format("arch", *head, "kernel"))
     passed = True
-    for k in kernels:
-        good, remark = verdict(k, accepted)
-        passed &= good
-        spill = k.spill_stores + k.spill_loads
-        warps = warps_by_registers(k) if k.registers else ""
-        sizes = f"{k.registers:5}{warps:>6}{k.shared:8}{k.stack:7}{spill:7}"
-        print(f"{k.arch:8}{sizes}  {short_name(k.name)}")
-        if remark:
-            print(f"{'':41}  ^ {remark}")
+    for (arch, name), of in rows.items():
+        each = [(k.registers, warps_by_registers(k), k.shared, k.stack, k.spill) for k in of]
+        print(columns.format(arch, *map(span, zip(*each, strict=True)), len(of), name))
+        for good, remark in dict.fromkeys(verdict(k, accepted) for k in of):
+            passed &= good
+            if remark:
+                print(f"{'':56}^ {remark}")
     return passed
 
 
@@ -169,6 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--arch", action="append", help="such as 9.0; may be given several times")
     parser.add_argument("--report", type=Path, help="output of a build, instead of compiling")
+    parser.add_argument("--condensed", action="store_true", help="a row per template and penalty")
     parser.add_argument("sources", nargs="*", type=Path, help="default: csrc/cuda/*.cu")
     options = parser.parse_args(arguments)
     if options.report:
@@ -177,9 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = compile_all(options.sources, options.arch or ["9.0"])
     if not found:
         raise SystemExit("kernel_resources: no kernel found")
-    passed = print_table(demangle(found), ACCEPTED_SPILLS)
-    spilling = sum(kernel.spills for kernel in found)
-    print(f"{len(found)} kernels, {spilling} with spills: {'passed' if passed else 'FAILED'}")
+    found = demangle(found)
+    passed = print_table(found, ACCEPTED_SPILLS, options.condensed)
+    called, spilling = sum(k.is_called for k in found), sum(k.spills for k in found)
+    print(
+        f"{len(found) - called} kernels and {called} functions that they call, {spilling} with "
+        f"spills: {'passed' if passed else 'FAILED'}"
+    )
     return 0 if passed else 1
 
 

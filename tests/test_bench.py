@@ -1,5 +1,6 @@
 """The tools of bench/: each must be able to find what it is there to find."""
 
+import configparser
 import functools
 import json
 import subprocess
@@ -26,6 +27,7 @@ from bench import (
     kernel_resources,
     machine,
     nodes,
+    sass,
     targets,
     targets_gpu,
     timing,
@@ -96,9 +98,120 @@ def test_a_spilling_report_fails(tmp_path, capsys):
         kernel_resources.main(["--report", str(report)])
 
 
+def test_the_largest_spill_of_a_called_function_counts():
+    less = """\
+ptxas info    : Function properties for _Z6helperf
+    0 bytes stack frame, 0 bytes spill stores, 4 bytes spill loads
+"""
+    assert parse_ptxas(REPORT + less) == parse_ptxas(REPORT)
+
+
+def test_kernels_are_listed_and_functions_only_where_they_spill(capsys):
+    kernels = [
+        Kernel("void f<ddn::Huber, float, ddn::cuda::Block<8> >(A)", "sm_90", 96, 512),
+        Kernel("void f<ddn::Huber, double, ddn::cuda::Block<8> >(A)", "sm_90", 128, 512, 8),
+        Kernel("quiet(int)", "sm_90", stack=8),
+    ]
+    assert kernel_resources.print_table(kernels, {})
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert kernel_resources.print_table(kernels, {}, condensed=True)
+    _, row = capsys.readouterr().out.splitlines()
+    assert row.split() == [
+        "sm_90",
+        "96-128",
+        "16-20",
+        "512",
+        "0-8",
+        "0",
+        "2",
+        "f<Huber,",
+        "Block<8>>",
+    ]
+    kernels.append(Kernel("helper(int)", **SPILLING))
+    assert not kernel_resources.print_table(kernels, {}, condensed=True)
+    assert "helper" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "condensed"),
+    [
+        ("f<Huber, float, Block<256>, false>", "f<Huber, Block<256>>"),
+        ("global<Welsch, double, 128, true>", "global<Welsch, 128>"),
+        ("backward<Huber, Half, float>", "backward<Huber>"),
+        ("sort_by_size", "sort_by_size"),
+    ],
+)
+def test_templates_of_kernels(name, condensed):
+    assert kernel_resources.template(name) == condensed
+
+
 def test_short_names_of_kernels():
     name = "void ddn::cuda::(anonymous namespace)::back<ddn::Huber, float>(ddn::BackwardArgs)"
     assert short_name(name) == "back<Huber, float>"
+
+
+# A loop over points with a rare branch, a call, and a function.
+LISTING = """\
+\t\tFunction : _Z6kernelPf
+        /*0000*/                   S2R R0, SR_TID.X ;               /* 0x0000000000007919 */
+                                                                    /* 0x000e220000002100 */
+        /*0010*/                   LDS R4, [R0] ;
+        /*0020*/                   F2F.F64.F32 R6, R4 ;
+        /*0030*/                   DADD R8, R8, R6 ;
+        /*0040*/               @P1 BRA 0x60 ;
+        /*0050*/                   MUFU.EX2 R4, R4 ;
+        /*0060*/                   FSETP.GT.AND P0, PT, R4, RZ, PT ;
+        /*0070*/              @!P2 BRA P0, 0x10 ;
+        /*0080*/                   CALL.REL.NOINC 0xb0 ;
+        /*0090*/               @P3 EXIT ;
+        /*00a0*/                   EXIT ;
+        /*00b0*/                   FADD R4, R4, R5 ;
+        /*00c0*/                   RET.REL.NODEC R2 0x0 ;
+"""
+
+
+def counts(*numbers):
+    return dict(zip(("issue", "fp64", "special", "half", "memory"), numbers, strict=True))
+
+
+def test_ways_through_machine_code_are_counted():
+    (kernel,) = sass.parse(LISTING)
+    assert kernel.loops() == [[0x10, 0x70]]
+    assert sass.busy(kernel.through([0x10, 0x70])) == counts(6, 2, 8, 2, 4)
+    assert sass.busy(kernel.through([0x10, 0x50, 0x70])) == counts(7, 2, 16, 2, 4)
+    assert sass.busy(kernel.through([0x80, 0xA0]))["issue"] == 5
+    with pytest.raises(SystemExit, match="no way from 80 to 10"):
+        kernel.through([0x80, 0x10])
+
+
+def test_routes_are_followed():
+    (kernel,) = sass.parse(LISTING)
+    found = sass.follow(kernel, "set: 0; loop: 10 70 * 2.5; end: a0")
+    assert found["loop"] == counts(15, 5, 20, 5, 10)
+    assert found["end"] == counts(5, 0, 0, 0, 0)
+    apart = sass.follow(kernel, "called: b0 c0 * 3; loop: 80 a0")
+    assert [part["issue"] for part in apart.values()] == [6, 3]
+
+
+def test_routes_of_a_file_are_printed(tmp_path, capsys):
+    listing, routes = tmp_path / "sass", tmp_path / "ini"
+    listing.write_text(LISTING)
+    routes.write_text(
+        "[sum]\nkernel = kernel\npoints = 1\nbytes = 4\nroute = l: 10 70 * 4;\n  e: a0\n"
+    )
+    assert sass.main([str(listing), "--loops", "kernel", "--routes", str(routes)]) == 0
+    out = capsys.readouterr().out
+    assert "10 70" in out
+    assert "memory takes 31.1 cycles for a point: 1.03 times that" in out
+    with pytest.raises(SystemExit, match="'other' names 0 of 1 kernels"):
+        sass.main([str(listing), "--loops", "other"])
+
+
+def test_the_routes_of_the_targets_can_be_read():
+    text = (ROOT / "bench" / "results" / "sass_routes.ini").read_text()
+    routes = configparser.ConfigParser(interpolation=None, delimiters=("=",))
+    routes.read_string(text)
+    assert {f"forward {name}" for name in targets.GPU_FORWARD} < set(routes.sections())
 
 
 @pytest.mark.parametrize(
