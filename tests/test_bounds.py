@@ -110,8 +110,8 @@ def test_a_place_in_single_precision_is_within_its_doubt(digits, half_more):
 
 @pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
 def test_sums_over_bins_in_single_precision(penalty):
-    """The bounds on a cell differ from exact ones by less than `bin_rounding` allows for; masses are
-    far apart in size, so that every addition rounds."""
+    """The bounds on a cell differ from exact ones by less than `bin_rounding` allows for; masses
+    are far apart in size, so that every addition rounds."""
     rng = np.random.default_rng(2)
     f32, h = np.float32, 1 / 8 if penalty == "welsch" else 1 / 16
     reach = round(REACH / h) if penalty == "welsch" else round(1 / h) + 1

@@ -31,8 +31,8 @@ from cuda_shim.shim import (
 
 # On each side of the sizes at which another kernel takes over, and what fits on no chip.
 SIZES = {
-    torch.float32: (1, 31, 33, 1024, 1025, 5000, 16_384, 16_385, 20_000),
-    torch.float64: (1, 31, 33, 512, 513, 1024, 5000, 8192, 8193, 20_000),
+    torch.float32: (1, 31, 33, 255, 513, 2048, 2049, 5000, 16_384, 16_385, 20_000),
+    torch.float64: (1, 31, 33, 255, 513, 1024, 1025, 5000, 8192, 8193, 20_000),
 }
 # The same for the global search; each part of it is to be reached.
 GLOBAL_SIZES = {
@@ -41,8 +41,8 @@ GLOBAL_SIZES = {
 }
 # And with weights, of either solver.
 WEIGHTED_SIZES = {
-    torch.float32: (1, 3, 64, 65, 129, 512, 513, 4096, 4097, 8192, 8193),
-    torch.float64: (1, 3, 64, 65, 129, 256, 257, 2048, 2049, 4096, 4097),
+    torch.float32: (1, 3, 64, 65, 129, 512, 513, 1024, 1025, 4096, 4097, 8192, 8193),
+    torch.float64: (1, 3, 64, 65, 129, 256, 257, 512, 513, 2048, 2049, 4096, 4097),
 }
 NONCONVEX = [penalty for penalty in ref.PENALTIES if penalty not in ref.CONVEX]
 NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}

@@ -392,11 +392,16 @@ class GlobalSearch {
   DDN_LARGE double vertex(const Grid& grid, int cell) const {
     constexpr int lanes = M::lanes;
     const auto bins = set_.bins();
-    // Bins about the first and last cell count nothing that is not there.
-    typename M::Scalar value[3 + lanes];
-    for (int i = 0; i < 3; i += lanes) {
-      const int bin = grid.bin_of_cell(cell - 1 + i);
-      M::store(value + i, cell_depths<M>(bins, taps_, bin));
+    // Bins about the first and last cell count nothing that is not there. A thread finds the depths
+    // of so many cells as it has lanes.
+    typename M::Scalar own[3 + lanes];
+    for (int i = lanes * set_.rank(); i < 3; i += lanes * set_.size()) {
+      M::store(own + i, cell_depths<M>(bins, taps_, grid.bin_of_cell(cell - 1 + i)));
+    }
+    double value[3];
+    for (int i = 0; i < 3; ++i) {
+      const bool mine = i / lanes % set_.size() == set_.rank();
+      value[i] = set_.largest(mine ? static_cast<double>(own[i]) : -detail::infinity);
     }
     const double bend = value[0] - 2 * value[1] + value[2];
     const double shift = bend < 0 ? 0.5 * (value[0] - value[2]) / bend : 0;

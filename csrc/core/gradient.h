@@ -43,8 +43,7 @@ DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
 // No number beyond the largest one; NaN stays.
 template <class V>
 DDN_HD V bounded(V x) {
-  const V most = Math<V>::largest();
-  return larger(-most, smaller(most, x));  // in this order: x where it is NaN
+  return within(x, Math<V>::largest());
 }
 
 // grad * dy/dx for a point x; zero for a point at infinity, which has no curvature: the mean's is

@@ -26,8 +26,16 @@ struct Math<float> {
   static DDN_HD void store(float* p, float x) { *p = x; }
   static DDN_HD float largest() { return 3.402823466e+38f; }
   static DDN_HD float absolute(float x) { return ::fabsf(x); }
+#if defined(__CUDA_ARCH__)
+  static DDN_HD float smaller(float x, float bound) { return ::fminf(x, bound); }
+  static DDN_HD float larger(float x, float bound) { return ::fmaxf(x, bound); }
+#else
   static DDN_HD float smaller(float x, float bound) { return x < bound ? x : bound; }
   static DDN_HD float larger(float x, float bound) { return x > bound ? x : bound; }
+#endif
+  static DDN_HD float within(float x, float bound) {
+    return x > bound ? bound : (x < -bound ? -bound : x);
+  }
   static DDN_HD float fma(float a, float b, float c) { return a * b + c; }
   static constexpr double gauss_limit = 13;
   static DDN_HD float gauss(float square) { return ::exp2f(square * -0.72134752f); }
@@ -54,6 +62,9 @@ struct Math<double> {
   static DDN_HD double absolute(double x) { return ::fabs(x); }
   static DDN_HD double smaller(double x, double bound) { return x < bound ? x : bound; }
   static DDN_HD double larger(double x, double bound) { return x > bound ? x : bound; }
+  static DDN_HD double within(double x, double bound) {
+    return x > bound ? bound : (x < -bound ? -bound : x);
+  }
   static DDN_HD double fma(double a, double b, double c) { return a * b + c; }
   static constexpr double gauss_limit = 37;
   static DDN_HD double gauss(double square) { return ::exp(square * -0.5); }
@@ -69,7 +80,7 @@ DDN_HD V absolute(V x) {
   return Math<V>::absolute(x);
 }
 
-// min and max; `bound` where x is NaN.
+// min and max; `bound` where x is NaN, and it is none.
 template <class V>
 DDN_HD V smaller(V x, V bound) {
   return Math<V>::smaller(x, bound);
@@ -81,6 +92,12 @@ DDN_HD V larger(V x, V bound) {
 template <class V>
 DDN_HD V clip(V x, V bound) {
   return larger(smaller(x, bound), -bound);
+}
+
+// The same for numbers that may be NaN, and then stay so.
+template <class V>
+DDN_HD V within(V x, V bound) {
+  return Math<V>::within(x, bound);
 }
 
 // The factor that is one, known to the compiler: such as the weight of each point of a set without

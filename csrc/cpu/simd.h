@@ -446,6 +446,8 @@ struct VectorMath {
   }
   static DDN_HD V smaller(V x, V bound) { return lesser(x, bound); }
   static DDN_HD V larger(V x, V bound) { return greater(x, bound); }
+  // A NaN is the second operand.
+  static DDN_HD V within(V x, V bound) { return greater(-bound, lesser(bound, x)); }
   static DDN_HD V fma(V a, V b, V c) { return fused(a, b, c); }
   static constexpr double gauss_limit = Math<T>::gauss_limit;
   static DDN_HD V gauss(V square) { return ddn::gauss(square); }

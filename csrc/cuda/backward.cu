@@ -29,50 +29,78 @@ __device__ __forceinline__ void write_gradients(const BackwardArgs& args, T x, T
   }
 }
 
+// simple: the tile has all of its points, and these lie in one stretch, as do their weights and
+// gradients. Most of them are; then no place has to be looked for. first: this lane's first point.
+template <class P, class S, class T, bool simple>
+__device__ __forceinline__ void backward_tile(const BackwardArgs& args, int64_t set,
+                                              int64_t first) {
+  const int64_t n = args.layout.num_points;
+  const auto there = [&](int64_t i) { return simple || i < n; };
+  const auto place = [](const SetLayout& layout, int64_t i) {
+    return simple ? i : layout.points.offset(i);
+  };
+  const S* const x = static_cast<const S*>(args.x) + args.layout.sets.offset(set);
+  T points[points_per_lane], weights[points_per_lane];
+#pragma unroll
+  for (int k = 0; k < points_per_lane; ++k) {
+    const int64_t i = first + k * warp_size;
+    points[k] = there(i) ? to_real(x[place(args.layout, i)]) : T(0);
+    weights[k] = 1;
+  }
+  if (args.weight != nullptr && args.grad_x.data != nullptr) {
+    with_weight_storage(args.weight_dtype, [&](auto zero) {
+      const auto* const weight =
+          static_cast<const decltype(zero)*>(args.weight) + args.weight_layout.sets.offset(set);
+#pragma unroll
+      for (int k = 0; k < points_per_lane; ++k) {
+        const int64_t i = first + k * warp_size;
+        if (there(i)) weights[k] = static_cast<T>(to_real(weight[place(args.weight_layout, i)]));
+      }
+    });
+  }
+  const SetGradient<T> shared = set_gradient<T>(args, set);
+  const int64_t grad_x = args.grad_x.layout.sets.offset(set);
+  const int64_t grad_weight = args.grad_weight.layout.sets.offset(set);
+#pragma unroll
+  for (int k = 0; k < points_per_lane; ++k) {
+    const int64_t i = first + k * warp_size;
+    if (!there(i)) continue;
+    write_gradients<P, S>(args, points[k], weights[k], shared,
+                          grad_x + place(args.grad_x.layout, i),
+                          grad_weight + place(args.grad_weight.layout, i));
+  }
+}
+
 // A warp takes a tile of a set: small sets do not waste a block, and large ones are shared out.
 template <class P, class S, class T>
 __global__ void __launch_bounds__(block_threads, 2)
     backward(const __grid_constant__ BackwardArgs args) {
   const int64_t n = args.layout.num_points;
+  const auto flat = [](const void* data, const SetLayout& layout) {
+    return data == nullptr || layout.contiguous_points();
+  };
+  const bool all_flat = flat(args.x, args.layout) && flat(args.weight, args.weight_layout) &&
+                        flat(args.grad_x.data, args.grad_x.layout) &&
+                        flat(args.grad_weight.data, args.grad_weight.layout);
   const int64_t tiles_per_set = (n + tile - 1) / tile;
-  const int64_t tiles = args.layout.num_sets * tiles_per_set;
   constexpr int warps = block_threads / warp_size;
+  // Divisions of 64 bits are long: one for the first tile, one for the step to the next.
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / warp_size;
   const int64_t step = static_cast<int64_t>(gridDim.x) * warps;
-  for (int64_t t = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / warp_size; t < tiles;
-       t += step) {
-    const int64_t set = t / tiles_per_set;
-    const int64_t first = (t - set * tiles_per_set) * tile + threadIdx.x % warp_size;
-    const S* const x = static_cast<const S*>(args.x) + args.layout.sets.offset(set);
-    const SetGradient<T> shared = set_gradient<T>(args, set);
-    T points[points_per_lane], weights[points_per_lane];
-#pragma unroll
-    for (int k = 0; k < points_per_lane; ++k) {
-      const int64_t i = first + k * warp_size;
-      points[k] = i < n ? to_real(x[args.layout.points.offset(i)]) : T(0);
-      weights[k] = 1;
+  const int64_t step_sets = step / tiles_per_set, step_tiles = step - step_sets * tiles_per_set;
+  int64_t set = begin / tiles_per_set, in_set = begin - set * tiles_per_set;
+  while (set < args.layout.num_sets) {
+    const int64_t start = in_set * tile, first = start + threadIdx.x % warp_size;
+    if (all_flat && start + tile <= n) {
+      backward_tile<P, S, T, true>(args, set, first);
+    } else {
+      backward_tile<P, S, T, false>(args, set, first);
     }
-    if (args.weight != nullptr && args.grad_x.data != nullptr) {
-      with_weight_storage(args.weight_dtype, [&](auto zero) {
-        const auto* const weight =
-            static_cast<const decltype(zero)*>(args.weight) + args.weight_layout.sets.offset(set);
-#pragma unroll
-        for (int k = 0; k < points_per_lane; ++k) {
-          const int64_t i = first + k * warp_size;
-          if (i < n) {
-            weights[k] = static_cast<T>(to_real(weight[args.weight_layout.points.offset(i)]));
-          }
-        }
-      });
-    }
-    const int64_t grad_x = args.grad_x.layout.sets.offset(set);
-    const int64_t grad_weight = args.grad_weight.layout.sets.offset(set);
-#pragma unroll
-    for (int k = 0; k < points_per_lane; ++k) {
-      const int64_t i = first + k * warp_size;
-      if (i >= n) continue;
-      write_gradients<P, S>(args, points[k], weights[k], shared,
-                            grad_x + args.grad_x.layout.points.offset(i),
-                            grad_weight + args.grad_weight.layout.points.offset(i));
+    set += step_sets;
+    in_set += step_tiles;
+    if (in_set >= tiles_per_set) {
+      in_set -= tiles_per_set;
+      ++set;
     }
   }
 }

@@ -1,7 +1,7 @@
 // The forward kernels of descents; global.cuh has those of the global search. Which one solves a
 // set depends on the size of the set alone, its weights, if it has any, included:
 //
-//   up to 4 KiB    a warp per set, eight sets to a block, the points in shared memory
+//   up to 8 KiB    a warp per set, eight sets to a block, the points in shared memory
 //   up to 64 KiB   a block per set, the points in shared memory
 //   above          a block per set, the points read anew in each pass
 //
@@ -16,7 +16,7 @@
 
 namespace ddn::cuda {
 
-constexpr int64_t warp_bytes = 4 << 10;
+constexpr int64_t warp_bytes = 8 << 10;
 constexpr int64_t block_bytes = 64 << 10;
 constexpr int large_threads = 512;
 
@@ -25,26 +25,53 @@ struct LocalArgs {
   Work work;
 };
 
-// Copies a set to shared memory; each thread reads back only the points that it put there itself
-// (see PointSet), so there is no barrier. Weights lie `capacity` points further.
+// Loads of a thread that are under way together.
+constexpr int loads = 16;
+
+// Copies n numbers to shared memory, each thread those that it reads back itself (see PointSet):
+// there is no barrier. Most sets lie in one stretch, and then no place has to be looked for.
+template <class Team, class T, class S>
+__device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int64_t n, T* staged) {
+  const auto copy = [&](auto place) {
+    int64_t i = Team::rank();
+    for (; i + (loads - 1) * Team::threads < n; i += loads * Team::threads) {
+      S batch[loads];
+#pragma unroll
+      for (int k = 0; k < loads; ++k) batch[k] = x[place(i + k * Team::threads)];
+#pragma unroll
+      for (int k = 0; k < loads; ++k) {
+        staged[i + k * Team::threads] = static_cast<T>(to_real(batch[k]));
+      }
+    }
+    for (; i < n; i += Team::threads) staged[i] = static_cast<T>(to_real(x[place(i)]));
+  };
+  if (dims.rank <= 1) {
+    const int64_t stride = dims.rank == 0 ? 1 : dims.stride[0];
+    if (stride == 1) {
+      copy([](int64_t i) { return i; });
+    } else {
+      copy([=](int64_t i) { return i * stride; });
+    }
+  } else {
+    copy([&](int64_t i) { return dims.offset(i); });
+  }
+}
+
+// A set in shared memory. Weights lie `capacity` points further.
 template <bool weighted, class T, class Team>
 __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* points,
                                       int64_t capacity, Weights& weights) {
   const Place place = args.layout.place(set);
   with_storage<T>(args.dtype, [&](auto zero) {
     const auto* const x = static_cast<const decltype(zero)*>(args.x) + place.first;
-    for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
-      points[i] = to_real(x[args.layout.points.offset(i)]);
-    }
+    stage_numbers<Team>(x, args.layout.points, place.num_points, points);
   });
   if constexpr (weighted) {
     T* const staged = points + capacity;
     with_weight_storage(args.weight_dtype, [&](auto zero) {
       const auto* const given =
           static_cast<const decltype(zero)*>(args.weight) + args.weight_layout.place(set).first;
-      for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
-        staged[i] = static_cast<T>(to_real(given[args.weight_layout.points.offset(i)]));
-      }
+      stage_numbers<Team>(given, args.weight_layout.points, place.num_points, staged);
     });
     weights = survey_weights<Team, T>(place.num_points, [&](int64_t i) { return staged[i]; });
     const double inverse = 1 / weights.unit;
@@ -121,26 +148,29 @@ __global__ void __launch_bounds__(large_threads, 1)
 template <class T, bool weighted>
 constexpr int64_t point_bytes = static_cast<int64_t>(sizeof(T)) * (weighted ? 2 : 1);
 
-template <class P, class T, bool weighted>
-cudaError_t launch_warps(const LocalArgs& args, cudaStream_t stream) {
-  constexpr int teams = block_threads / warp_size;
-  const int64_t bytes = args.work.capacity * point_bytes<T, weighted>;
-  DDN_LAUNCH((forward_on_chip<P, T, Warp, weighted>), args.work.grid(args.forward.layout, teams),
-             block_threads, static_cast<size_t>(teams * bytes), stream, args);
+// most_bytes: of shared memory, for the largest sets.
+template <class P, class T, class Team, bool weighted>
+cudaError_t launch_on_chip(const LocalArgs& args, int64_t most_bytes, cudaStream_t stream) {
+  constexpr int teams = block_threads / Team::threads;
+  using Kernel = void (*)(LocalArgs);
+  const Kernel kernel = forward_on_chip<P, T, Team, weighted>;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most_bytes));
+  if (error != cudaSuccess) return error;
+  const int64_t bytes = teams * args.work.capacity * point_bytes<T, weighted>;
+  DDN_LAUNCH(kernel, args.work.grid(args.forward.layout, teams), block_threads,
+             static_cast<size_t>(bytes), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
+cudaError_t launch_warps(const LocalArgs& args, cudaStream_t stream) {
+  return launch_on_chip<P, T, Warp, weighted>(args, block_threads / warp_size * warp_bytes, stream);
+}
+
+template <class P, class T, bool weighted>
 cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
-  using Kernel = void (*)(LocalArgs);
-  const Kernel kernel = forward_on_chip<P, T, Block<block_threads>, weighted>;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(block_bytes));
-  if (error != cudaSuccess) return error;
-  const int64_t bytes = args.work.capacity * point_bytes<T, weighted>;
-  DDN_LAUNCH(kernel, args.work.grid(args.forward.layout, 1), block_threads,
-             static_cast<size_t>(bytes), stream, args);
-  return cudaGetLastError();
+  return launch_on_chip<P, T, Block<block_threads>, weighted>(args, block_bytes, stream);
 }
 
 template <class P, class T, bool weighted>

@@ -196,17 +196,19 @@ __device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
     }
     swap(list, i, j);
   };
+  // Widths and distances are powers of two: no division is needed.
   int64_t half = 1;
   while (2 * half < n) half *= 2;
-  for (int64_t width = 2; width / 2 < n; width *= 2) {
+  for (int bits = 1; int64_t{1} << (bits - 1) < n; ++bits) {
+    const int64_t width = int64_t{1} << bits, in_half = width / 2 - 1;
     for (int64_t p = Team::rank(); p < half; p += Team::threads) {
-      const int64_t start = p / (width / 2) * width, at = p % (width / 2);
+      const int64_t start = (p >> (bits - 1)) << bits, at = p & in_half;
       exchange(start + at, start + width - 1 - at);
     }
     __syncthreads();
     for (int64_t distance = width / 4; distance > 0; distance /= 2) {
       for (int64_t p = Team::rank(); p < half; p += Team::threads) {
-        const int64_t i = p / distance * 2 * distance + p % distance;
+        const int64_t i = 2 * p - (p & (distance - 1));
         exchange(i, i + distance);
       }
       __syncthreads();
@@ -427,18 +429,20 @@ class PointSet {
     using V = std::conditional_t<weighted, double, T>;
     V sum = 0;
     CompensatedSum<double> sums;
-    double ends[2] = {-detail::infinity, -detail::infinity};  // of -lo and hi
+    const T infinity = static_cast<T>(detail::infinity);
+    T lo = infinity, hi = -infinity;
     for_each(
         [&](T x, auto weight) {
           sum += static_cast<V>(x) * weight_in<V>(weight);
-          ends[0] = larger(-static_cast<double>(x), ends[0]);
-          ends[1] = larger(static_cast<double>(x), ends[1]);
+          lo = smaller(x, lo);
+          hi = larger(x, hi);
         },
         [&] {
           sums.add(static_cast<double>(sum));
           sum = 0;
         });
     double total[1] = {sums.total()};
+    double ends[2] = {-static_cast<double>(lo), static_cast<double>(hi)};
     Team::template reduce<Add>(total);
     Team::template reduce<Larger>(ends);
     const double mean = total[0] / total_weight();

@@ -39,11 +39,17 @@ MUTATIONS = (
             (8, "barrier after a list is cleared"),
         )
     ),
+    Mutation("tail of staging", "cuda/forward.cuh", r"for \(; i < n;", "for (; i + 1 < n;"),
     Mutation(
-        "tail of staging", "cuda/forward.cuh", r"i < place.num_points;", "i + 1 < place.num_points;"
+        "tail of the gradient", "cuda/backward.cu", r"\|\| i < n", "|| i <= n", 0, "backward.cu"
     ),
     Mutation(
-        "tail of the gradient", "cuda/backward.cu", r"if \(i >= n\)", "if (i > n)", 0, "backward.cu"
+        "a tile with all of its points",
+        "cuda/backward.cu",
+        r"start \+ tile <= n",
+        "start + tile <= n + 1",
+        0,
+        "backward.cu",
     ),
 )
 

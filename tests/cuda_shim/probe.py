@@ -19,7 +19,7 @@ SEARCHED = ("welsch", "truncated_quadratic")
 def probe_sets() -> list[np.ndarray]:
     """A small batch for each forward kernel."""
     rng = np.random.default_rng(0)
-    shapes = [(20, 33), (3, 1030), (3, 16_500)]
+    shapes = [(20, 33), (3, 1279), (3, 2055), (3, 16_500)]
     return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
