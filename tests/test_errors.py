@@ -57,6 +57,12 @@ SCHEMA = [  # through the function and through the operator
         (r"\[2, 0, 3\]", "dim 1", "at least one"),
     ),
     ({"x": lambda: points((0, 0)), "dim": []}, ValueError, "x", (r"\[0, 0\]", "at least one")),
+    (
+        {"alpha": lambda: points((1,)).abs().to(torch.float8_e5m2)},
+        TypeError,
+        "alpha",
+        ("Float8_e5m2", "Float, Double, Half or BFloat16"),
+    ),
     ({"weight": lambda: points((5,), dtype=torch.int64)}, TypeError, "weight", ("Long", "Bool")),
     (
         {"weight": lambda: points((5,)).to(torch.float8_e4m3fn)},
@@ -249,6 +255,7 @@ def test_no_tensor(x):
         {"x": torch.ones(3, 0)},
         {"x": torch.ones(3, 4, dtype=torch.int32)},
         {"x": torch.ones(3, 4).to(torch.float8_e5m2)},
+        {"alpha": torch.ones(1).to(torch.float8_e5m2)},
         {"penalty": "l1"},
         {"alpha": torch.ones(4)},
         {"weight": torch.ones(3)},

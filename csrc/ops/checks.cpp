@@ -63,8 +63,9 @@ void Checks::alpha(double alpha, const at::Tensor& x) const {
 
 void Checks::alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
                    const std::optional<at::Tensor>& ptr) const {
-  TORCH_CHECK_TYPE(at::isFloatingType(alpha.scalar_type()), op, ": `alpha` has dtype ",
-                   alpha.scalar_type(), "; expected a real floating-point tensor or a float");
+  TORCH_CHECK_TYPE(is_stored(alpha.scalar_type()), op, ": `alpha` has dtype ", alpha.scalar_type(),
+                   "; expected a real floating-point tensor (Float, Double, Half or BFloat16) or a "
+                   "float");
   TORCH_CHECK_VALUE(alpha.device() == x.device(), op, ": `alpha` is on ", alpha.device(),
                     " but x is on ", x.device(), "; expected both on the same device");
   bool broadcasts = alpha.dim() <= x.dim();
