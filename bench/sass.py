@@ -4,10 +4,11 @@
     python -m bench.sass build/kernels.sass --loops 'forward_on_chip.*Huber.*Block'
     python -m bench.sass build/kernels.sass --routes bench/results/sass_routes.ini
 
-A route is a list of parts, `name: addresses * times`, that a warp passes in order. From an address
-to the next counts the way of the fewest instructions, called functions included: rare branches are
-left out unless the route leads there, so counts are lower bounds. Which loop is which has to be
-read from the code, and a route belongs to the build that it was read from.
+A route is a list of parts, `name: addresses * times`, that a warp passes in order; `a-bx8` among
+the addresses is a loop from a to b, passed 8 times. From an address to the next counts the way of
+the fewest instructions, called functions included: rare branches are left out unless the route
+leads there, so counts are lower bounds. Which loop is which has to be read from the code, and a
+route belongs to the build that it was read from.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ H200 = {"bandwidth": 4.3e12, "clocks": 132 * 1.98e9}  # bytes a second; of all m
 _FUNCTION = re.compile(r"\s*Function : (\S+)")
 _LINE = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(@!?U?P[T\d]+\s+)?([A-Z][\w.]*)\s*([^;]*);")
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
+_STEP = re.compile(r"([0-9a-f]+)(?:-([0-9a-f]+)x(\d+))?")
 
 
 class Instruction(NamedTuple):
@@ -134,6 +136,18 @@ def busy(way: Sequence[Instruction], times: float = 1) -> dict[str, float]:
     return cycles
 
 
+def addresses_of(part: str) -> list[int]:
+    """The addresses of a part of a route, those of its loops as often as they are passed."""
+    found: list[int] = []
+    for word in part.split():
+        step = _STEP.fullmatch(word)
+        if step is None:
+            raise SystemExit(f"sass: {word!r} is no address, nor a loop as in 2c0-4e0x8")
+        loop = [int(address, 16) for address in step.group(1, 2) if address]
+        found += loop * int(step.group(3) or 1)
+    return found
+
+
 def follow(function: Function, route: str) -> dict[str, dict[str, float]]:
     """What each part of a route takes, and with it, once, the way to it from the part before.
 
@@ -142,7 +156,7 @@ def follow(function: Function, route: str) -> dict[str, dict[str, float]]:
     """
     found: dict[str, dict[str, float]] = {}
     parts = [re.split(r"[:*]", part) for part in route.split(";")]
-    ways = [[int(a, 16) for a in addresses.split()] for _, addresses, *_ in parts]
+    ways = [addresses_of(addresses) for _, addresses, *_ in parts]
     function.callees |= {way[0]: [] for way in ways}
     for (name, _, *times), way, before in zip(parts, ways, [None, *ways], strict=False):
         found[name.strip()] = busy(function.through(way), float(times[0]) if times else 1)

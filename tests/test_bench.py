@@ -189,8 +189,12 @@ def test_routes_are_followed():
     found = sass.follow(kernel, "set: 0; loop: 10 70 * 2.5; end: a0")
     assert found["loop"] == counts(15, 5, 20, 5, 10)
     assert found["end"] == counts(5, 0, 0, 0, 0)
+    nested = sass.follow(kernel, "pass: 0 10-70x3 a0 * 2")
+    assert nested["pass"]["issue"] == 2 * (1 + 3 * 6 + 5)
     apart = sass.follow(kernel, "called: b0 c0 * 3; loop: 80 a0")
     assert [part["issue"] for part in apart.values()] == [6, 3]
+    with pytest.raises(SystemExit, match="'10-70' is no address"):
+        sass.follow(kernel, "pass: 10-70")
 
 
 def test_routes_of_a_file_are_printed(tmp_path, capsys):
