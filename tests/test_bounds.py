@@ -87,7 +87,14 @@ def test_cramers_bound_and_the_remainder_of_the_series():
     assert np.abs(shorter).max() > REMAINDER
 
 
-@pytest.mark.parametrize(("digits", "half_more"), [(10, 0.5), (16, 0.0)])  # CPU, CUDA
+def place_bits(source):
+    return int(constant((CORE.parent / source).read_text(), r"int place_bits = (\d+);"))
+
+
+@pytest.mark.parametrize(
+    ("digits", "half_more"),
+    [(place_bits("cpu/point_set.h"), 0.5), (place_bits("cuda/point_set.cuh"), 0.0)],
+)
 def test_a_place_in_single_precision_is_within_its_doubt(digits, half_more):
     rng = np.random.default_rng(0)
     f32, one, worst = np.float32, 2.0**digits, 0.0
@@ -137,7 +144,35 @@ def test_sums_over_bins_in_single_precision(penalty):
             allowed = BIN_ROUNDING * (sides * (np.abs(first) + 1.02 * np.abs(second))).sum()
             worst = max(worst, abs(sums[1] - sums[0]) / allowed)
     assert 0.01 < worst <= 1
-    assert BIN_ROUNDING >= (44 + 11) * 2**-24
+    most = constant(BINS, r"int most = (\d+);")
+    assert (most + 11) * 2**-24 <= BIN_ROUNDING
+
+
+def test_errors_of_losses():
+    """docs/global.md, section 9: what a last step changes that is not looked at."""
+    source = (CORE / "global.h").read_text()
+    for name, accepted, curvature in (("single", 1e-6, 1 / 16), ("double", 1e-12, 1)):
+        allowed = constant(source, rf"last_step_{name} = ([\d.e-]+);")
+        # The longest step that is accepted: 1.1 m most_twist s^2 = accepted curvature / 2.
+        step = math.sqrt(0.5 * accepted * curvature / (1.1 * THIRD))
+        assert 0.1 * allowed < 0.5 * curvature * step**2 <= allowed
+    # The depths of points in single precision, at places of any accuracy.
+    rng = np.random.default_rng(3)
+    allowed, worst = constant(source, r"single_precision = ([\d.e-]+);"), 0.0
+    f32 = np.float32
+    for _ in range(200):
+        alpha, u = 10 ** rng.uniform(-3, 3), 0.0
+        u = alpha * rng.choice([0, 1, 1e3, 1e5]) * rng.uniform(-1, 1)
+        x = (u + alpha * rng.normal(0, 2, 512)).astype(f32)
+        t = ((f32(u) - x) + f32(u - float(f32(u)))) * f32(1 / f32(alpha))
+        true = (u - x.astype(float)) / alpha
+        for single, exact in (
+            (np.exp(f32(-0.5) * (t * t)), np.exp(-0.5 * true**2)),
+            (np.maximum(1 - t * t, f32(0)), np.maximum(1 - true**2, 0)),
+        ):
+            error = abs(float(single.astype(float).sum()) - exact.sum()) / len(x)
+            worst = max(worst, error / (allowed + 2.0**-48 * abs(u) / alpha))
+    assert 1e-3 < worst <= 1
 
 
 def welsch_taps(t, h):

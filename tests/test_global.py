@@ -93,6 +93,19 @@ def test_large_sets(points, penalty, device, dtype):
         assert_global(drawn.batch(parameters, 4, dtype), penalty, device, dtype)
 
 
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_modes_that_almost_tie(penalty, device, dtype):
+    """Depths that differ by less and by more than what a search tells apart without a second look."""
+    rng = np.random.default_rng(9)
+    for points in (40, 500):
+        cluster = rng.normal(0, 0.5, (1, points))
+        narrower = 1 - 10 ** rng.uniform(-8, -2, (32, 1))
+        both = np.concatenate([cluster * narrower - 4, np.repeat(cluster, 32, 0) + 4], axis=1)
+        for x in (both, -both):
+            x = np.asarray(torch.tensor(x).to(dtype).double())
+            assert_global(drawn.Batch(x, 1.0, None, {}), penalty, device, dtype)
+
+
 @some(15)
 @given(parameters=drawn.parameters(), order=st.sampled_from(["sorted", "falling", "shuffled"]))
 def test_any_order_of_the_points(parameters, order, penalty, device, dtype):

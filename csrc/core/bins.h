@@ -53,6 +53,7 @@ struct Bins {
   float* bounds;   // by block: bound of the depth there, or `discarded`
 };
 constexpr int bins_slack = 16;
+constexpr int least_block = 8;  // cells of a block; vectors of them have no more lanes
 constexpr float discarded = -1;
 
 // Of sums over bins in single precision, relative to the sum of the terms' magnitudes: no number
@@ -64,7 +65,7 @@ constexpr double bin_rounding = 4e-6;
 struct Taps {
   static constexpr int most = 44;
   static constexpr int most_blocks = 6;
-  static constexpr int most_per_alpha = 32;
+  static constexpr int most_per_alpha = 16;
   int block_bits;                // there are 2^block_bits bins per alpha: a block
   int reach;                     // in bins
   int block_reach;               // in blocks
@@ -210,11 +211,10 @@ inline void fill_parabola_taps(Taps& taps) {
   taps.tail = taps.tail_bend = 0;
 }
 
-// With 2^block_bits bins per alpha.
 template <class P>
-inline Taps make_taps(int block_bits) {
+inline Taps make_taps() {
   Taps taps{};
-  taps.block_bits = block_bits;
+  taps.block_bits = P::is_smooth ? 3 : 4;  // docs/global.md, section 3
   if constexpr (P::is_smooth) {
     fill_gaussian_taps(taps, /*reach_alpha=*/5);
   } else {

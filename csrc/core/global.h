@@ -70,6 +70,11 @@ class GlobalSearch {
     double value;
     double error;
   };
+  // Errors in units of the weight: of sums of losses in single precision, and of what a last step
+  // that is not looked at changes.
+  static constexpr double single_precision = 4e-6;
+  static constexpr double last_step_single = 1e-9;
+  static constexpr double last_step_double = 1e-12;
 
   static constexpr int small_set = 64;
   static constexpr int most_runs = 4;       // by one pass over all points each
@@ -213,7 +218,7 @@ class GlobalSearch {
     for (int b = 1; b < blocks; ++b) {
       if (bins.bounds[b] > bins.bounds[top]) top = b;
     }
-    const int groups = k / lanes;
+    const int groups = k / lanes;  // no rest: see make_taps
     double lower = -1;
     const auto bound_block = [&](int block, int group) {
       const int cell = block * k + group * lanes;
@@ -392,9 +397,9 @@ class GlobalSearch {
   DDN_LARGE double vertex(const Grid& grid, int cell) const {
     constexpr int lanes = M::lanes;
     const auto bins = set_.bins();
-    // Bins about the first and last cell count nothing that is not there. A thread finds the depths
-    // of so many cells as it has lanes.
-    typename M::Scalar own[3 + lanes];
+    // Bins about the first and last cell count nothing that is not there. The first threads find
+    // the depths of so many cells as they have lanes.
+    typename M::Scalar own[lanes < 3 ? 3 : lanes];
     for (int i = lanes * set_.rank(); i < 3; i += lanes * set_.size()) {
       M::store(own + i, cell_depths<M>(bins, taps_, grid.bin_of_cell(cell - 1 + i)));
     }
@@ -408,13 +413,16 @@ class GlobalSearch {
     return grid.centre(cell) + grid.width * larger(smaller(shift, 1.0), -1.0);
   }
 
-  // The loss where a descent ended, from the sums there: as those were taken a last step before and
-  // in single precision, with the error that these two have at most.
+  // Of sums in single precision; docs/global.md, section 9.
+  DDN_HD double single_error(double u) const {
+    return (single_precision + 0x1p-48 * (::fabs(u) / problem_.alpha)) * total_;
+  }
+  // The loss where a descent ended, from the sums before its last step.
   DDN_HD Loss loss_of(const detail::Iterate& it) const {
     if (it.stopped || problem_.tolerance >= 0) return {0, detail::infinity};
-    const double far = 0x1p-48 * (::fabs(it.u) / problem_.alpha);  // from the rounding of places
-    const double error = it.in_double || sizeof(Real) == 8 ? 1e-12 : 4e-6 + far;
-    return {total_ - it.at.depth, error * total_};
+    double error = (sizeof(Real) == 8 ? last_step_double : last_step_single) * total_;
+    if (sizeof(Real) < 8 && !it.in_double) error = single_error(it.u);
+    return {total_ - it.at.depth, error};
   }
 
   // Takes a candidate when it is better; of equally good ones the smallest. slack: of the depth
@@ -451,7 +459,8 @@ class GlobalSearch {
     const double error = 2 * loss_rounding() * (window.loss + squares);
     bound_ = larger(total_ - window.loss + error, bound_);
     const bool exact = sizeof(Real) == sizeof(double) || squares == 0;
-    consider(set_, window.u, {window.loss, exact ? 0 : error}, /*sorted=*/false, nullptr, 0);
+    const Loss loss{window.loss, exact ? 0 : single_error(window.u)};
+    consider(set_, window.u, loss, /*sorted=*/false, nullptr, 0);
   }
 
   // Makes the loss of the best candidate known.

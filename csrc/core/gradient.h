@@ -46,9 +46,9 @@ DDN_HD V bounded(V x) {
   return within(x, Math<V>::largest());
 }
 
-// grad * dy/dx for a point x; zero for a point at infinity, which has no curvature: the mean's is
-// the only one that stays, and of a set with such a point `inverse` is zero then. The quotients
-// come first: they have no units, whatever the sizes of their parts. W: One, or V.
+// grad * dy/dx for a point x; zero for a point at infinity, which has no curvature. (That of a mean
+// has, but `inverse` is zero where the mean is infinite, and NaN where there is none.) The
+// quotients come first: they have no units, whatever the sizes of their parts. W: One, or V.
 template <class P, class V, class W>
 DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;

@@ -1,8 +1,8 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
 // arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
 // adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster; gauss(t^2) is
-// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows. Of doubles, widen and narrow
-// load and store floats, sum and largest_of combine the lanes.
+// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows. widen and narrow of doubles
+// load and store floats; sum and largest_of combine the lanes.
 #pragma once
 
 #include <cmath>

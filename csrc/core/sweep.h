@@ -41,6 +41,7 @@ struct SweepInput {
 // of a cell in units of alpha. So the cells are known far better than those of a grid of bins, from
 // one look at the points that leave or enter.
 constexpr int kink_cells = 64;
+constexpr int kink_place_bits = 10;  // binary digits of a place in a cell, at least
 
 // Points without weights by the cells of their kinks, first those that leave and then those that
 // enter: their numbers, and the sums of how far right of the middle of their cell the kinks lie, in
@@ -63,8 +64,11 @@ DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, d
   using M = Math<V>;
   constexpr int lanes = M::lanes;
   const double g = 2 * half / kink_cells;
-  // The squares of the offsets are left out; offsets are known to 2^-10, and to 1e-6 alpha.
-  const double slack = static_cast<double>(in.count) * (g * g / 4 + g * 0x1p-8 + 2e-6) + margin;
+  // The squares of the offsets are left out; offsets are known to the last digit of a place, and to
+  // 1e-6 alpha.
+  const double slack =
+      static_cast<double>(in.count) * (g * g / 4 + g * 4.0 / (1 << kink_place_bits) + 2e-6) +
+      margin;
 
   // Sums of 1, t and t^2 of the points that leave in a cell, with t of a kink `side` away; after
   // one cell of nothing, of those that enter.
@@ -110,7 +114,7 @@ DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, d
   }
 
   double bound[kink_cells];
-  V lowest = M::splat(-1);
+  V attained = M::splat(-1);
   middle = places;
   for (int i = 0; i < kink_cells; i += lanes) {
     const V mass = M::load(inside[0] + i), s1 = M::load(inside[1] + i);
@@ -120,10 +124,10 @@ DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, d
     const V depth = mass - squares;
     const V moving = M::load(kinks.number + i) + M::load(kinks.number + kink_cells + i);
     M::store(bound + i, M::fma(moving, M::splat(2.01 * g), depth + M::splat(slack)));
-    lowest = larger(depth, lowest);
+    attained = larger(depth, attained);
     middle += M::splat(lanes * g);
   }
-  const double lower = M::largest_of(lowest) - slack - margin;
+  const double lower = M::largest_of(attained) - slack - margin;
   NarrowRun run{0, kink_cells - 1, -1};
   while (run.first < run.last && bound[run.first] < lower) {
     run.left_out = larger(bound[run.first++], run.left_out);

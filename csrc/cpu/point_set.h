@@ -309,6 +309,8 @@ struct Workspace {
   static constexpr int place_bits = 10;
   static constexpr int count_shift = 21;
   static constexpr int64_t bin_points = (1 << 11) - 1;
+  // What `narrow` allows for.
+  static_assert(place_bits >= kink_place_bits);
   static_assert(bin_points << place_bits < int64_t{1} << count_shift &&
                     bin_points < int64_t{1} << (32 - count_shift),
                 "places and numbers of bin_points points fit");
@@ -407,6 +409,7 @@ class PointSet {
   using Scalar = T;
   using Real = T;
   using BinMath = FloatMath;
+  static_assert(least_block % BinMath::lanes == 0, "vectors of cells fill blocks");
   using Space = Workspace<T>;
   using Set = Points<T, weighted_>;
   static constexpr bool weighted = weighted_;
@@ -431,7 +434,7 @@ class PointSet {
   int most_cells() const { return Workspace<T>::most_cells; }
   template <class P>
   static const Taps& taps() {
-    static const Taps table = make_taps<P>(P::is_smooth ? 3 : 4);
+    static const Taps table = make_taps<P>();
     return table;
   }
   Bins<float> bins() const {

@@ -431,8 +431,6 @@ struct VectorMath {
   static constexpr int lanes = VectorOf<T>::lanes;
   static DDN_HD V load(const T* p) { return ddn::load<T>(p); }
   static DDN_HD void store(T* p, V x) { ddn::store<T>(p, x); }
-  static DDN_HD V widen(const float* p) { return ddn::load<T>(p); }
-  static DDN_HD void narrow(float* p, V x) { ddn::store<T>(p, x); }
   static DDN_HD T sum(V x) {
     return by_halves(x, [](auto a, auto b) { return a + b; });
   }
@@ -487,7 +485,7 @@ struct VectorMath {
   }
 };
 
-// Of floats, eight at once at most: more cells than that in a row are seldom of interest.
+// The Math of bins: of floats, no more at once than a block has cells.
 struct FloatMath {
   using Scalar = float;
   static constexpr int bytes = DDN_VECTOR_BYTES > 32 ? 32 : DDN_VECTOR_BYTES;

@@ -124,7 +124,7 @@ cudaError_t launch_global(const ForwardArgs& forward, cudaStream_t stream) {
   unsigned char* const lists =
       static_cast<unsigned char*>(forward.workspace) + SegmentLists::bytes(forward.layout);
   return launch_by_size(forward, sizes, stream, [&](int size, const Work& work) {
-    const GlobalArgs args{forward, work, make_taps<P>(P::is_smooth ? 3 : 4), lists};
+    const GlobalArgs args{forward, work, make_taps<P>(), lists};
     return launches[size](args, stream);
   });
 }
