@@ -95,7 +95,7 @@ def test_large_sets(points, penalty, device, dtype):
 
 @pytest.mark.parametrize("penalty", NONCONVEX)
 def test_modes_that_almost_tie(penalty, device, dtype):
-    """Depths that differ by less and by more than what a search tells apart without a second look."""
+    """Depths that differ by less and by more than what is told apart without a second look."""
     rng = np.random.default_rng(9)
     for points in (40, 500):
         cluster = rng.normal(0, 0.5, (1, points))
