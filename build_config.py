@@ -6,9 +6,11 @@ toolkit or a GPU. `setup.py` collects the values and acts on the decisions.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,10 +202,29 @@ def macros(version: str, torch_version: str, plan: CudaPlan) -> list[tuple[str, 
     return defined
 
 
-def compile_flags(env: Mapping[str, str]) -> dict[str, list[str]]:
+def uses_gcc(env: Mapping[str, str]) -> bool:
+    """Whether the C++ compiler is GCC or speaks of itself as such, and is not clang."""
+    compiler = shlex.split(env.get("CXX") or "c++")
+    asked = [*compiler, "-dM", "-E", "-x", "c++", os.devnull]
+    macros = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return "__GNUC__" in macros and "__clang__" not in macros
+
+
+def thread_flags(parallel_info: str, gcc: bool) -> list[str]:
+    """Flags with which `at::parallel_for`, which its header compiles here, has torch's threads.
+
+    Nothing is linked: the calls find the OpenMP runtime that torch has loaded. A second one beside
+    it would not know of `torch.set_num_threads`. clang's calls are those of another runtime.
+    parallel_info: of torch.__config__.
+    """
+    return ["-fopenmp"] if gcc and "OpenMP" in parallel_info else []
+
+
+def compile_flags(env: Mapping[str, str], threads: Sequence[str] = ()) -> dict[str, list[str]]:
     """Flags per compiler. The language standard is left to torch, whose headers decide it."""
     nvcc = ["-O3", "-lineinfo"]
     if env.get("DDN_PTXAS_VERBOSE") == "1":
         nvcc += ["-Xptxas", "-v"]
     # Compensated sums need each product rounded before it is added.
-    return {"cxx": ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off"], "nvcc": nvcc}
+    cxx = ["-O3", "-g0", "-fvisibility=hidden", "-ffp-contract=off", *threads]
+    return {"cxx": cxx, "nvcc": nvcc}

@@ -74,12 +74,16 @@ def make_extension(torch: Any, plan: config.CudaPlan, version: str) -> Extension
         raise config.BuildError("building needs pybind11; pip install pybind11 ninja") from None
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
+    parallel = torch.__config__.parallel_info()
+    threads = config.thread_flags(parallel, config.uses_gcc(os.environ))
+    if not threads:
+        print("ddn_cuda: CPU kernels use one thread: torch has no OpenMP, or CXX is not g++")
     return (CUDAExtension if plan.enabled else CppExtension)(
         "ddn_cuda._C",
         config.find_sources(ROOT, plan.enabled),
         include_dirs=[str(ROOT / "csrc"), pybind11.get_include()],
         define_macros=config.macros(version, torch.__version__, plan),
-        extra_compile_args=config.compile_flags(os.environ),
+        extra_compile_args=config.compile_flags(os.environ, threads),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from build_config import (
     BuildError,
@@ -18,6 +19,8 @@ from build_config import (
     decide_cuda,
     find_sources,
     macros,
+    thread_flags,
+    uses_gcc,
 )
 from build_toolkit import Toolkit, find_toolkit
 
@@ -288,6 +291,26 @@ def test_flags_change_no_arithmetic_and_no_machine():
     assert not [f for f in flags if "fast" in f or "march" in f or f == "-Ofast"]
     # torch adds no -gencode of its own beside flags that contain "arch"
     assert not [f for f in flags if "arch" in f]
+
+
+def test_threads_are_those_of_torch():
+    info = torch.__config__.parallel_info()
+    assert thread_flags(info, gcc=True) == (["-fopenmp"] if "OpenMP" in info else [])
+    assert thread_flags("native thread pool", gcc=True) == []
+    assert thread_flags(info, gcc=False) == []
+    assert "-fopenmp" in compile_flags({}, ["-fopenmp"])["cxx"]
+
+
+def test_which_compiler_is_gcc(tmp_path):
+    for name, defined, expected in (
+        ("cc1", "#define __GNUC__ 12", True),
+        ("cc2", "#define __GNUC__ 4\n#define __clang__ 1", False),
+        ("cc3", "", False),
+    ):
+        compiler = tmp_path / name
+        compiler.write_text(f"#!/bin/sh\nprintf '{defined}'\n")
+        compiler.chmod(0o755)
+        assert uses_gcc({"CXX": str(compiler)}) is expected
 
 
 def test_ptxas_is_verbose_on_request_only():

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
@@ -389,3 +390,23 @@ def test_more_than_2_to_the_31_numbers(pool, device):
     ptr = torch.tensor([0, 3, rows - 2, rows], device=device)
     y = ddn_cuda.segment_robust_pool(x, ptr, "quadratic")
     assert torch.equal(y, value.expand(3, 2**16))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(4096, 512), (2, 2**19)])
+def test_sets_and_chunks_are_shared_among_the_threads(shape, threads):
+    """By the time that this thread works for the process: no matter how busy the cores are."""
+    if "OpenMP" not in torch.__config__.parallel_info():
+        pytest.skip("torch has no OpenMP")
+    x = torch.randn(shape, dtype=torch.float64)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        ddn_cuda.robust_pool(x, "pseudo_huber")  # threads are there
+        own, all_threads = time.thread_time(), time.process_time()
+        for _ in range(5):
+            ddn_cuda.robust_pool(x, "pseudo_huber")
+        share = (time.thread_time() - own) / (time.process_time() - all_threads)
+    finally:
+        torch.set_num_threads(before)
+    assert share > 0.9 if threads == 1 else share < 0.75
