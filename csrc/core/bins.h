@@ -53,7 +53,7 @@ struct Bins {
   float* bounds;   // by block: bound of the depth there, or `discarded`
 };
 constexpr int bins_slack = 16;
-constexpr int least_block = 8;  // cells of a block; vectors of them have no more lanes
+constexpr int least_block = 8;  // cells: blocks have a multiple, vectors a divisor of so many
 constexpr float discarded = -1;
 
 // Of sums over bins in single precision, relative to the sum of the terms' magnitudes: no number
@@ -214,7 +214,9 @@ inline void fill_parabola_taps(Taps& taps) {
 template <class P>
 inline Taps make_taps() {
   Taps taps{};
-  taps.block_bits = P::is_smooth ? 3 : 4;  // docs/global.md, section 3
+  constexpr int block_bits = P::is_smooth ? 3 : 4;  // docs/global.md, section 3
+  static_assert((1 << block_bits) % least_block == 0 && 1 << block_bits <= Taps::most_per_alpha);
+  taps.block_bits = block_bits;
   if constexpr (P::is_smooth) {
     fill_gaussian_taps(taps, /*reach_alpha=*/5);
   } else {

@@ -218,7 +218,7 @@ class GlobalSearch {
     for (int b = 1; b < blocks; ++b) {
       if (bins.bounds[b] > bins.bounds[top]) top = b;
     }
-    const int groups = k / lanes;  // no rest: see make_taps
+    const int groups = k / lanes;  // no rest: see least_block
     double lower = -1;
     const auto bound_block = [&](int block, int group) {
       const int cell = block * k + group * lanes;
