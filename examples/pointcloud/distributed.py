@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # its default arguments keep a group that is there when it is imported
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
