@@ -2,7 +2,9 @@
 from the sources, so that a wrong one is found there."""
 
 import math
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -55,19 +57,74 @@ def test_largest_derivatives(order, bound):
     assert largest <= bound <= 1.001 * largest
 
 
-@pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch"])
-def test_bounds_on_the_twist(penalty):
+@pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch", "WelschFar"])
+def test_bounds_on_derivatives_of_slopes(penalty):
     """By which a descent knows its last step."""
-    struct = PENALTIES.split(f"struct {penalty} {{")[1].split("struct")[0]
-    if penalty == "Welsch":
-        twist, slope = kernel(LINE, 3), kernel(LINE, 4)
-    else:
+    struct = re.split(rf"struct {penalty}\b[^;{{]*{{", PENALTIES)[1].split("struct")[0]
+    degree = int(constant(struct, r"int degree = (\d+);"))
+    if penalty == "PseudoHuber":
         square = 1 + LINE**2
-        twist, slope = -3 * LINE * square**-2.5, (12 * LINE**2 - 3) * square**-3.5
-    for values, name in ((twist, "most_twist"), (slope, "most_twist_slope")):
-        bound, largest = constant(struct, name + r" = ([\d.]+);"), np.abs(values).max()
+        twist, rest = -3 * LINE * square**-2.5, (12 * LINE**2 - 3) * square**-3.5
+        assert degree == 2
+    else:
+        twist, rest = kernel(LINE, 3), kernel(LINE, degree + 2)
+    bounds = [(rest, constant(struct, r"most_rest = ([\d.]+);"))]
+    if "most_twist" in struct:
+        bounds.append((twist, constant(struct, r"most_twist = ([\d.]+);")))
+    for values, bound in bounds:
+        largest = np.abs(values).max()
         assert largest <= bound * (1 + 1e-12)
         assert bound <= 1.01 * largest
+
+
+SERIES_OF_SLOPES = """
+#include <cstdio>
+#include "core/descent.h"
+template <class P>
+void print() {
+  struct { double* m; void operator()(int k, double x, double y) const { m[k] += x * y; }
+           void operator()(int k, double x, ddn::One) const { m[k] += x; }
+           void count(int, double, double) const {} } add;
+  for (double z = -6; z <= 6; z += 0.0625) {
+    for (double t = -0.25; t <= 0.25; t += 0.03125) {
+      double m[16] = {};
+      add.m = m;
+      P::add_moments(z * 0.5, ddn::Alpha<double>{0.5, 2.0}, add);
+      const auto sums = P::sums(m, 0.5);
+      const ddn::SlopeSeries<P> series(sums, 2.0);
+      std::printf("%.17g %.17g %.17g %.17g %.17g %.17g\\n", z, t, series.value(t),
+                  series.derivative(t), sums.depth - series.integral(t), series.rest(t));
+    }
+  }
+}
+int main() { print<ddn::PENALTY>(); }
+"""
+
+
+@pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch", "WelschFar"])
+def test_the_series_of_a_slope(penalty, tmp_path):
+    source = tmp_path / "series.cpp"
+    source.write_text(SERIES_OF_SLOPES.replace("PENALTY", penalty))
+    program, compiler = tmp_path / "series", os.environ.get("CXX", "c++")
+    subprocess.run(
+        [compiler, "-std=c++20", "-O1", f"-I{CORE.parent}", source, "-o", program], check=True
+    )
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    z, t, value, derivative, depth, rest = np.array(printed.split(), float).reshape(-1, 6).T
+    u, welsch = z + t, penalty != "PseudoHuber"
+    slope = -kernel(u, 1) if welsch else u / np.sqrt(1 + u * u)
+    curvature = -kernel(u, 2) if welsch else (1 + u * u) ** -1.5
+    degree = 6 if penalty == "WelschFar" else 2
+    rounding = 1e-14
+    errors = [
+        (np.abs(derivative - curvature), rest),
+        (np.abs(value - slope), rest * np.abs(t) / (degree + 1)),
+    ]
+    if welsch:
+        errors.append((np.abs(depth - kernel(u)), rest * t * t / (degree + 1) / (degree + 2)))
+    for error, bound in errors:
+        assert (error <= bound + rounding).all()
+        assert (error >= 0.5 * bound)[np.abs(t) == 0.125].any()
 
 
 def test_cramers_bound_and_the_remainder_of_the_series():

@@ -39,9 +39,58 @@ struct DescentOptions {
   double kink;          // see Alpha
 };
 
+// Of a smooth penalty: slope(u + alpha t) / alpha about the u of some sums, cut off after
+// t^`degree`.
+template <class P>
+class SlopeSeries {
+ public:
+  DDN_HD SlopeSeries(const SumsOf<P>& at, double inverse_alpha) {
+    c_[0] = at.slope * inverse_alpha;
+    c_[1] = at.curvature;
+    c_[2] = 0.5 * at.twist;
+    if constexpr (P::degree > 2) {
+      for (int k = 3; k <= P::degree; ++k) c_[k] = at.higher[k - 3];
+    }
+  }
+
+  DDN_HD double value(double t) const {
+    double value = c_[P::degree];
+    for (int k = P::degree - 1; k >= 0; --k) value = value * t + c_[k];
+    return value;
+  }
+  DDN_HD double derivative(double t) const {
+    double value = P::degree * c_[P::degree];
+    for (int k = P::degree - 1; k > 0; --k) value = value * t + k * c_[k];
+    return value;
+  }
+  DDN_HD double integral(double t) const {
+    double value = c_[P::degree] * (1.0 / (P::degree + 1));
+    for (int k = P::degree - 1; k >= 0; --k) value = value * t + c_[k] * (1.0 / (k + 1));
+    return value * t;
+  }
+  // What was cut off, for each unit of weight at most: of the derivative, and of the value that
+  // times |t| / (degree + 1).
+  static DDN_HD double rest(double t) {
+    constexpr double factorial[] = {1, 1, 2, 6, 24, 120, 720};
+    double rest = P::most_rest / factorial[P::degree];
+    for (int k = 0; k < P::degree; ++k) rest *= ::fabs(t);
+    return rest;
+  }
+
+ private:
+  double c_[P::degree + 1];
+};
+
+// Whether the sums of a penalty have more of the series than the twist.
+template <class P, bool = P::is_smooth>
+constexpr bool is_long = false;
+template <class P>
+constexpr bool is_long<P, true> = P::degree > 2;
+
 template <class P>
 class Descent {
  public:
+  using At = SumsOf<P>;
   static constexpr int free_passes = 40;
 
   DDN_HD Descent(double start, double lo, double hi, const DescentOptions& options)
@@ -57,7 +106,7 @@ class Descent {
   DDN_HD const Sums& sums() const { return near_; }
 
   // Takes the sums at point(); true when the descent has ended there.
-  DDN_HD bool update(const Sums& at) {
+  DDN_HD bool update(const At& at) {
     ++passes_;
     const bool first = passes_ == 1;
     if (!P::convex && !first && at.depth < near_.depth - 8 * options_.rounding * near_.depth) {
@@ -105,7 +154,7 @@ class Descent {
       const double bent = near_.curvature + 0.5 * near_.twist * (newton / options_.alpha);
       if (::fabs(newton) <= 0.5 * options_.alpha && near_.curvature > 0 &&
           bent > 0.5 * near_.curvature && bent < 2 * near_.curvature) {
-        return -near_.slope / bent;
+        return series_root(-near_.slope / bent);
       }
     }
     if (P::convex) return newton;  // NaN or infinite without curvature
@@ -116,6 +165,22 @@ class Descent {
     // where it is Newton's step.
     if (near_.curvature > 0 && ::fabs(newton) <= options_.alpha) return newton;
     return -near_.slope / (near_.curvature > near_.depth ? near_.curvature : near_.depth);
+  }
+
+  // The root of the series that Newton's method finds from `step`, or that step.
+  DDN_HD double series_root(double step) const {
+    if constexpr (is_long<P>) {
+      const double inverse = 1 / options_.alpha;
+      const SlopeSeries<P> slope(near_, inverse);
+      double t = step * inverse;
+      for (int i = 0; i < 2; ++i) {
+        const double curvature = slope.derivative(t);
+        if (!(curvature > 0.25 * near_.curvature)) return step;
+        t -= slope.value(t) / curvature;
+      }
+      if (::fabs(t) <= 1) return t * options_.alpha;
+    }
+    return step;
   }
 
   DDN_HD bool next_trial() {
@@ -164,20 +229,36 @@ class Descent {
   //
   // Smooth penalties: with the bounds on the twist M_3 and on its slope M_4 per unit of weight, in
   // units of alpha, the slope after Newton's step s or Halley's is at most 1.1 W M_3 s^2, the error
-  // of the curvature W M_4 s^2 / 2, and the curvature changes by W M_3 |s| at most. Huber: on a
-  // stretch without a kink the slope is linear, and nothing else changes.
+  // of the curvature W M_4 s^2 / 2, and the curvature changes by W M_3 |s| at most. With more of
+  // the series, what was cut off of it takes the place of these. Huber: on a stretch without a kink
+  // the slope is linear, and nothing else changes.
   DDN_HD bool lands(double s) {
-    if constexpr (P::is_smooth) {
+    if constexpr (is_long<P>) {
+      const double inverse = 1 / options_.alpha, t = s * inverse, all = options_.total_weight;
+      // Then the curvature is positive all the way, and the series has no other root there.
+      if (!(near_.curvature > 1.25 * all * P::most_twist * ::fabs(t))) return false;
+      const SlopeSeries<P> series(near_, inverse);
+      const double curvature = series.derivative(t), error = all * series.rest(t);
+      const double slope = ::fabs(series.value(t)) + error * ::fabs(t) * (1.0 / (P::degree + 1));
+      if (!(slope <= 0.5 * options_.step * inverse * curvature &&
+            error <= options_.accuracy * curvature)) {
+        return false;
+      }
+      if (!P::convex) near_.depth -= series.integral(t);
+      near_.curvature = curvature;
+      near_.slope = slope * options_.alpha;  // no more than that
+      return true;
+    } else if constexpr (P::is_smooth) {
       const double relative = ::fabs(s) / options_.alpha, all = options_.total_weight;
       const double change = all * P::most_twist * relative;
       const double slope = 1.1 * change * ::fabs(s);
-      const double error = 0.5 * all * P::most_twist_slope * relative * relative;
+      const double error = 0.5 * all * P::most_rest * relative * relative;
       if (!(near_.curvature > 4 * change && slope <= 0.5 * options_.step * near_.curvature &&
             error <= options_.accuracy * near_.curvature)) {
         return false;
       }
       near_.curvature += near_.twist * (s / options_.alpha);
-      near_.slope = slope;  // no more than that
+      near_.slope = slope;
       return true;
     } else if constexpr (P::has_flats) {
       if (!(near_.depth == 0 && ::fabs(s) <= 0.5 * options_.kink)) return false;
@@ -192,7 +273,7 @@ class Descent {
   double lo_, hi_;
   double trial_;
   double near_point_ = 0, far_ = 0;
-  Sums near_;
+  At near_;
   double previous_step_;
   double growth_ = 0;
   bool far_seen_ = false;  // the sums at far_ were found

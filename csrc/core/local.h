@@ -52,14 +52,15 @@ struct Bounds {
   double range;
 };
 
+// at_start: the sums there, if they are known.
 template <class P, class V, class Set>
 DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const Problem& problem,
-                       int64_t& passes_left) {
+                       int64_t& passes_left, const SumsOf<P>* at_start = nullptr) {
   Descent<P> descent(start, bounds.lo, bounds.hi,
                      {problem.alpha, accepted_step<typename Set::Real>(problem, bounds.range),
                       accepted_error<typename Set::Real>(), rounding<V>(), set.total_weight(),
                       bounds.range, problem.alpha * kink_distance(set.points())});
-  bool done = false;
+  bool done = at_start != nullptr && descent.update(*at_start);
   set.template with_sums<P, V>(problem.alpha, [&](auto sums) {
     while (!done && passes_left != 0) {
       --passes_left;
@@ -75,9 +76,10 @@ DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const
 // accuracy, so there the descent goes on in double precision.
 template <class P, class Set>
 DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& bounds,
-                                   const Problem& problem, int64_t& passes_left) {
+                                   const Problem& problem, int64_t& passes_left,
+                                   const SumsOf<P>* at_start = nullptr) {
   using Real = typename Set::Real;
-  Iterate it = descend<P, Real>(set, start, bounds, problem, passes_left);
+  Iterate it = descend<P, Real>(set, start, bounds, problem, passes_left, at_start);
   if (sizeof(Real) < sizeof(double) && !it.stopped) {
     const double mass = P::convex ? set.total_weight() : it.at.depth;
     if (!(lasting_curvature<P>(it.at) >= mass / 16)) {
@@ -148,17 +150,17 @@ DDN_HD Iterate descend_from_robust_start(const Set& set, double start, const Bou
   using Real = typename Set::Real;
   const double alpha = problem.alpha;
   if constexpr (P::is_smooth) {
+    using Look = typename P::AndHuber;
     if (passes_left != 0) {
       --passes_left;
       const double total = set.total_weight();
-      const Sums huber = set.template sums<HuberNear, Real>(start, alpha);
-      const double slope = ::fabs(huber.slope) + 16 * rounding<Real>() * total * alpha;
-      if (slope < 0.25 * alpha * huber.depth) {
-        const double newton = start - huber.slope / huber.curvature;
-        const double at = larger(smaller(newton, bounds.hi), bounds.lo);
-        const Iterate it = descend_to_accuracy<P>(set, at, bounds, problem, passes_left);
+      const auto look = set.template sums<Look, Real>(start, alpha);
+      const double slope = ::fabs(look.slope) + 128 * rounding<Real>() * total * alpha;
+      if (slope < 0.25 * alpha * look.least) {
+        const Iterate it = descend_to_accuracy<typename P::Far>(set, start, bounds, problem,
+                                                                passes_left, &look.own);
         if (it.stopped) return it;
-        const double way = ::fabs(it.u - start) + slope / huber.depth;
+        const double way = ::fabs(it.u - start) + slope / look.least;
         if (it.at.curvature > 1.01 * total * P::most_twist * (way / alpha)) return it;
       }
     }

@@ -15,7 +15,8 @@
 // `terms` has slope, curvature and twist of one point. What solvers need are their sums over a set,
 // and `add_moments` adds fewer numbers, of which `sums` makes the others: add(k, a, b) adds a b,
 // two factors that one instruction multiplies and adds, to the k-th of `moments` sums; add.count(k,
-// a, b) counts the points with a <= b in one of those from `first_count` on.
+// a, b) counts the points with a <= b in one of those from `first_count` on. The sums from
+// `first_rough` on to those are only wanted to some digits.
 //
 // Every slope is alpha times a function of t = z / alpha alone, so that `twist` and one more number
 // give all second derivatives by z and alpha (core/second_order.h):
@@ -32,7 +33,8 @@
 // fill an interval (`has_flats`), whether it is a parabola between two kinks at distance alpha
 // (`has_kinks`), and whether it `is_smooth`: then its descent ends with a step of which the outcome
 // is known (core/descent.h), and if it is not convex the global search goes another way
-// (core/global.h).
+// (core/global.h). Of a smooth one `sums` has the Taylor polynomial of slope(u + alpha t) / alpha
+// up to t^`degree`, and no point's derivative after the last of these exceeds `most_rest`.
 //
 // docs/adding_a_penalty.md says how to add one.
 //
@@ -63,9 +65,7 @@ template <class V>
 struct Terms {
   V slope;
   V curvature;
-  // Of the smooth penalties. No term is larger than their most_twist, and none changes by more than
-  // their most_twist_slope as u moves by alpha.
-  V twist;
+  V twist;  // of the smooth penalties; no term is larger than their most_twist
 };
 
 // Sums over a set at one point u.
@@ -74,6 +74,10 @@ struct Sums {
   double curvature = 0;
   double depth = 0;  // of the non-convex penalties; for Huber, see there
   double twist = 0;  // of the smooth penalties
+};
+// Of those whose `degree` is above two, with the Taylor coefficients from the third on.
+struct SeriesSums : Sums {
+  double higher[4];
 };
 
 // Points that pass no kink as u moves by `shift`, as they were before: the number of those between
@@ -96,13 +100,13 @@ struct Quadratic {
   static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
     return {z, Math<V>::splat(1), Math<V>::splat(0)};
   }
-  static constexpr int moments = 2, first_count = 1;
+  static constexpr int moments = 2, first_rough = 1, first_count = 1;
   template <class V, class Add>
   static DDN_HD void add_moments(V z, const Alpha<V>&, const Add& add) {
     add(0, z, One{});
     add.count(1, Math<V>::splat(0), Math<V>::splat(0));
   }
-  static DDN_HD Sums sums(const double (&m)[moments], double) { return {m[0], m[1], 0, 0}; }
+  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[1], 0, 0}; }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {
     return Math<V>::splat(0);
@@ -119,7 +123,8 @@ struct PseudoHuber {
   static constexpr bool is_smooth = true;
   static constexpr bool has_kinks = false;
   static constexpr double most_twist = 0.86;
-  static constexpr double most_twist_slope = 3;
+  static constexpr int degree = 2;
+  static constexpr double most_rest = 3;
   static constexpr bool has_flats = false;
 
   // t is clipped where the slope is alpha to the last bit and the curvature underflows to zero, an
@@ -136,7 +141,7 @@ struct PseudoHuber {
     const V square = r * r, cube = square * r;
     return {z * r, cube, Math<V>::splat(-3) * t * square * cube};
   }
-  static constexpr int moments = 3, first_count = 3;
+  static constexpr int moments = 3, first_rough = 3, first_count = 3;
   template <class V, class Add>
   static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
     z = clip(z, a.alpha * limit<V>());
@@ -147,7 +152,7 @@ struct PseudoHuber {
     add(1, cube, One{});
     add(2, t * square, cube);
   }
-  static DDN_HD Sums sums(const double (&m)[moments], double) { return {m[0], m[1], 0, -3 * m[2]}; }
+  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[1], 0, -3 * m[2]}; }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V t = clip(z * a.inverse, limit<V>());
@@ -179,7 +184,7 @@ struct Huber {
   }
   // `depth` counts the points near a kink, on either side of it: a small step may change whether
   // they are.
-  static constexpr int moments = 3, first_count = 1;
+  static constexpr int moments = 3, first_rough = 1, first_count = 1;
   template <class V, class Add>
   static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
     const V distance = absolute(z);
@@ -187,7 +192,7 @@ struct Huber {
     add.count(1, distance, a.alpha);
     add.count(2, absolute(distance - a.alpha), a.kink);
   }
-  static DDN_HD Sums sums(const double (&m)[moments], double) { return {m[0], m[1], m[2], 0}; }
+  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[1], m[2], 0}; }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
     return {s.sum + s.inside * shift + s.beyond * alpha, s.inside, 0, 0};
   }
@@ -204,20 +209,12 @@ struct Huber {
   static DDN_HD double second(double) { return 1; }
 };
 
-// The same, but that `depth` counts the points that stay inside wherever within a quarter of alpha
-// u may move: no less is the curvature there.
-struct HuberNear : Huber {
-  static constexpr bool has_kinks = false;
-  template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
-    const V distance = absolute(z);
-    add(0, clip(z, a.alpha), One{});
-    add.count(1, distance, a.alpha);
-    add.count(2, distance, a.alpha * Math<V>::splat(0.75 - 1e-5));
-  }
-};
+struct WelschFar;
+struct WelschAndHuber;
 
 struct Welsch {
+  using Far = WelschFar;
+  using AndHuber = WelschAndHuber;
   static constexpr const char* name = "welsch";
   static constexpr const char* alias = "W";
   static constexpr bool convex = false;
@@ -226,7 +223,8 @@ struct Welsch {
   static constexpr bool is_smooth = true;
   static constexpr bool has_kinks = false;
   static constexpr double most_twist = 1.3802;
-  static constexpr double most_twist_slope = 3;
+  static constexpr int degree = 2;
+  static constexpr double most_rest = 3;
 
   // Beyond it the exponential is nothing beside that of a point within alpha: 2e-37 or less.
   template <class V>
@@ -244,7 +242,7 @@ struct Welsch {
     const V curvature = e - square * e;
     return {z * e, curvature, -t * (curvature + (e + e))};
   }
-  static constexpr int moments = 4, first_count = 4;
+  static constexpr int moments = 4, first_rough = 4, first_count = 4;
   template <class V, class Add>
   static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
     z = clip(z, limit(a));
@@ -257,7 +255,7 @@ struct Welsch {
     add(2, e - lost, One{});  // as in `terms`, so that gradients sum to one
     add(3, lost, t);
   }
-  static DDN_HD Sums sums(const double (&m)[moments], double alpha) {
+  static DDN_HD Sums sums(const double* m, double alpha) {
     return {m[0], m[2], m[1], m[3] - 3 * (m[0] / alpha)};
   }
   template <class V>
@@ -273,6 +271,57 @@ struct Welsch {
   }
   static DDN_HD double second(double alpha) { return 1 / alpha / alpha; }
   static DDN_HD double limit(double) { return 1; }
+};
+
+// The same with more of the series: what it costs pays where the minimum is not near.
+struct WelschFar : Welsch {
+  static constexpr int degree = 6;
+  static constexpr double most_rest = 105;
+  static constexpr int moments = 8, first_rough = 4, first_count = 8;
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+    z = clip(z, limit(a));
+    const V t = z * a.inverse;
+    const V square = t * t;
+    const V e = Math<V>::gauss(square);
+    const V lost = square * e, fourth = square * lost, sixth = square * fourth;
+    add(0, z, e);
+    add(1, e, One{});
+    add(2, e - lost, One{});
+    add(3, lost, t);
+    add(4, fourth, One{});
+    add(5, fourth, t);
+    add(6, sixth, One{});
+    add(7, sixth, t);
+  }
+  // The n-th derivative of t exp(-t^2/2) is (-1)^n He_(n+1)(t) exp(-t^2/2), with the Hermite
+  // polynomials of probability theory.
+  static DDN_HD SeriesSums sums(const double* m, double alpha) {
+    const double slope = m[0] / alpha, lost = m[1] - m[2];
+    return {{m[0], m[2], m[1], m[3] - 3 * slope},
+            {(6 * lost - 3 * m[1] - m[4]) * (1.0 / 6), (m[5] - 10 * m[3] + 15 * slope) * (1.0 / 24),
+             (15 * m[4] - 45 * lost + 15 * m[1] - m[6]) * (1.0 / 120),
+             (m[7] - 21 * m[5] + 105 * m[3] - 105 * slope) * (1.0 / 720)}};
+  }
+};
+
+// The same with a look at Huber's objective: see core/local.h.
+struct WelschAndHuber : WelschFar {
+  static constexpr int moments = 10, first_rough = 4, first_count = 9;
+  struct Look {
+    SeriesSums own;
+    double slope;  // Huber's
+    double least;  // no less is Huber's curvature wherever within a quarter of alpha u may move
+  };
+  template <class V, class Add>
+  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+    WelschFar::add_moments(z, a, add);
+    add(8, clip(z, a.alpha), One{});
+    add.count(9, absolute(z), a.alpha * Math<V>::splat(0.75 - 1e-5));
+  }
+  static DDN_HD Look sums(const double* m, double alpha) {
+    return {WelschFar::sums(m, alpha), m[8], m[9]};
+  }
 };
 
 struct TruncatedQuadratic {
@@ -291,7 +340,7 @@ struct TruncatedQuadratic {
     const auto inside = absolute(z) <= a.alpha;
     return {inside ? z : zero, inside ? one : zero, zero};
   }
-  static constexpr int moments = 3, first_count = 2;
+  static constexpr int moments = 3, first_rough = 2, first_count = 2;
   template <class V, class Add>
   static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
     const V distance = absolute(z), zero = Math<V>::splat(0);
@@ -301,9 +350,7 @@ struct TruncatedQuadratic {
     add(1, t, t);
     add.count(2, distance, a.alpha);
   }
-  static DDN_HD Sums sums(const double (&m)[moments], double) {
-    return {m[0], m[2], m[2] - m[1], 0};
-  }
+  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[2], m[2] - m[1], 0}; }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
     const double squares = s.squares + shift * (2 * s.sum + s.inside * shift);
     return {s.sum + s.inside * shift, s.inside, s.inside - squares / alpha / alpha, 0};
@@ -319,6 +366,10 @@ struct TruncatedQuadratic {
   static DDN_HD double second(double) { return 1; }
   static DDN_HD double limit(double alpha) { return 0.5 * alpha * alpha; }
 };
+
+// What P::sums returns.
+template <class P>
+using SumsOf = decltype(P::sums(nullptr, 0.0));
 
 template <class... P>
 struct TypeList {

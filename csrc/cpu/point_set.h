@@ -25,6 +25,7 @@ inline namespace DDN_ISA {
 
 constexpr int64_t chunk_points = 1 << 14;
 constexpr int block_vectors = 8;
+constexpr int rough_vectors = 64;  // of sums that are wanted to some digits: a multiple of a block
 
 // Points one after the other and, if `weighted`, their weights.
 template <class T, bool weighted>
@@ -118,18 +119,29 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
   Lanes moments[count] = {};
   int64_t counts[count] = {};
   DoublePair totals[count];
-  for_each_vector<V>(
-      set,
-      [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        const MomentAdder<V, decltype(weights), decltype(mask)> add{moments, counts, weights, mask};
-        P::add_moments(residual(points, base, offset), a, add);
-      },
-      [&]() __attribute__((always_inline)) {
-        for (int k = 0; k < (weighted ? count : P::first_count); ++k) {
-          totals[k].add(moments[k]);
-          moments[k] = zero;
-        }
-      });
+  const auto is_rough = [](int k) { return k >= P::first_rough && k < P::first_count; };
+  constexpr bool has_rough = P::first_rough < P::first_count;
+  const int64_t step = has_rough ? rough_vectors * VectorOf<V>::lanes : set.n;
+  for (int64_t begin = 0; begin < set.n; begin += step) {
+    for_each_vector<V>(
+        has_rough ? set.part(begin, std::min(step, set.n - begin)) : set,
+        [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
+          const MomentAdder<V, decltype(weights), decltype(mask)> add{moments, counts, weights,
+                                                                      mask};
+          P::add_moments(residual(points, base, offset), a, add);
+        },
+        [&]() __attribute__((always_inline)) {
+          for (int k = 0; k < (weighted ? count : P::first_count); ++k) {
+            if (is_rough(k)) continue;
+            totals[k].add(moments[k]);
+            moments[k] = zero;
+          }
+        });
+    for (int k = P::first_rough; k < P::first_count; ++k) {
+      totals[k].add(moments[k]);
+      moments[k] = zero;
+    }
+  }
   Moments<count> result;
   for (int k = 0; k < count; ++k) {
     result.m[k] =
@@ -549,7 +561,7 @@ class PointSet {
   }
 
   template <class P, class V>
-  Sums sums(double u, double alpha) const {
+  auto sums(double u, double alpha) const {
     const double kink = alpha * kink_distance(set_.n);
     using All = Moments<P::moments>;
     const All all =

@@ -35,7 +35,7 @@ struct MomentAdder {
 // Points that lie one after the other, in shared memory.
 template <class T>
 struct Consecutive {
-  static constexpr bool weighted = false;
+  static constexpr bool weighted = false, in_place = false;
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
@@ -44,7 +44,7 @@ struct Consecutive {
 // The same with weights, in their unit.
 template <class T>
 struct WeightedConsecutive {
-  static constexpr bool weighted = true;
+  static constexpr bool weighted = true, in_place = false;
   const T* x;
   const T* weights;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
@@ -54,7 +54,7 @@ struct WeightedConsecutive {
 // Points where the tensor has them, in global memory.
 template <class T>
 struct InPlace {
-  static constexpr bool weighted = false;
+  static constexpr bool weighted = false, in_place = true;
   const void* x;
   DType dtype;
   int64_t first;
@@ -67,7 +67,7 @@ struct InPlace {
 
 template <class T>
 struct WeightedInPlace {
-  static constexpr bool weighted = true;
+  static constexpr bool weighted = true, in_place = true;
   InPlace<T> points;
   InPlace<T> weights;  // not in their unit
   double inverse_unit;
@@ -377,13 +377,17 @@ class PointSet {
   }
 
   template <class P, class V>
-  __device__ __forceinline__ Sums sums(double u, double alpha) const {
+  __device__ __forceinline__ auto sums(double u, double alpha) const {
     const Split<T, V> at(u);
     const V base = static_cast<V>(at.base);
     const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha),
                      static_cast<V>(alpha * kink_distance(n_))};
     V moments[P::moments] = {};
     double totals[P::moments] = {};
+    // Those are added up in the end alone, where a thread has no more than 64 points: on the chip.
+    const auto is_rough = [](int k) {
+      return !Points::in_place && k >= P::first_rough && k < P::first_count;
+    };
     for_each(
         [&](T x, auto given) {
           const auto weight = weight_in<V>(given);
@@ -393,10 +397,15 @@ class PointSet {
         [&] {
 #pragma unroll
           for (int k = 0; k < P::moments; ++k) {
+            if (is_rough(k)) continue;
             totals[k] += static_cast<double>(moments[k]);
             moments[k] = 0;
           }
         });
+#pragma unroll
+    for (int k = 0; k < P::moments; ++k) {
+      if (is_rough(k)) totals[k] = static_cast<double>(moments[k]);
+    }
     Team::template reduce<Add>(totals);
     return P::sums(totals, alpha);
   }
