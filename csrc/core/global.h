@@ -89,8 +89,10 @@ class GlobalSearch {
                                 problem_, passes_left_);
   }
   template <class View>
-  DDN_LARGE detail::Iterate descend(const View& view, double start, double lo, double hi) {
-    return detail::descend_to_accuracy<P>(view, start, {lo, hi, range()}, problem_, passes_left_);
+  DDN_LARGE detail::Iterate descend(const View& view, double start, double lo, double hi,
+                                    const SumsOf<P>* at_start = nullptr) {
+    return detail::descend_to_accuracy<P>(view, start, {lo, hi, range()}, problem_, passes_left_,
+                                          at_start);
   }
   DDN_HD double range() const { return hi_ - lo_; }
   DDN_HD double cell_width() const { return problem_.alpha / taps_.per_alpha(); }
@@ -521,9 +523,13 @@ class GlobalSearch {
         const double b = smaller(u_ + 0.5 * problem_.alpha, hi_);
         it_ = detail::descend<P, double>(set_, u_, {a, b, range()}, problem_, passes_left_);
         it_.in_double = true;
+      } else if (stopped()) {
+        it_ = {u_, {}, true, true};
       } else {
         // A sweep's window is stationary up to rounding: one pass shows it.
-        it_ = descend(set_, u_, lo_, hi_);
+        count_pass();
+        const SumsOf<P> at = set_.template sums<P, Real>(u_, problem_.alpha);
+        it_ = descend(set_, u_, lo_, hi_, &at);
       }
     }
     if (cut) it_ = {u_, {}, true, true};

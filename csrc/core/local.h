@@ -128,7 +128,7 @@ DDN_HD double nearest_point(const Set& set, double u) {
 template <class Set>
 DDN_HD double robust_start(const Set& set, double start, const Bounds& bounds,
                            const Problem& problem, int64_t& passes_left) {
-  Iterate it = descend_to_accuracy<Huber>(set, start, bounds, problem, passes_left);
+  Iterate it = descend_to_accuracy<HuberFirst>(set, start, bounds, problem, passes_left);
   if (it.stopped) return it.u;
   // The middle of a flat stretch is as far from the one side as from the other.
   if (find_flat(set, bounds.range, problem, it)) return set.around(it.u, 0).below;

@@ -209,6 +209,9 @@ struct Huber {
   static DDN_HD double second(double) { return 1; }
 };
 
+// The same where another descent follows at the same alpha: a look at the kinks serves both.
+struct HuberFirst : Huber {};
+
 struct WelschFar;
 struct WelschAndHuber;
 

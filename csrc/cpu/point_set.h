@@ -150,28 +150,42 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
   return result;
 }
 
-// Sums at several u near each other, for a penalty that is a parabola between kinks at distance
-// alpha and beyond them a line or nothing. A pass over the set at one u puts the points near a kink
-// in a list; wherever within reach u goes from there, only those pass a kink, and the sums of all
-// others are known.
+// What a look at a set at one u tells of penalties that are a parabola between kinks at distance
+// alpha and beyond them a line or nothing: wherever within reach u goes from there, only the points
+// in the list pass a kink.
+struct KinkLook {
+  double centre = 0, reach = -1;
+  int64_t size = 0;  // of the list
+  Settled others{};  // about the centre
+  bool has_squares = false, has_beyond = false;
+};
+
+// Sums at several u near each other, for such a penalty.
 template <class P, class V, class T>
 class KinkedSums {
  public:
-  // Room for n + lanes numbers in the list.
-  KinkedSums(const T* x, int64_t n, double alpha, T* list)
-      : x_(x), n_(n), alpha_(alpha), kink_(alpha * kink_distance(n)), list_(list) {}
+  // Room for n + lanes numbers in the list. known: of an earlier look at the set at this alpha.
+  KinkedSums(const T* x, int64_t n, double alpha, T* list, KinkLook& known)
+      : x_(x), n_(n), alpha_(alpha), kink_(alpha * kink_distance(n)), list_(list), known_(known) {}
 
   Sums operator()(double u) {
-    if (!(::fabs(u - centre_) <= reach_)) look(u);
+    if (!(::fabs(u - known_.centre) <= known_.reach && (!squares || known_.has_squares) &&
+          (!beyond || known_.has_beyond))) {
+      look(u);
+    }
     const Moments<P::moments> listed =
-        chunk_moments<P, V, T, false>({list_, nullptr, size_}, u, alpha_, kink_);
-    const Sums near = P::sums(listed.m, alpha_), others = P::moved(others_, u - centre_, alpha_);
+        chunk_moments<P, V, T, false>({list_, nullptr, known_.size}, u, alpha_, kink_);
+    const Sums near = P::sums(listed.m, alpha_);
+    const Sums others = P::moved(known_.others, u - known_.centre, alpha_);
     return {near.slope + others.slope, near.curvature + others.curvature, near.depth + others.depth,
             0};
   }
 
  private:
-  static constexpr double width = P::convex ? 0.1 : 0.15;  // of the list, in units of alpha
+  static constexpr bool first = std::is_same_v<P, HuberFirst>;
+  static constexpr bool squares = !P::convex || first, beyond = P::convex;
+  // Of the list, in units of alpha.
+  static constexpr double width = P::convex && !first ? 0.1 : 0.15;
 
   void look(double u) {
     using Lanes = Vector<V>;
@@ -179,7 +193,7 @@ class KinkedSums {
     const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
     const Lanes inner = splat(static_cast<V>(alpha_ * (1 - width))),
                 outer = splat(static_cast<V>(alpha_ * (1 + width)));
-    Lanes sum{}, squares{};
+    Lanes sum{}, square{};
     DoublePair sums, all_squares;
     int64_t inside = 0, left = 0, size = 0;  // of those beyond the kinks, left of u
     for_each_vector<V>(
@@ -191,37 +205,31 @@ class KinkedSums {
           const auto about = all & at_most<V>(distance, outer);
           const Lanes kept = within.keep(z);
           sum += kept;
-          if constexpr (P::convex) {
-            left += (all & at_most<V>(zero, z)).without(about).count();
-          } else {
-            squares = added(squares, kept, kept);
-          }
+          if constexpr (beyond) left += (all & at_most<V>(zero, z)).without(about).count();
+          if constexpr (squares) square = added(square, kept, kept);
           inside += within.count();
           size += store_selected<T>(list_ + size, points, about.without(within));
         },
         [&]() __attribute__((always_inline)) {
           sums.add(sum);
           sum = zero;
-          if constexpr (!P::convex) {
-            all_squares.add(squares);
-            squares = zero;
+          if constexpr (squares) {
+            all_squares.add(square);
+            square = zero;
           }
         });
-    size_ = size;
-    centre_ = u;
-    others_ = {static_cast<double>(inside), sums.total(), all_squares.total(),
-               static_cast<double>(2 * left - (n_ - inside - size))};
     // Less what the distances are rounded by, and twice what is near a kink.
-    reach_ = alpha_ * (width - 1e-5) - 2 * kink_;
+    const double reach = alpha_ * (width - 1e-5) - 2 * kink_;
+    const Settled others{static_cast<double>(inside), sums.total(), all_squares.total(),
+                         static_cast<double>(2 * left - (n_ - inside - size))};
+    known_ = {u, reach, size, others, squares, beyond};
   }
 
   const T* x_;
   int64_t n_;
   double alpha_, kink_;
   T* list_;
-  int64_t size_ = 0;
-  double centre_ = 0, reach_ = -1;
-  Settled others_{};
+  KinkLook& known_;
 };
 
 template <class V>
@@ -578,7 +586,7 @@ class PointSet {
       if (set_.n <= chunk_points) {
         std::vector<T>& list = workspace_->near;
         list.resize(static_cast<size_t>(set_.n + VectorOf<T>::lanes));
-        return f(KinkedSums<P, V, T>(set_.x, set_.n, alpha, list.data()));
+        return f(KinkedSums<P, V, T>(set_.x, set_.n, alpha, list.data(), known_));
       }
     }
     return f([&](double u) { return sums<P, V>(u, alpha); });
@@ -856,6 +864,7 @@ class PointSet {
   double unit_;
   const cpu::ParallelFor* parallel_for_;
   Workspace<T>* workspace_;
+  mutable KinkLook known_;  // its list is workspace_->near
 };
 
 }  // namespace DDN_ISA
