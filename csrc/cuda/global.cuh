@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(threads, 1)
   const ForwardArgs& forward = args.forward;
   const int64_t capacity = args.work.capacity;
   T* const points = reinterpret_cast<T*>(shared + Space::fixed_bytes);
-  const Space memory(shared, points + (weighted ? 2 : 1) * capacity, capacity, args.taps);
+  const Space memory(points + (weighted ? 2 : 1) * capacity, capacity, args.taps);
   const int64_t items = args.work.items(forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t set = args.work.set(forward.layout, i);
@@ -57,13 +57,12 @@ __global__ void __launch_bounds__(global_threads, 1)
     global_in_place(const __grid_constant__ GlobalArgs args) {
   using Team = Block<global_threads>;
   using Space = Memory<T, weighted>;
-  DDN_DYNAMIC_SHARED(unsigned char, shared);
   const ForwardArgs& forward = args.forward;
   const SetLayout& layout = forward.layout;
   T* const lists = reinterpret_cast<T*>(args.lists);
   constexpr int numbers = weighted ? 2 : 1;
   const auto solve = [&](int64_t set, T* list) {
-    const Space memory(shared, list, layout.place(set).num_points, args.taps);
+    const Space memory(list, layout.place(set).num_points, args.taps);
     Weights weights{};
     const auto points = in_place<weighted, T, Team>(forward, set, weights);
     solve_set<P, /*global=*/true, T, Team>(forward, set, points, weights, &memory);

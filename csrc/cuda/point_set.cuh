@@ -125,41 +125,39 @@ struct Counting<true> {
   }
 };
 
-// A team's working memory for the global search, in shared memory but for the list of a set that
-// does not fit there.
+// A team's working memory for the global search: but for the list of a set that does not fit there,
+// dynamic shared memory.
 template <class T, bool weighted>
 struct Memory {
   using Count = typename Counting<weighted>::Count;
   static constexpr int most_cells = 512;
   static constexpr int most_blocks = 80;  // eight cells each at least, and the pad
   static constexpr int most_bins = most_cells + 2 * 48 + 2 + bins_slack;  // 48: the widest pad
-  static constexpr int fixed_bytes =
-      most_bins * (2 * sizeof(double) + sizeof(float) + 2 * sizeof(Count)) +
-      2 * most_blocks * sizeof(float) + 16;
   static constexpr int place_bits = 16;
   static constexpr int64_t bin_points = 1 << 15;
 
-  Bins<double> bins;
-  Count* counts;
-  Count* places;
-  unsigned* size;  // of the list
+  // Shared memory begins with it.
+  struct Fixed {
+    Count counts[most_bins], places[most_bins];
+    double masses[most_bins], moments[most_bins];  // of more than bin_points points
+    float mass[most_bins], moment[most_bins], centre[most_cells], upper[most_cells];
+    float blocks[most_blocks], bounds[most_blocks];
+    unsigned size;  // of the list
+  };
+  static constexpr int fixed_bytes = (sizeof(Fixed) + 15) / 16 * 16;
+  // By name and not by a pointer, so that the compiler knows where each array lies.
+  static __device__ __forceinline__ Fixed& fixed() {
+    DDN_DYNAMIC_SHARED(Fixed, shared);
+    return *shared;
+  }
+
   T* list;
   T* list_weights;  // null unless `weighted`
   const Taps* taps;
 
   // list: room for the points and, if `weighted`, as many weights.
-  __device__ __forceinline__ Memory(unsigned char* bytes, T* list_, int64_t points,
-                                    const Taps& taps_)
-      : list(list_), list_weights(weighted ? list_ + points : nullptr), taps(&taps_) {
-    bins.mass = reinterpret_cast<double*>(bytes);
-    bins.moment = bins.mass + most_bins;
-    counts = reinterpret_cast<Count*>(bins.moment + most_bins);
-    places = counts + most_bins;
-    bins.upper = reinterpret_cast<float*>(places + most_bins);
-    bins.blocks = bins.upper + most_bins;
-    bins.bounds = bins.blocks + most_blocks;
-    size = reinterpret_cast<unsigned*>(bins.bounds + most_blocks);
-  }
+  __device__ __forceinline__ Memory(T* list_, int64_t points, const Taps& taps_)
+      : list(list_), list_weights(weighted ? list_ + points : nullptr), taps(&taps_) {}
 };
 
 template <class T, bool weighted>
@@ -221,7 +219,7 @@ class PointSet {
  public:
   using Scalar = T;
   using Real = T;
-  using BinMath = Math<double>;
+  using BinMath = Math<float>;
   static constexpr bool weighted = Points::weighted;
   using Space = Memory<T, weighted>;
 
@@ -244,12 +242,60 @@ class PointSet {
     Team::template reduce<Larger>(values);
     return values[0];
   }
+  __device__ __forceinline__ float largest(float x) const { return Team::largest(x); }
+  // Groups are warps, of which each takes the least block at a time.
+  __device__ __forceinline__ int group() const { return Team::rank() / warp_size; }
+  __device__ __forceinline__ int groups() const { return Team::threads / warp_size; }
+  __device__ __forceinline__ bool leads_group() const { return lane() == 0; }
+  __device__ __forceinline__ float group_largest(float x) const { return largest_in_warp(x); }
+  __device__ __forceinline__ int place() const { return lane() / sharers; }
+  __device__ __forceinline__ int places() const { return least_block; }
+  __device__ __forceinline__ Share share() const { return {lane() % sharers, sharers}; }
+  __device__ __forceinline__ float shared_sum(float x) const {
+#pragma unroll
+    for (int distance = sharers / 2; distance > 0; distance /= 2) {
+      x += __shfl_xor_sync(full_mask, x, distance);
+    }
+    return x;
+  }
+  // Every warp looks for itself: that takes no barrier.
+  template <class F>
+  __device__ __forceinline__ int first_where(int begin, int end, const F& f) const {
+    for (int i = begin; i < end; i += warp_size) {
+      const int own = i + lane();
+      const unsigned found = __ballot_sync(full_mask, own < end && f(own));
+      if (found != 0) return i + __ffs(static_cast<int>(found)) - 1;
+    }
+    return end;
+  }
+  template <class F>
+  __device__ __forceinline__ int last_where(int begin, int end, const F& f) const {
+    for (int past = end; past > begin; past -= warp_size) {
+      const int own = past - 1 - lane();
+      const unsigned found = __ballot_sync(full_mask, own >= begin && f(own));
+      if (found != 0) return past - __ffs(static_cast<int>(found));
+    }
+    return begin - 1;
+  }
+  __device__ __forceinline__ int first_largest(int begin, int end, const float* x) const {
+    int most = INT32_MIN, at = begin;
+    for (int i = begin + lane(); i < end; i += warp_size) {
+      const int here = in_order(x[i]);
+      at = here > most ? i : at;
+      most = here > most ? here : most;
+    }
+    const bool is_largest = most == __reduce_max_sync(full_mask, most);
+    return __reduce_min_sync(full_mask, is_largest ? at : INT32_MAX);
+  }
   __device__ __forceinline__ int most_cells() const { return Space::most_cells; }
   template <class P>
   __device__ __forceinline__ const Taps& taps() const {
     return *memory_->taps;
   }
-  __device__ __forceinline__ const Bins<double>& bins() const { return memory_->bins; }
+  __device__ __forceinline__ Bins bins() const {
+    auto& fixed = Space::fixed();
+    return {fixed.mass, fixed.moment, fixed.centre, fixed.upper, fixed.blocks, fixed.bounds};
+  }
   __device__ __forceinline__ List<T, weighted> list() const {
     return {memory_->list, memory_->list_weights};
   }
@@ -273,7 +319,7 @@ class PointSet {
   }
 
   __device__ __forceinline__ void bin(const Grid& grid, double) const {
-    const Bins<double>& bins = memory_->bins;
+    auto& fixed = Space::fixed();
     const int size = grid.bins();
     using Count = typename Space::Count;
     constexpr double one = 1 << Space::place_bits;
@@ -283,7 +329,7 @@ class PointSet {
     const T limit = static_cast<T>((size - 1) * one + one / 2);
     for (int64_t begin = 0; begin < n_; begin += Space::bin_points) {
       for (int b = Team::rank(); b < size; b += Team::threads) {
-        memory_->counts[b] = memory_->places[b] = 0;
+        fixed.counts[b] = fixed.places[b] = 0;
       }
       __syncthreads();
       const int64_t rest = n_ - begin;
@@ -291,19 +337,24 @@ class PointSet {
       // bin_points is a multiple of the team: each thread meets its own points.
       for (int64_t i = begin + Team::rank(); i < end; i += Team::threads) {
         const T place = shift - residual(points_[i], at.base, at.offset) * scale;
-        const int fixed = static_cast<int>(larger(smaller(place, limit), T(0)));
+        const int digits = static_cast<int>(larger(smaller(place, limit), T(0)));
+        const int b = digits >> Space::place_bits;
         const Count count = Counting<weighted>::count(points_.weight(i));
-        atomicAdd(&memory_->counts[fixed >> Space::place_bits], count);
-        atomicAdd(&memory_->places[fixed >> Space::place_bits],
-                  count * static_cast<Count>(fixed & ((1 << Space::place_bits) - 1)));
+        atomicAdd(&fixed.counts[b], count);
+        atomicAdd(&fixed.places[b],
+                  count * static_cast<Count>(digits & ((1 << Space::place_bits) - 1)));
       }
       __syncthreads();
       for (int b = Team::rank(); b < size; b += Team::threads) {
         constexpr double unit = 1 / Counting<weighted>::one;
-        const double points = static_cast<double>(memory_->counts[b]) * unit;
-        const double moment = static_cast<double>(memory_->places[b]) * (unit / one) - 0.5 * points;
-        bins.mass[b] = begin == 0 ? points : bins.mass[b] + points;
-        bins.moment[b] = begin == 0 ? moment : bins.moment[b] + moment;
+        double points = static_cast<double>(fixed.counts[b]) * unit;
+        double moment = static_cast<double>(fixed.places[b]) * (unit / one) - 0.5 * points;
+        if (n_ > Space::bin_points) {
+          fixed.masses[b] = points += begin == 0 ? 0 : fixed.masses[b];
+          fixed.moments[b] = moment += begin == 0 ? 0 : fixed.moments[b];
+        }
+        fixed.mass[b] = static_cast<float>(points);
+        fixed.moment[b] = static_cast<float>(moment);
       }
     }
     __syncthreads();
@@ -334,7 +385,7 @@ class PointSet {
           s1 = s2 = 0;
         });
     Team::template reduce<Add>(totals);
-    const int64_t size = *memory_->size;
+    const int64_t size = Space::fixed().size;
     sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
     const auto leaving = static_cast<int64_t>(totals[3]);
     return {size, leaving, leaving, centre, alpha, totals[0], totals[1], totals[2]};
@@ -348,7 +399,7 @@ class PointSet {
         },
         [] {});
     __syncthreads();
-    const int64_t size = *memory_->size;
+    const int64_t size = Space::fixed().size;
     sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
     return size;
   }
@@ -527,15 +578,17 @@ class PointSet {
   // The order in which points come is left to chance; the list is sorted before it is read.
   template <class W>
   __device__ __forceinline__ void append(T x, W weight) const {
-    const unsigned at = atomicAdd(memory_->size, 1u);
+    const unsigned at = atomicAdd(&Space::fixed().size, 1u);
     memory_->list[at] = x;
     if constexpr (weighted) memory_->list_weights[at] = weight;
   }
   __device__ __forceinline__ void clear_list() const {
     __syncthreads();  // for whoever may still read the last one, of this set or the one before
-    if (Team::rank() == 0) *memory_->size = 0;
+    if (Team::rank() == 0) Space::fixed().size = 0;
     __syncthreads();
   }
+
+  static constexpr int sharers = warp_size / least_block;
 
   Points points_;
   int64_t n_;

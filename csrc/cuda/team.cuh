@@ -30,6 +30,22 @@ __device__ __forceinline__ void reduce_warp(double (&values)[count]) {
   }
 }
 
+// The bits of a float as an integer, in the order of the numbers.
+__device__ __forceinline__ int in_order(float x) {
+  int bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits >= 0 ? bits : bits ^ 0x7fffffff;
+}
+
+__device__ __forceinline__ float largest_in_warp(float x) {
+  const int most = __reduce_max_sync(full_mask, in_order(x));
+  const int bits = most >= 0 ? most : most ^ 0x7fffffff;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+__device__ __forceinline__ int lane() { return threadIdx.x % warp_size; }
+
 struct Warp {
   static constexpr int threads = warp_size;
 
@@ -63,6 +79,16 @@ struct Block {
       values[k] = parts[k];
       for (int w = 1; w < warps; ++w) values[k] = Op::combine(values[k], parts[w * count + k]);
     }
+  }
+
+  static __device__ __forceinline__ float largest(float x) {
+    static_assert((warps & (warps - 1)) == 0, "lanes fall on the parts evenly");
+    __shared__ float parts[warps];
+    x = largest_in_warp(x);
+    __syncthreads();  // likewise
+    if (lane() == 0) parts[threadIdx.x / warp_size] = x;
+    __syncthreads();
+    return largest_in_warp(parts[lane() % warps]);
   }
 };
 
