@@ -22,6 +22,8 @@
 //   void    sync()                         what they wrote to working memory is seen by all
 //   double  largest(double x)              of their numbers; also a sync()
 //   float   largest(float x)               likewise
+//   void    sum(values)                    of their numbers, for each of an array; likewise
+//   void    sum_before(values)             of those of threads of smaller rank; likewise
 //   int     group(), groups()              the thread's own among groups, which take blocks of
 //   cells bool    leads_group()                  whether it writes what is of its group float
 //   group_largest(x)               of the group's numbers int     place(), places()              of

@@ -434,6 +434,12 @@ class PointSet {
   void sync() const {}
   double largest(double x) const { return x; }
   float largest(float x) const { return x; }
+  template <int count>
+  void sum(double (&)[count]) const {}
+  template <int count>
+  void sum_before(double (&values)[count]) const {
+    for (double& value : values) value = 0;
+  }
   int group() const { return 0; }
   int groups() const { return 1; }
   bool leads_group() const { return true; }

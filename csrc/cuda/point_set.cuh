@@ -243,6 +243,14 @@ class PointSet {
     return values[0];
   }
   __device__ __forceinline__ float largest(float x) const { return Team::largest(x); }
+  template <int count>
+  __device__ __forceinline__ void sum(double (&values)[count]) const {
+    Team::template reduce<Add>(values);
+  }
+  template <int count>
+  __device__ __forceinline__ void sum_before(double (&values)[count]) const {
+    Team::sum_before(values);
+  }
   // Groups are warps, of which each takes the least block at a time.
   __device__ __forceinline__ int group() const { return Team::rank() / warp_size; }
   __device__ __forceinline__ int groups() const { return Team::threads / warp_size; }

@@ -81,6 +81,30 @@ struct Block {
     }
   }
 
+  // Each thread gets the sums over those before it.
+  template <int count>
+  static __device__ __forceinline__ void sum_before(double (&values)[count]) {
+    __shared__ double parts[warps * count];
+    __syncthreads();  // likewise
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      double sum = values[k];
+#pragma unroll
+      for (int distance = 1; distance < warp_size; distance *= 2) {
+        const double before = __shfl_up_sync(full_mask, sum, distance);
+        if (lane() >= distance) sum += before;
+      }
+      if (lane() == warp_size - 1) parts[threadIdx.x / warp_size * count + k] = sum;
+      const double before = __shfl_up_sync(full_mask, sum, 1);
+      values[k] = lane() > 0 ? before : 0;
+    }
+    __syncthreads();
+    for (int w = 0; w < static_cast<int>(threadIdx.x) / warp_size; ++w) {
+#pragma unroll
+      for (int k = 0; k < count; ++k) values[k] += parts[w * count + k];
+    }
+  }
+
   static __device__ __forceinline__ float largest(float x) {
     static_assert((warps & (warps - 1)) == 0, "lanes fall on the parts evenly");
     __shared__ float parts[warps];
