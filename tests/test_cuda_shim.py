@@ -483,6 +483,8 @@ def test_votes(ordered):
     halves = np.repeat([0xFFFF, 1 << 20], 16)
     expected = np.concatenate([np.repeat([thirds, 1, 10], 32), halves])
     np.testing.assert_array_equal(ordered.toy("votes")[:128], expected)
+    expected = np.repeat([40, 85, 69], [32, 16, 16])
+    np.testing.assert_array_equal(ordered.toy("reductions")[:64], expected)
     np.testing.assert_array_equal(ordered.toy("early_return")[:21], [(1 << 20) - 1] * 20 + [np.nan])
 
 

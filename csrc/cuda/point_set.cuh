@@ -36,6 +36,7 @@ struct MomentAdder {
 template <class T>
 struct Consecutive {
   static constexpr bool weighted = false;
+  using Index = int;  // enough for points in shared memory
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
@@ -45,6 +46,7 @@ struct Consecutive {
 template <class T>
 struct WeightedConsecutive {
   static constexpr bool weighted = true;
+  using Index = int;  // enough for points in shared memory
   const T* x;
   const T* weights;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
@@ -55,6 +57,7 @@ struct WeightedConsecutive {
 template <class T>
 struct InPlace {
   static constexpr bool weighted = false;
+  using Index = int64_t;
   const void* x;
   DType dtype;
   int64_t first;
@@ -68,6 +71,7 @@ struct InPlace {
 template <class T>
 struct WeightedInPlace {
   static constexpr bool weighted = true;
+  using Index = int64_t;
   InPlace<T> points;
   InPlace<T> weights;  // not in their unit
   double inverse_unit;
@@ -174,17 +178,41 @@ struct List {
   }
 };
 
+// A number of a list, and its weight, in a lane's registers.
+template <class T, bool weighted>
+struct Listed {
+  T x, weight;
+
+  // Of this lane and the one whose number differs in the bits of `mask`, the lower one gets what
+  // comes first.
+  __device__ __forceinline__ void exchange(int mask) {
+    const bool lower = (lane() ^ mask) > lane();
+    const T other = __shfl_xor_sync(full_mask, x, mask);
+    if constexpr (weighted) {
+      const T other_weight = __shfl_xor_sync(full_mask, weight, mask);
+      const T first = lower ? other : x, second = lower ? x : other;
+      const bool ties = first == second;
+      if (first < second || (ties && (lower ? other_weight < weight : weight < other_weight))) {
+        x = other;
+        weight = other_weight;
+      }
+    } else {
+      x = lower ? smaller(x, other) : larger(x, other);
+    }
+  }
+};
+
 // A list that all threads have seen completed. Bitonic, with the first step of each merge mirrored:
 // then every exchange moves the larger number up, and places beyond the end act as if they held
-// +inf.
-template <class Team, bool weighted, class T>
-__device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
-  const auto swap = [](T* of, int64_t i, int64_t j) {
+// +inf. What stays within as many numbers as a warp has lanes is exchanged between these.
+template <class Team, bool weighted, class T, class Index>
+__device__ __forceinline__ void sort_list(T* list, T* weights, Index n) {
+  const auto swap = [](T* of, Index i, Index j) {
     const T x = of[i];
     of[i] = of[j];
     of[j] = x;
   };
-  const auto exchange = [&](int64_t i, int64_t j) {
+  const auto exchange = [&](Index i, Index j) {
     if (j >= n) return;
     if constexpr (weighted) {
       if (!(list[i] > list[j] || (list[i] == list[j] && weights[i] > weights[j]))) return;
@@ -194,23 +222,51 @@ __device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
     }
     swap(list, i, j);
   };
+  const auto by_warps = [&](const auto& steps) {
+    for (Index first = Team::rank() - lane(); first < n; first += Team::threads) {
+      const Index i = first + lane();
+      Listed<T, weighted> item{static_cast<T>(detail::infinity), 0};
+      if (i < n) {
+        item.x = list[i];
+        if constexpr (weighted) item.weight = weights[i];
+      }
+      steps(item);
+      if (i < n) {
+        list[i] = item.x;
+        if constexpr (weighted) weights[i] = item.weight;
+      }
+    }
+    __syncthreads();
+  };
+  const auto merge = [](auto& item, int distance) {
+#pragma unroll
+    for (; distance > 0; distance /= 2) item.exchange(distance);
+  };
+  by_warps([&](auto& item) {
+#pragma unroll
+    for (int width = 2; width <= warp_size; width *= 2) {
+      item.exchange(width - 1);
+      merge(item, width / 4);
+    }
+  });
   // Widths and distances are powers of two: no division is needed.
-  int64_t half = 1;
+  Index half = warp_size / 2;
   while (2 * half < n) half *= 2;
-  for (int bits = 1; int64_t{1} << (bits - 1) < n; ++bits) {
-    const int64_t width = int64_t{1} << bits, in_half = width / 2 - 1;
-    for (int64_t p = Team::rank(); p < half; p += Team::threads) {
-      const int64_t start = (p >> (bits - 1)) << bits, at = p & in_half;
+  for (Index width = 2 * warp_size; width <= 2 * half; width *= 2) {
+    const Index in_half = width / 2 - 1;
+    for (Index p = Team::rank(); p < half; p += Team::threads) {
+      const Index at = p & in_half, start = 2 * (p - at);
       exchange(start + at, start + width - 1 - at);
     }
     __syncthreads();
-    for (int64_t distance = width / 4; distance > 0; distance /= 2) {
-      for (int64_t p = Team::rank(); p < half; p += Team::threads) {
-        const int64_t i = 2 * p - (p & (distance - 1));
+    for (Index distance = width / 4; distance >= warp_size; distance /= 2) {
+      for (Index p = Team::rank(); p < half; p += Team::threads) {
+        const Index i = 2 * p - (p & (distance - 1));
         exchange(i, i + distance);
       }
       __syncthreads();
     }
+    by_warps([&](auto& item) { merge(item, warp_size / 2); });
   }
 }
 
@@ -394,7 +450,8 @@ class PointSet {
         });
     Team::template reduce<Add>(totals);
     const int64_t size = Space::fixed().size;
-    sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
+    sort_list<Team, weighted>(memory_->list, memory_->list_weights,
+                              static_cast<typename Points::Index>(size));
     const auto leaving = static_cast<int64_t>(totals[3]);
     return {size, leaving, leaving, centre, alpha, totals[0], totals[1], totals[2]};
   }
@@ -408,7 +465,8 @@ class PointSet {
         [] {});
     __syncthreads();
     const int64_t size = Space::fixed().size;
-    sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
+    sort_list<Team, weighted>(memory_->list, memory_->list_weights,
+                              static_cast<typename Points::Index>(size));
     return size;
   }
 
