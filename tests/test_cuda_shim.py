@@ -36,8 +36,8 @@ SIZES = {
 }
 # The same for the global search; each part of it is to be reached.
 GLOBAL_SIZES = {
-    torch.float32: (1, 2, 3, 63, 64, 65, 127, 129, 1024, 1025, 8192, 8193),
-    torch.float64: (1, 2, 3, 63, 64, 65, 127, 129, 512, 513, 4096, 4097),
+    torch.float32: (1, 2, 3, 63, 64, 65, 127, 129, 600, 2048, 2049, 8192, 8193),
+    torch.float64: (1, 2, 3, 63, 64, 65, 127, 129, 600, 1024, 1025, 4096, 4097),
 }
 # And with weights, of either solver.
 WEIGHTED_SIZES = {
