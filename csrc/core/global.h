@@ -48,9 +48,11 @@ class GlobalSearch {
       take_sorted();
     } else {
       const double window = set_.most_cells() * cell_width();
+      // One cell more, so that the first one with points has a neighbour on its left.
+      const double a = larger(lo_ - cell_width(), -Math<double>::largest());
       bool done;
-      if (range() < window) {
-        done = search(set_, lo_, hi_, /*sorted=*/false);
+      if (hi_ - a < window) {
+        done = search(set_, a, hi_, /*sorted=*/false);
       } else {
         start_ = robust_start();
         done = search(set_, start_ - 0.5 * window, start_ + 0.5 * window, false);
