@@ -289,6 +289,20 @@ def test_special_sets_of_the_global_search(n, penalty, dtype, shim):
     assert y[6] == 0.25
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_more_points_than_are_counted_at_once(penalty, weighted, dtype, shim):
+    x = np.random.default_rng(0).normal(0, 0.3, (1, 70_000)).astype(NUMPY[dtype])
+    x[:, 66_000:] += 5  # the last ones that are counted
+    weight = np.full_like(x, 0.75) if weighted else None
+
+    def run():
+        return [shim.forward(x, penalty, weight=weight, solver="global").y]
+
+    (y,) = in_every_schedule(shim, run)
+    assert_global(y[0], x[0], penalty, 1.0, dtype)
+
+
 @pytest.mark.parametrize("n", [300, 1200, 8200])
 @pytest.mark.parametrize("penalty", NONCONVEX)
 def test_global_search_with_an_alpha_per_set(n, penalty, dtype, shim):
