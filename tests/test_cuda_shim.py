@@ -36,8 +36,8 @@ SIZES = {
 }
 # The same for the global search; each part of it is to be reached.
 GLOBAL_SIZES = {
-    torch.float32: (1, 2, 3, 63, 64, 65, 127, 129, 1024, 1025, 8192, 8193),
-    torch.float64: (1, 2, 3, 63, 64, 65, 127, 129, 512, 513, 4096, 4097),
+    torch.float32: (1, 2, 3, 63, 64, 65, 127, 129, 600, 2048, 2049, 8192, 8193),
+    torch.float64: (1, 2, 3, 63, 64, 65, 127, 129, 600, 1024, 1025, 4096, 4097),
 }
 # And with weights, of either solver.
 WEIGHTED_SIZES = {
@@ -289,6 +289,20 @@ def test_special_sets_of_the_global_search(n, penalty, dtype, shim):
     assert y[6] == 0.25
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("penalty", NONCONVEX)
+def test_more_points_than_are_counted_at_once(penalty, weighted, dtype, shim):
+    x = np.random.default_rng(0).normal(0, 0.3, (1, 70_000)).astype(NUMPY[dtype])
+    x[:, 66_000:] += 5  # the last ones that are counted
+    weight = np.full_like(x, 0.75) if weighted else None
+
+    def run():
+        return [shim.forward(x, penalty, weight=weight, solver="global").y]
+
+    (y,) = in_every_schedule(shim, run)
+    assert_global(y[0], x[0], penalty, 1.0, dtype)
+
+
 @pytest.mark.parametrize("n", [300, 1200, 8200])
 @pytest.mark.parametrize("penalty", NONCONVEX)
 def test_global_search_with_an_alpha_per_set(n, penalty, dtype, shim):
@@ -483,6 +497,8 @@ def test_votes(ordered):
     halves = np.repeat([0xFFFF, 1 << 20], 16)
     expected = np.concatenate([np.repeat([thirds, 1, 10], 32), halves])
     np.testing.assert_array_equal(ordered.toy("votes")[:128], expected)
+    expected = np.repeat([40, 85, 69], [32, 16, 16])
+    np.testing.assert_array_equal(ordered.toy("reductions")[:64], expected)
     np.testing.assert_array_equal(ordered.toy("early_return")[:21], [(1 << 20) - 1] * 20 + [np.nan])
 
 

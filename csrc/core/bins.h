@@ -43,14 +43,14 @@ struct Grid {
 constexpr double bin_doubt = 1.5e-3;
 
 // Arrays of a team's working memory, of grid.bins() numbers each (and `bins_slack` spare ones).
-// Number: float or double; bounds are as good in single precision, see bin_rounding.
-template <class Number>
+// Bounds are as good in single precision, see bin_rounding.
 struct Bins {
-  Number* mass;
-  Number* moment;  // in bin widths
-  float* upper;    // by cell: bound of the depth there; nothing where its block was discarded
-  float* blocks;   // the mass of each block of width alpha, those of the pad first
-  float* bounds;   // by block: bound of the depth there, or `discarded`
+  float* mass;
+  float* moment;  // in bin widths
+  float* centre;  // by cell: about the depth at its centre; nothing where its block was discarded
+  float* upper;   // likewise: bound of the depth in it, or `discarded`
+  float* blocks;  // the mass of each block of width alpha, those of the pad first
+  float* bounds;  // by block: bound of the depth there, or `discarded`
 };
 constexpr int bins_slack = 16;
 constexpr int least_block = 8;  // cells: blocks have a multiple, vectors a divisor of so many
@@ -90,7 +90,7 @@ struct BinPair {
   using V = typename M::V;
   V left_mass, right_mass, left_moment, right_moment;
 
-  DDN_HD BinPair(const Bins<typename M::Scalar>& bins, int bin, int distance)
+  DDN_HD BinPair(const Bins& bins, int bin, int distance)
       : left_mass(M::load(bins.mass + bin - distance)),
         right_mass(M::load(bins.mass + bin + distance)),
         left_moment(M::load(bins.moment + bin - distance)),
@@ -100,17 +100,23 @@ struct BinPair {
   DDN_HD V odd_moment() const { return left_moment - right_moment; }
 };
 
+// Several threads may share a sum over bins: each takes every `count`-th distance from that of its
+// `rank` on, and the sums of all are added.
+struct Share {
+  int rank, count;
+};
+
 template <class M>
 struct CellBounds {
   typename M::V value, slope, slack;
 };
 template <class M>
-DDN_HD CellBounds<M> bound_cells(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
+DDN_HD CellBounds<M> bound_cells(const Bins& bins, const Taps& taps, int bin, Share share) {
   using V = typename M::V;
   // Sums of their own for every product: none waits for another. At distance zero K' is zero.
-  const V own = M::load(bins.mass + bin);
+  const V own = share.rank == 0 ? M::load(bins.mass + bin) : V{};
   V value = own * M::splat(taps.value[0]), shift{}, slope{}, slack = own * M::splat(taps.slack[0]);
-  for (int t = 1; t <= taps.reach; ++t) {
+  for (int t = 1 + share.rank; t <= taps.reach; t += share.count) {
     const BinPair<M> pair(bins, bin, t);
     const V tap = M::splat(taps.slope[t]), even = pair.even();
     value = M::fma(even, M::splat(taps.value[t]), value);
@@ -121,33 +127,25 @@ DDN_HD CellBounds<M> bound_cells(const Bins<typename M::Scalar>& bins, const Tap
   return {value - shift, slope, slack};
 }
 
-// The estimates of the depths at the centres of the same cells alone.
+// The expansion of Note [The bound on a cell] for K'' in the place of K, in units of h^2: a bound
+// of D'' in the cells is value + |slope| / 2.
 template <class M>
-DDN_HD typename M::V cell_depths(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
-  using V = typename M::V;
-  V value = M::load(bins.mass + bin) * M::splat(taps.value[0]), shift{};
-  for (int t = 1; t <= taps.reach; ++t) {
-    const BinPair<M> pair(bins, bin, t);
-    value = M::fma(pair.even(), M::splat(taps.value[t]), value);
-    shift = M::fma(pair.odd_moment(), M::splat(taps.slope[t]), shift);
-  }
-  return value - shift;
-}
-
-// Upper bounds of h^2 D'' over the same cells: the expansion of Note [The bound on a
-// cell] for K'' in the place of K.
+struct CellBends {
+  typename M::V value, slope;
+};
 template <class M>
-DDN_HD typename M::V bound_bend(const Bins<typename M::Scalar>& bins, const Taps& taps, int bin) {
+DDN_HD CellBends<M> bend_cells(const Bins& bins, const Taps& taps, int bin, Share share) {
   using V = typename M::V;
-  V bend = M::load(bins.mass + bin) * M::splat(taps.bend[0]), shift{}, twist{};
-  for (int t = 1; t <= taps.reach; ++t) {
+  const V own = share.rank == 0 ? M::load(bins.mass + bin) : V{};
+  V value = own * M::splat(taps.bend[0]), shift{}, slope{};
+  for (int t = 1 + share.rank; t <= taps.reach; t += share.count) {
     const BinPair<M> pair(bins, bin, t);
     const V tap = M::splat(taps.twist[t]);
-    bend = M::fma(pair.even(), M::splat(taps.bend[t]), bend);
+    value = M::fma(pair.even(), M::splat(taps.bend[t]), value);
     shift = M::fma(pair.odd_moment(), tap, shift);
-    twist = M::fma(pair.odd(), tap, twist);
+    slope = M::fma(pair.odd(), tap, slope);
   }
-  return (bend - shift) + M::splat(0.5) * M::absolute(twist);
+  return {value - shift, slope};
 }
 
 // A slack, and what rounding may add to the terms of which it is the slack: a moment is no more

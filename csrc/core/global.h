@@ -48,9 +48,11 @@ class GlobalSearch {
       take_sorted();
     } else {
       const double window = set_.most_cells() * cell_width();
+      // One cell more, so that the first one with points has a neighbour on its left.
+      const double a = larger(lo_ - cell_width(), -Math<double>::largest());
       bool done;
-      if (range() < window) {
-        done = search(set_, lo_, hi_, /*sorted=*/false);
+      if (hi_ - a < window) {
+        done = search(set_, a, hi_, /*sorted=*/false);
       } else {
         start_ = robust_start();
         done = search(set_, start_ - 0.5 * window, start_ + 0.5 * window, false);
@@ -131,129 +133,135 @@ class GlobalSearch {
     grid.cells = ((grid.cells >> taps_.block_bits) + 1) << taps_.block_bits;  // whole blocks
     if (!sorted) count_pass();
     view.bin(grid, problem_.alpha);
-    const auto bins = set_.bins();
+    const Bins bins = set_.bins();
     const double tail = (1 + bin_rounding) * taps_.tail * view.total_weight();
     const double attained = bound_grid(grid, tail, view.bin_excess());
-    double depth = attained;
     const int top = top_cell(grid);
+    const double beyond = sorted ? -1 : outside(grid) + tail;
     if (!sorted) {
-      ceiling_ = larger(larger(static_cast<double>(bins.upper[top]), outside(grid) + tail), bound_);
+      ceiling_ = larger(larger(static_cast<double>(bins.upper[top]), beyond), bound_);
     }
     if (!found_) start_ = grid.centre(top);
     if (stopped()) return false;
-    depth = larger(enough(), depth);
-
-    if (!sorted && outside(grid) + tail > depth) return false;
+    const double depth = larger(enough(), attained);
+    if (beyond > depth) return false;
 
     // The run about the highest bound first: its minimum discards most others.
-    int first = top, last = top;
-    while (first > 0 && upper(first - 1) > depth) --first;
-    while (last + 1 < grid.cells && upper(last + 1) > depth) ++last;
-    if (!(bins.upper[top] > depth)) {
-      bound_ = larger(static_cast<double>(bins.upper[top]), bound_);
-      return true;
-    }
-    if (!resolve(view, grid, first, last, attained, sorted)) return false;
-    const int done_first = first, done_last = last;
-    int runs = 1;
-    const int in_block = taps_.per_alpha() - 1;
-    for (int cell = 0; cell < grid.cells; ++cell) {
-      if ((cell & in_block) == 0) {
-        const auto most = static_cast<double>(bins.bounds[cell >> taps_.block_bits]);
-        if (!(most > larger(depth, enough()))) {
-          if (most != discarded) bound_ = larger(most, bound_);
-          cell += in_block;
-          continue;
-        }
-      }
-      if (!(upper(cell) > larger(depth, enough()))) {
-        bound_ = larger(upper(cell), bound_);
-        continue;
-      }
-      if (cell >= done_first && cell <= done_last) {
-        cell = done_last;
-        continue;
-      }
+    for (int runs = 0, from = 0;;) {
+      const float least = threshold(larger(depth, enough()));
+      const auto out = [&](int cell) { return !(upper(bins, cell) > least); };
+      const int within = runs == 0 ? top : next_above(grid, from, least);
+      if (within == grid.cells || out(within)) break;
       if (!is_finite(loss_.error)) {
         settle();
-        if (!(upper(cell) > enough())) {
-          bound_ = larger(upper(cell), bound_);
-          continue;
-        }
+        continue;
       }
-      first = last = cell;
-      while (last + 1 < grid.cells && upper(last + 1) > enough()) ++last;
-      if (!sorted && ++runs > most_runs) return false;
+      if (!sorted && runs == most_runs) return false;
+      const int first = runs == 0 ? set_.last_where(0, top, out) + 1 : within;
+      const int last = set_.first_where(within + 1, grid.cells, out) - 1;
       if (!resolve(view, grid, first, last, attained, sorted)) return false;
-      cell = last;
+      set_.sync();
+      for (int i = first + set_.rank(); i <= last; i += set_.size()) bins.upper[i] = discarded;
+      set_.sync();
+      if (runs++ > 0) from = last + 1;
     }
-    if (!sorted) bound_ = larger(outside(grid) + tail, bound_);
+    bound_ = larger(larger(largest_left(grid), beyond), bound_);
     return true;
   }
 
-  // The bound of a cell; that of one in a discarded block is part of bound_.
-  DDN_HD double upper(int cell) const {
-    const auto bins = set_.bins();
-    return bins.bounds[cell >> taps_.block_bits] == discarded ? discarded : bins.upper[cell];
+  // A number in single precision just below a depth: bounds above the depth are above it.
+  static DDN_HD float threshold(double depth) { return static_cast<float>(depth * (1 - 0x1p-23)); }
+
+  // The bound of a cell; of one in a discarded block the block's counts.
+  DDN_HD float upper(const Bins& bins, int cell) const {
+    return bins.bounds[cell >> taps_.block_bits] > floor_ ? bins.upper[cell] : discarded;
   }
 
-  // Fills in bins.upper and bins.bounds, the largest bound in each block, and returns the largest
-  // depth that is known to be attained.
+  // The first cell from `from` on whose bound is above `least`, or grid.cells.
+  DDN_HD int next_above(const Grid& grid, int from, float least) const {
+    const Bins bins = set_.bins();
+    const int bits = taps_.block_bits, blocks = grid.cells >> bits;
+    const auto above = [&](int b) { return bins.bounds[b] > least; };
+    for (int b = from >> bits; (b = set_.first_where(b, blocks, above)) < blocks; ++b) {
+      const int begin = from > b << bits ? from : b << bits, end = (b + 1) << bits;
+      const int cell = set_.first_where(begin, end, [&](int i) { return bins.upper[i] > least; });
+      if (cell < end) return cell;
+    }
+    return grid.cells;
+  }
+
+  // The largest bound of all cells that were not resolved.
+  DDN_HD double largest_left(const Grid& grid) const {
+    constexpr int lanes = M::lanes;
+    const Bins bins = set_.bins();
+    const int k = taps_.per_alpha();
+    float most = discarded;
+    V cells = M::splat(discarded);
+    for (int b = set_.group(); b < grid.cells >> taps_.block_bits; b += set_.groups()) {
+      if (!(bins.bounds[b] > floor_)) {
+        most = larger(bins.bounds[b], most);
+        continue;
+      }
+      for (int i = lanes * set_.place(); i < k; i += lanes * set_.places()) {
+        cells = M::larger(M::load(bins.upper + b * k + i), cells);
+      }
+    }
+    return static_cast<double>(set_.largest(larger(M::largest_of(cells), most)));
+  }
+
+  // Fills in bins.bounds, the largest bound in each block, and of those blocks where it is above
+  // floor_ also bins.upper and bins.centre; returns the largest depth that is known to be attained.
   DDN_LARGE double bound_grid(const Grid& grid, double tail, double excess) {
     constexpr int lanes = M::lanes;
-    const auto bins = set_.bins();
+    const Bins bins = set_.bins();
     const int k = taps_.per_alpha();
     const int blocks = grid.cells / k;
     const int pad_blocks = taps_.block_reach;
     for (int i = set_.rank(); i < blocks + 2 * pad_blocks; i += set_.size()) {
       V sum{};
       for (int j = 0; j < k; j += lanes) sum += M::load(bins.mass + 1 + i * k + j);
-      bins.blocks[i] = static_cast<float>(M::sum(rounded_up(sum)));
+      bins.blocks[i] = M::sum(rounded_up(sum));
     }
     set_.sync();
+    const V margin = M::splat(tail);
     for (int b = lanes * set_.rank(); b < blocks; b += lanes * set_.size()) {
-      const V bound = block_bounds(bins.blocks + b + pad_blocks) + M::splat(tail);
-      M::narrow(bins.bounds + b, rounded_up(bound));
+      M::store(bins.bounds + b, rounded_up(block_bounds(bins.blocks + b + pad_blocks) + margin));
     }
     set_.sync();
-    int top = 0;
-    for (int b = 1; b < blocks; ++b) {
-      if (bins.bounds[b] > bins.bounds[top]) top = b;
-    }
-    const int groups = k / lanes;  // no rest: see least_block
-    double lower = -1;
-    const auto bound_block = [&](int block, int group) {
-      const int cell = block * k + group * lanes;
-      const CellBounds<M> at = bound_cells<M>(bins, taps_, grid.bin_of_cell(cell));
-      const V upper = at.value + M::splat(0.5) * M::absolute(at.slope) + at.slack;
-      M::narrow(bins.upper + cell, rounded_up(upper + M::splat(tail)));
-      lower = larger(static_cast<double>(M::largest_of(at.value - at.slack)) - excess, lower);
+    const int top = set_.first_largest(0, blocks, bins.bounds);
+    V lower = M::splat(-1);
+    // No rest: see least_block.
+    const auto bound_block = [&](int block) {
+      V most = M::splat(discarded);
+      for (int i = lanes * set_.place(); i < k; i += lanes * set_.places()) {
+        const int cell = block * k + i;
+        const CellBounds<M> part =
+            bound_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
+        const V value = set_.shared_sum(part.value), slack = set_.shared_sum(part.slack);
+        const V slope = M::absolute(set_.shared_sum(part.slope));
+        const V upper = rounded_up(value + M::splat(0.5) * slope + slack + margin);
+        if (set_.share().rank == 0) {
+          M::store(bins.centre + cell, value);
+          M::store(bins.upper + cell, upper);
+        }
+        most = M::larger(upper, most);
+        lower = M::larger(value - slack, lower);
+      }
+      return set_.group_largest(M::largest_of(most));
     };
-    for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(top, g);
-    lower = set_.largest(lower);
-    const double floor = larger(lower, enough());
-    for (int b = 0; b < blocks; ++b) {
-      if (b == top) continue;
-      if (bins.bounds[b] > floor) {
-        for (int g = set_.rank(); g < groups; g += set_.size()) bound_block(b, g);
-      } else {
-        bound_ = larger(static_cast<double>(bins.bounds[b]), bound_);
-      }
+    const auto attained = [&] {  // also a barrier
+      return larger(static_cast<double>(set_.largest(M::largest_of(lower))) - excess, -1.0);
+    };
+    const bool first = set_.group() == 0;
+    const float most = first ? bound_block(top) : discarded;
+    floor_ = threshold(larger(attained(), enough()));
+    if (first && set_.leads_group()) bins.bounds[top] = most;
+    for (int b = set_.group(); b < blocks; b += set_.groups()) {
+      if (b == top || !(bins.bounds[b] > floor_)) continue;
+      const float bound = bound_block(b);
+      if (set_.leads_group()) bins.bounds[b] = bound;
     }
-    const double depth = set_.largest(lower);  // also a barrier
-    for (int b = set_.rank(); b < blocks; b += set_.size()) {
-      if (b != top && !(bins.bounds[b] > floor)) {
-        bins.bounds[b] = discarded;
-        continue;
-      }
-      V most = M::widen(bins.upper + b * k);
-      for (int i = lanes; i < k; i += lanes) {
-        most = M::larger(M::widen(bins.upper + b * k + i), most);
-      }
-      bins.bounds[b] = static_cast<float>(M::largest_of(most));
-    }
-    set_.sync();
-    return depth;
+    return attained();
   }
 
   // No less, whatever rounding took from a sum of positive numbers.
@@ -261,31 +269,25 @@ class GlobalSearch {
 
   // masses: of the first block and of those about it.
   DDN_HD V block_bounds(const float* masses) const {
-    V sum = M::widen(masses);
+    V sum = M::load(masses);
     for (int s = 1; s <= taps_.block_reach; ++s) {
-      const V sides = M::widen(masses - s) + M::widen(masses + s);
+      const V sides = M::load(masses - s) + M::load(masses + s);
       sum = M::fma(sides, M::splat(taps_.block[s]), sum);
     }
     return sum;
   }
 
   DDN_HD int top_cell(const Grid& grid) const {
-    const auto bins = set_.bins();
-    int block = 0;
-    for (int b = 1; b < grid.cells >> taps_.block_bits; ++b) {
-      if (bins.bounds[b] > bins.bounds[block]) block = b;
-    }
-    int top = block << taps_.block_bits;
-    for (int i = top + 1; i < (block + 1) << taps_.block_bits; ++i) {
-      if (bins.upper[i] > bins.upper[top]) top = i;
-    }
-    return top;
+    const Bins bins = set_.bins();
+    const int bits = taps_.block_bits;
+    const int block = set_.first_largest(0, grid.cells >> bits, bins.bounds);
+    return set_.first_largest(block << bits, (block + 1) << bits, bins.upper);
   }
 
   // Bound of the depth at any u left of the first cell or right of the last one: all the mass that
   // is not further inside than the reach of K.
   DDN_HD double outside(const Grid& grid) const {
-    const auto bins = set_.bins();
+    const Bins bins = set_.bins();
     const int end = grid.bins() - 1, within = grid.pad + taps_.reach;
     double left = 0, right = 0;
     if (grid.origin > lo_) {
@@ -323,23 +325,23 @@ class GlobalSearch {
   DDN_LARGE bool resolve_smooth(const View& view, const Grid& grid, int first, int last, double a,
                                 double b, double floor, bool sorted) {
     constexpr int lanes = M::lanes;
-    const auto bins = set_.bins();
+    const Bins bins = set_.bins();
     const double h2 = grid.width * grid.width / (problem_.alpha * problem_.alpha);
-    double bend = -detail::infinity;
-    for (int i = first + lanes * set_.rank(); i <= last; i += lanes * set_.size()) {
+    float most = static_cast<float>(-detail::infinity);
+    const int cells = lanes * set_.places();  // that a group takes at a time
+    for (int i = first + cells * set_.group(); i <= last; i += cells * set_.groups()) {
+      const int cell = i + lanes * set_.place();
+      const CellBends<M> part = bend_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
+      const V slope = M::absolute(set_.shared_sum(part.slope));
       typename M::Scalar bends[lanes];
-      M::store(bends, bound_bend<M>(bins, taps_, grid.bin_of_cell(i)));
-      for (int l = 0; l < lanes && i + l <= last; ++l) {
-        bend = larger(static_cast<double>(bends[l]), bend);
-      }
+      M::store(bends, set_.shared_sum(part.value) + M::splat(0.5) * slope);
+      for (int l = 0; l < lanes && cell + l <= last; ++l) most = larger(bends[l], most);
     }
     // Heavier bins may only seem to bend it down.
-    bend = set_.largest(bend) / h2 + taps_.tail_bend * view.total_weight() + view.bin_excess();
+    const double bend = static_cast<double>(set_.largest(most)) / h2 +
+                        taps_.tail_bend * view.total_weight() + view.bin_excess();
     if (bend < 0) {
-      int top = first;
-      for (int i = first; i <= last; ++i) {
-        if (bins.upper[i] > bins.upper[top]) top = i;
-      }
+      const int top = set_.first_largest(first, last + 1, bins.upper);
       double start = vertex(grid, top);
       start = start > a && start < b ? start : 0.5 * a + 0.5 * b;
       detail::Iterate it = descend(view, start, a, b);
@@ -396,23 +398,15 @@ class GlobalSearch {
   }
 
   // The top of the parabola through the estimated depths of three neighbouring cells.
-  DDN_LARGE double vertex(const Grid& grid, int cell) const {
-    constexpr int lanes = M::lanes;
-    const auto bins = set_.bins();
-    // Bins about the first and last cell count nothing that is not there. The first threads find
-    // the depths of so many cells as they have lanes.
-    typename M::Scalar own[lanes < 3 ? 3 : lanes];
-    for (int i = lanes * set_.rank(); i < 3; i += lanes * set_.size()) {
-      M::store(own + i, cell_depths<M>(bins, taps_, grid.bin_of_cell(cell - 1 + i)));
-    }
-    double value[3];
-    for (int i = 0; i < 3; ++i) {
-      const bool mine = i / lanes % set_.size() == set_.rank();
-      value[i] = set_.largest(mine ? static_cast<double>(own[i]) : -detail::infinity);
-    }
-    const double bend = value[0] - 2 * value[1] + value[2];
-    const double shift = bend < 0 ? 0.5 * (value[0] - value[2]) / bend : 0;
-    return grid.centre(cell) + grid.width * larger(smaller(shift, 1.0), -1.0);
+  DDN_HD double vertex(const Grid& grid, int cell) const {
+    const Bins bins = set_.bins();
+    const int middle = cell < 1 ? 1 : cell > grid.cells - 2 ? grid.cells - 2 : cell;
+    const auto known = [&](int i) { return bins.bounds[i >> taps_.block_bits] > floor_; };
+    if (!known(middle - 1) || !known(middle + 1)) return grid.centre(cell);
+    const auto value = [&](int i) { return static_cast<double>(bins.centre[middle + i]); };
+    const double left = value(-1), right = value(1), bend = left - 2 * value(0) + right;
+    const double shift = bend < 0 ? 0.5 * (left - right) / bend : 0;
+    return grid.centre(middle) + grid.width * larger(smaller(shift, 1.5), -1.5);
   }
 
   // Of sums in single precision; docs/global.md, section 9.
@@ -553,6 +547,7 @@ class GlobalSearch {
   double bound_ = -1;  // of the depth in all that was left out though it might be above the best
   double ceiling_ = detail::infinity;  // of the depth anywhere, once the bins are counted
   double slack_ = 0;                   // of the depth near the answer above its own
+  float floor_ = discarded;            // blocks with bounds no greater than that are discarded
   int series_ = 0;
 };
 

@@ -1,8 +1,8 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
 // arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
 // adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster; gauss(t^2) is
-// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows. widen and narrow of doubles
-// load and store floats; sum and largest_of combine the lanes.
+// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows. sum and largest_of combine the
+// lanes.
 #pragma once
 
 #include <cmath>
@@ -24,6 +24,8 @@ struct Math<float> {
   static constexpr int lanes = 1;
   static DDN_HD float load(const float* p) { return *p; }
   static DDN_HD void store(float* p, float x) { *p = x; }
+  static DDN_HD float sum(float x) { return x; }
+  static DDN_HD float largest_of(float x) { return x; }
   static DDN_HD float largest() { return 3.402823466e+38f; }
   static DDN_HD float absolute(float x) { return ::fabsf(x); }
 #if defined(__CUDA_ARCH__)
@@ -54,8 +56,6 @@ struct Math<double> {
   static constexpr int lanes = 1;
   static DDN_HD double load(const double* p) { return *p; }
   static DDN_HD void store(double* p, double x) { *p = x; }
-  static DDN_HD double widen(const float* p) { return static_cast<double>(*p); }
-  static DDN_HD void narrow(float* p, double x) { *p = static_cast<float>(x); }
   static DDN_HD double sum(double x) { return x; }
   static DDN_HD double largest_of(double x) { return x; }
   static DDN_HD double largest() { return 1.7976931348623157e308; }

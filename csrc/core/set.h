@@ -20,7 +20,20 @@
 //
 //   using BinMath                          the Math of numbers in bins, or of SIMD vectors of them
 //   void    sync()                         what they wrote to working memory is seen by all
-//   double  largest(x)                     of their numbers; also a sync()
+//   double  largest(double x)              of their numbers; also a sync()
+//   float   largest(float x)               likewise
+//   void    sum(values)                    of their numbers, for each of an array; likewise
+//   void    sum_before(values)             of those of threads of smaller rank; likewise
+//   int     group(), groups()              the thread's own among groups, which take blocks of
+//   cells bool    leads_group()                  whether it writes what is of its group float
+//   group_largest(x)               of the group's numbers int     place(), places()              of
+//   the thread's own cell, or vector of cells, among those
+//                                          that a group takes at a time
+//   Share   share()                        of the thread in a sum over bins (core/bins.h), and
+//   V       shared_sum(x)                  of the shares
+//   int     first_where(begin, end, f)     the first i in [begin, end) with f(i), else end
+//   int     last_where(begin, end, f)      the last one, else begin - 1
+//   int     first_largest(begin, end, x)   the first i of the largest x[i]
 //   Taps    taps<P>()                      the table of a penalty
 //   int     most_cells()                   of a grid
 //   Bins    bins()                         working memory for a grid

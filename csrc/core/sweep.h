@@ -166,6 +166,13 @@ class WindowSums {
     s1_ = {};
     s2_ = {};
   }
+  // `number` points with these sums of t and t^2, about the base that there is.
+  DDN_HD void add_sums(double number, double s1, double s2) {
+    mass_.sum += number;
+    outside_.sum -= number;
+    s1_.add(s1);
+    s2_.add(s2);
+  }
   DDN_HD void add(double x, double weight) { change(x, weight); }
   DDN_HD void remove(double x, double weight) { change(x, -weight); }
   DDN_HD double mass() const { return weighted ? mass_.total() : mass_.sum; }
@@ -200,6 +207,16 @@ class WindowSums {
 // have in common, the sums of the points that are inside throughout, may be less exact.
 constexpr double sweep_doubt = 1e-14;
 
+// Sums of t and t^2 of points without weights.
+struct PointSums {
+  CompensatedSum<double> s1, s2;
+
+  DDN_HD void add(double t) {
+    s1.add(t);
+    s2.add(t * t);
+  }
+};
+
 // outside: of the set, all that is not inside throughout. With `rebase` the base follows the
 // window, else it is in.base.
 template <class Set, class List>
@@ -211,23 +228,42 @@ DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in
   const int64_t share = (in.leaving + set.size()) / set.size();
   const int64_t begin = share * set.rank();
   const int64_t end = begin + share <= in.leaving + 1 ? begin + share : in.leaving + 1;
-  Window best{0, detail::infinity};
-  if (begin < end) {
-    int64_t entered = in.entering;
-    if (begin > 0) {
-      int64_t past = in.count;
-      while (entered < past) {
-        const int64_t middle = entered + (past - entered) / 2;
-        if (at(middle) - at(begin - 1) <= reach) {
-          entered = middle + 1;
-        } else {
-          past = middle;
-        }
+  int64_t entered = in.entering;
+  if (begin > 0 && begin < end) {
+    int64_t past = in.count;
+    while (entered < past) {
+      const int64_t middle = entered + (past - entered) / 2;
+      if (at(middle) - at(begin - 1) <= reach) {
+        entered = middle + 1;
+      } else {
+        past = middle;
       }
     }
-    WindowSums<Set::weighted> sums(in, outside);
+  }
+  WindowSums<Set::weighted> sums(in, outside);
+  if (!Set::weighted && !rebase && set.size() > 1) {
+    // The first window holds all points that leave; each thread's begins with what those before it
+    // have changed.
+    PointSums leave, enter;
+    const auto t = [&](int64_t i) { return (at(i) - in.base) * (1 / in.alpha); };
+    for (int64_t i = begin; i < end && i < in.leaving; ++i) leave.add(t(i));
+    if (begin < end && end <= in.leaving) {
+      for (int64_t i = entered; i < in.count && at(i) - at(end - 1) <= reach; ++i) enter.add(t(i));
+    }
+    double all[2] = {leave.s1.total(), leave.s2.total()};
+    double before[2] = {enter.s1.total() - all[0], enter.s2.total() - all[1]};
+    set.sum(all);
+    set.sum_before(before);
+    if (begin < end) {
+      const auto number = static_cast<double>(entered - begin);
+      sums.add_sums(number, all[0] + before[0], all[1] + before[1]);
+    }
+  } else if (begin < end) {
     if (rebase && begin < in.count) sums.clear(at(begin));
     for (int64_t i = begin; i < entered; ++i) sums.add(at(i), list.weight(i));
+  }
+  Window best{0, detail::infinity};
+  if (begin < end) {
     const auto consider = [&] {
       if (!(sums.mass() > 0)) return;
       const Window here = sums.window(in.alpha);

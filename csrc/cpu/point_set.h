@@ -339,12 +339,14 @@ struct Workspace {
     if (!global) return;
     counted.resize(size);
     for (std::vector<double>* each : {&masses, &moments}) each->resize(size);
-    for (std::vector<float>* each : {&mass, &moment, &upper, &blocks, &bounds}) each->resize(size);
+    for (std::vector<float>* each : {&mass, &moment, &centre, &upper, &blocks, &bounds}) {
+      each->resize(size);
+    }
   }
 
   std::vector<uint32_t> counted;        // left empty
   std::vector<double> masses, moments;  // sums that need more digits than their result
-  std::vector<float> mass, moment, upper, blocks, bounds;  // of Bins
+  std::vector<float> mass, moment, centre, upper, blocks, bounds;  // of Bins
   std::vector<T> list, list_weights;
   std::vector<T> near;  // of KinkedSums
 };
@@ -451,15 +453,48 @@ class PointSet {
   int size() const { return 1; }
   void sync() const {}
   double largest(double x) const { return x; }
+  float largest(float x) const { return x; }
+  template <int count>
+  void sum(double (&)[count]) const {}
+  template <int count>
+  void sum_before(double (&values)[count]) const {
+    for (double& value : values) value = 0;
+  }
+  int group() const { return 0; }
+  int groups() const { return 1; }
+  bool leads_group() const { return true; }
+  float group_largest(float x) const { return x; }
+  int place() const { return 0; }
+  int places() const { return 1; }
+  Share share() const { return {0, 1}; }
+  template <class V>
+  V shared_sum(V x) const {
+    return x;
+  }
+  template <class F>
+  int first_where(int begin, int end, const F& f) const {
+    while (begin < end && !f(begin)) ++begin;
+    return begin;
+  }
+  template <class F>
+  int last_where(int begin, int end, const F& f) const {
+    while (end > begin && !f(end - 1)) --end;
+    return end - 1;
+  }
+  int first_largest(int begin, int end, const float* x) const {
+    int found = begin;
+    for (int i = begin + 1; i < end; ++i) found = x[i] > x[found] ? i : found;
+    return found;
+  }
   int most_cells() const { return Workspace<T>::most_cells; }
   template <class P>
   static const Taps& taps() {
     static const Taps table = make_taps<P>();
     return table;
   }
-  Bins<float> bins() const {
-    return {workspace_->mass.data(), workspace_->moment.data(), workspace_->upper.data(),
-            workspace_->blocks.data(), workspace_->bounds.data()};
+  Bins bins() const {
+    return {workspace_->mass.data(),  workspace_->moment.data(), workspace_->centre.data(),
+            workspace_->upper.data(), workspace_->blocks.data(), workspace_->bounds.data()};
   }
   Set list() const {
     return {workspace_->list.data(), weighted ? workspace_->list_weights.data() : nullptr,

@@ -500,8 +500,6 @@ struct FloatMath {
     return x;
   }
   static DDN_HD void store(float* p, V x) { memcpy(p, &x, sizeof x); }
-  static DDN_HD V widen(const float* p) { return load(p); }
-  static DDN_HD void narrow(float* p, V x) { store(p, x); }
   static DDN_HD V absolute(V x) {
     Bits bits;
     memcpy(&bits, &x, sizeof x);

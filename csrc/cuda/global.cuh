@@ -1,7 +1,7 @@
 // The forward kernels of the global search: a block per set. Which one depends on the size of the
 // set alone, its weights, if it has any, included:
 //
-//   up to 4 KiB    128 threads, the points and a list of them in shared memory
+//   up to 8 KiB    128 threads, the points and a list of them in shared memory
 //   up to 32 KiB   256 threads, the same
 //   above          256 threads, the points read anew in each pass, the list in global memory
 #pragma once
@@ -13,7 +13,7 @@
 
 namespace ddn::cuda {
 
-constexpr int64_t global_small_bytes = 4 << 10;
+constexpr int64_t global_small_bytes = 8 << 10;
 constexpr int64_t global_chip_bytes = 32 << 10;
 constexpr int global_small_threads = 128;
 constexpr int global_threads = 256;
@@ -33,8 +33,12 @@ inline int64_t channel_lists(const SetLayout& layout) {
   return std::min(layout.channels, most_channel_lists);
 }
 
+// As many on a multiprocessor as registers allow that nothing is spilled.
 template <class P, class T, int threads, bool weighted>
-__global__ void __launch_bounds__(threads, 1)
+constexpr int least_blocks = sizeof(T) == 4 && !weighted ? (P::is_smooth ? 256 : 512) / threads : 1;
+
+template <class P, class T, int threads, bool weighted>
+__global__ void __launch_bounds__(threads, (least_blocks<P, T, threads, weighted>))
     global_on_chip(const __grid_constant__ GlobalArgs args) {
   using Team = Block<threads>;
   using Space = Memory<T, weighted>;
@@ -42,7 +46,7 @@ __global__ void __launch_bounds__(threads, 1)
   const ForwardArgs& forward = args.forward;
   const int64_t capacity = args.work.capacity;
   T* const points = reinterpret_cast<T*>(shared + Space::fixed_bytes);
-  const Space memory(shared, points + (weighted ? 2 : 1) * capacity, capacity, args.taps);
+  const Space memory(points + (weighted ? 2 : 1) * capacity, capacity, args.taps);
   const int64_t items = args.work.items(forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t set = args.work.set(forward.layout, i);
@@ -57,13 +61,12 @@ __global__ void __launch_bounds__(global_threads, 1)
     global_in_place(const __grid_constant__ GlobalArgs args) {
   using Team = Block<global_threads>;
   using Space = Memory<T, weighted>;
-  DDN_DYNAMIC_SHARED(unsigned char, shared);
   const ForwardArgs& forward = args.forward;
   const SetLayout& layout = forward.layout;
   T* const lists = reinterpret_cast<T*>(args.lists);
   constexpr int numbers = weighted ? 2 : 1;
   const auto solve = [&](int64_t set, T* list) {
-    const Space memory(shared, list, layout.place(set).num_points, args.taps);
+    const Space memory(list, layout.place(set).num_points, args.taps);
     Weights weights{};
     const auto points = in_place<weighted, T, Team>(forward, set, weights);
     solve_set<P, /*global=*/true, T, Team>(forward, set, points, weights, &memory);

@@ -36,6 +36,7 @@ struct MomentAdder {
 template <class T>
 struct Consecutive {
   static constexpr bool weighted = false, in_place = false;
+  using Index = int;  // enough for points in shared memory
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
@@ -45,6 +46,7 @@ struct Consecutive {
 template <class T>
 struct WeightedConsecutive {
   static constexpr bool weighted = true, in_place = false;
+  using Index = int;  // enough for points in shared memory
   const T* x;
   const T* weights;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
@@ -55,6 +57,7 @@ struct WeightedConsecutive {
 template <class T>
 struct InPlace {
   static constexpr bool weighted = false, in_place = true;
+  using Index = int64_t;
   const void* x;
   DType dtype;
   int64_t first;
@@ -68,6 +71,7 @@ struct InPlace {
 template <class T>
 struct WeightedInPlace {
   static constexpr bool weighted = true, in_place = true;
+  using Index = int64_t;
   InPlace<T> points;
   InPlace<T> weights;  // not in their unit
   double inverse_unit;
@@ -125,41 +129,39 @@ struct Counting<true> {
   }
 };
 
-// A team's working memory for the global search, in shared memory but for the list of a set that
-// does not fit there.
+// A team's working memory for the global search: but for the list of a set that does not fit there,
+// dynamic shared memory.
 template <class T, bool weighted>
 struct Memory {
   using Count = typename Counting<weighted>::Count;
   static constexpr int most_cells = 512;
   static constexpr int most_blocks = 80;  // eight cells each at least, and the pad
   static constexpr int most_bins = most_cells + 2 * 48 + 2 + bins_slack;  // 48: the widest pad
-  static constexpr int fixed_bytes =
-      most_bins * (2 * sizeof(double) + sizeof(float) + 2 * sizeof(Count)) +
-      2 * most_blocks * sizeof(float) + 16;
   static constexpr int place_bits = 16;
   static constexpr int64_t bin_points = 1 << 15;
 
-  Bins<double> bins;
-  Count* counts;
-  Count* places;
-  unsigned* size;  // of the list
+  // Shared memory begins with it.
+  struct Fixed {
+    Count counts[most_bins], places[most_bins];
+    double masses[most_bins], moments[most_bins];  // of more than bin_points points
+    float mass[most_bins], moment[most_bins], centre[most_cells], upper[most_cells];
+    float blocks[most_blocks], bounds[most_blocks];
+    unsigned size;  // of the list
+  };
+  static constexpr int fixed_bytes = (sizeof(Fixed) + 15) / 16 * 16;
+  // By name and not by a pointer, so that the compiler knows where each array lies.
+  static __device__ __forceinline__ Fixed& fixed() {
+    DDN_DYNAMIC_SHARED(Fixed, shared);
+    return *shared;
+  }
+
   T* list;
   T* list_weights;  // null unless `weighted`
   const Taps* taps;
 
   // list: room for the points and, if `weighted`, as many weights.
-  __device__ __forceinline__ Memory(unsigned char* bytes, T* list_, int64_t points,
-                                    const Taps& taps_)
-      : list(list_), list_weights(weighted ? list_ + points : nullptr), taps(&taps_) {
-    bins.mass = reinterpret_cast<double*>(bytes);
-    bins.moment = bins.mass + most_bins;
-    counts = reinterpret_cast<Count*>(bins.moment + most_bins);
-    places = counts + most_bins;
-    bins.upper = reinterpret_cast<float*>(places + most_bins);
-    bins.blocks = bins.upper + most_bins;
-    bins.bounds = bins.blocks + most_blocks;
-    size = reinterpret_cast<unsigned*>(bins.bounds + most_blocks);
-  }
+  __device__ __forceinline__ Memory(T* list_, int64_t points, const Taps& taps_)
+      : list(list_), list_weights(weighted ? list_ + points : nullptr), taps(&taps_) {}
 };
 
 template <class T, bool weighted>
@@ -176,17 +178,41 @@ struct List {
   }
 };
 
+// A number of a list, and its weight, in a lane's registers.
+template <class T, bool weighted>
+struct Listed {
+  T x, weight;
+
+  // Of this lane and the one whose number differs in the bits of `mask`, the lower one gets what
+  // comes first.
+  __device__ __forceinline__ void exchange(int mask) {
+    const bool lower = (lane() ^ mask) > lane();
+    const T other = __shfl_xor_sync(full_mask, x, mask);
+    if constexpr (weighted) {
+      const T other_weight = __shfl_xor_sync(full_mask, weight, mask);
+      const T first = lower ? other : x, second = lower ? x : other;
+      const bool ties = first == second;
+      if (first < second || (ties && (lower ? other_weight < weight : weight < other_weight))) {
+        x = other;
+        weight = other_weight;
+      }
+    } else {
+      x = lower ? smaller(x, other) : larger(x, other);
+    }
+  }
+};
+
 // A list that all threads have seen completed. Bitonic, with the first step of each merge mirrored:
 // then every exchange moves the larger number up, and places beyond the end act as if they held
-// +inf.
-template <class Team, bool weighted, class T>
-__device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
-  const auto swap = [](T* of, int64_t i, int64_t j) {
+// +inf. What stays within as many numbers as a warp has lanes is exchanged between these.
+template <class Team, bool weighted, class T, class Index>
+__device__ __forceinline__ void sort_list(T* list, T* weights, Index n) {
+  const auto swap = [](T* of, Index i, Index j) {
     const T x = of[i];
     of[i] = of[j];
     of[j] = x;
   };
-  const auto exchange = [&](int64_t i, int64_t j) {
+  const auto exchange = [&](Index i, Index j) {
     if (j >= n) return;
     if constexpr (weighted) {
       if (!(list[i] > list[j] || (list[i] == list[j] && weights[i] > weights[j]))) return;
@@ -196,23 +222,51 @@ __device__ __forceinline__ void sort_list(T* list, T* weights, int64_t n) {
     }
     swap(list, i, j);
   };
+  const auto by_warps = [&](const auto& steps) {
+    for (Index first = Team::rank() - lane(); first < n; first += Team::threads) {
+      const Index i = first + lane();
+      Listed<T, weighted> item{static_cast<T>(detail::infinity), 0};
+      if (i < n) {
+        item.x = list[i];
+        if constexpr (weighted) item.weight = weights[i];
+      }
+      steps(item);
+      if (i < n) {
+        list[i] = item.x;
+        if constexpr (weighted) weights[i] = item.weight;
+      }
+    }
+    __syncthreads();
+  };
+  const auto merge = [](auto& item, int distance) {
+#pragma unroll
+    for (; distance > 0; distance /= 2) item.exchange(distance);
+  };
+  by_warps([&](auto& item) {
+#pragma unroll
+    for (int width = 2; width <= warp_size; width *= 2) {
+      item.exchange(width - 1);
+      merge(item, width / 4);
+    }
+  });
   // Widths and distances are powers of two: no division is needed.
-  int64_t half = 1;
+  Index half = warp_size / 2;
   while (2 * half < n) half *= 2;
-  for (int bits = 1; int64_t{1} << (bits - 1) < n; ++bits) {
-    const int64_t width = int64_t{1} << bits, in_half = width / 2 - 1;
-    for (int64_t p = Team::rank(); p < half; p += Team::threads) {
-      const int64_t start = (p >> (bits - 1)) << bits, at = p & in_half;
+  for (Index width = 2 * warp_size; width <= 2 * half; width *= 2) {
+    const Index in_half = width / 2 - 1;
+    for (Index p = Team::rank(); p < half; p += Team::threads) {
+      const Index at = p & in_half, start = 2 * (p - at);
       exchange(start + at, start + width - 1 - at);
     }
     __syncthreads();
-    for (int64_t distance = width / 4; distance > 0; distance /= 2) {
-      for (int64_t p = Team::rank(); p < half; p += Team::threads) {
-        const int64_t i = 2 * p - (p & (distance - 1));
+    for (Index distance = width / 4; distance >= warp_size; distance /= 2) {
+      for (Index p = Team::rank(); p < half; p += Team::threads) {
+        const Index i = 2 * p - (p & (distance - 1));
         exchange(i, i + distance);
       }
       __syncthreads();
     }
+    by_warps([&](auto& item) { merge(item, warp_size / 2); });
   }
 }
 
@@ -221,7 +275,7 @@ class PointSet {
  public:
   using Scalar = T;
   using Real = T;
-  using BinMath = Math<double>;
+  using BinMath = Math<float>;
   static constexpr bool weighted = Points::weighted;
   using Space = Memory<T, weighted>;
 
@@ -244,12 +298,68 @@ class PointSet {
     Team::template reduce<Larger>(values);
     return values[0];
   }
+  __device__ __forceinline__ float largest(float x) const { return Team::largest(x); }
+  template <int count>
+  __device__ __forceinline__ void sum(double (&values)[count]) const {
+    Team::template reduce<Add>(values);
+  }
+  template <int count>
+  __device__ __forceinline__ void sum_before(double (&values)[count]) const {
+    Team::sum_before(values);
+  }
+  // Groups are warps, of which each takes the least block at a time.
+  __device__ __forceinline__ int group() const { return Team::rank() / warp_size; }
+  __device__ __forceinline__ int groups() const { return Team::threads / warp_size; }
+  __device__ __forceinline__ bool leads_group() const { return lane() == 0; }
+  __device__ __forceinline__ float group_largest(float x) const { return largest_in_warp(x); }
+  __device__ __forceinline__ int place() const { return lane() / sharers; }
+  __device__ __forceinline__ int places() const { return least_block; }
+  __device__ __forceinline__ Share share() const { return {lane() % sharers, sharers}; }
+  __device__ __forceinline__ float shared_sum(float x) const {
+#pragma unroll
+    for (int distance = sharers / 2; distance > 0; distance /= 2) {
+      x += __shfl_xor_sync(full_mask, x, distance);
+    }
+    return x;
+  }
+  // Every warp looks for itself: that takes no barrier.
+  template <class F>
+  __device__ __forceinline__ int first_where(int begin, int end, const F& f) const {
+    for (int i = begin; i < end; i += warp_size) {
+      const int own = i + lane();
+      const unsigned found = __ballot_sync(full_mask, own < end && f(own));
+      if (found != 0) return i + __ffs(static_cast<int>(found)) - 1;
+    }
+    return end;
+  }
+  template <class F>
+  __device__ __forceinline__ int last_where(int begin, int end, const F& f) const {
+    for (int past = end; past > begin; past -= warp_size) {
+      const int own = past - 1 - lane();
+      const unsigned found = __ballot_sync(full_mask, own >= begin && f(own));
+      if (found != 0) return past - __ffs(static_cast<int>(found));
+    }
+    return begin - 1;
+  }
+  __device__ __forceinline__ int first_largest(int begin, int end, const float* x) const {
+    int most = INT32_MIN, at = begin;
+    for (int i = begin + lane(); i < end; i += warp_size) {
+      const int here = in_order(x[i]);
+      at = here > most ? i : at;
+      most = here > most ? here : most;
+    }
+    const bool is_largest = most == __reduce_max_sync(full_mask, most);
+    return __reduce_min_sync(full_mask, is_largest ? at : INT32_MAX);
+  }
   __device__ __forceinline__ int most_cells() const { return Space::most_cells; }
   template <class P>
   __device__ __forceinline__ const Taps& taps() const {
     return *memory_->taps;
   }
-  __device__ __forceinline__ const Bins<double>& bins() const { return memory_->bins; }
+  __device__ __forceinline__ Bins bins() const {
+    auto& fixed = Space::fixed();
+    return {fixed.mass, fixed.moment, fixed.centre, fixed.upper, fixed.blocks, fixed.bounds};
+  }
   __device__ __forceinline__ List<T, weighted> list() const {
     return {memory_->list, memory_->list_weights};
   }
@@ -273,7 +383,7 @@ class PointSet {
   }
 
   __device__ __forceinline__ void bin(const Grid& grid, double) const {
-    const Bins<double>& bins = memory_->bins;
+    auto& fixed = Space::fixed();
     const int size = grid.bins();
     using Count = typename Space::Count;
     constexpr double one = 1 << Space::place_bits;
@@ -283,7 +393,7 @@ class PointSet {
     const T limit = static_cast<T>((size - 1) * one + one / 2);
     for (int64_t begin = 0; begin < n_; begin += Space::bin_points) {
       for (int b = Team::rank(); b < size; b += Team::threads) {
-        memory_->counts[b] = memory_->places[b] = 0;
+        fixed.counts[b] = fixed.places[b] = 0;
       }
       __syncthreads();
       const int64_t rest = n_ - begin;
@@ -291,19 +401,24 @@ class PointSet {
       // bin_points is a multiple of the team: each thread meets its own points.
       for (int64_t i = begin + Team::rank(); i < end; i += Team::threads) {
         const T place = shift - residual(points_[i], at.base, at.offset) * scale;
-        const int fixed = static_cast<int>(larger(smaller(place, limit), T(0)));
+        const int digits = static_cast<int>(larger(smaller(place, limit), T(0)));
+        const int b = digits >> Space::place_bits;
         const Count count = Counting<weighted>::count(points_.weight(i));
-        atomicAdd(&memory_->counts[fixed >> Space::place_bits], count);
-        atomicAdd(&memory_->places[fixed >> Space::place_bits],
-                  count * static_cast<Count>(fixed & ((1 << Space::place_bits) - 1)));
+        atomicAdd(&fixed.counts[b], count);
+        atomicAdd(&fixed.places[b],
+                  count * static_cast<Count>(digits & ((1 << Space::place_bits) - 1)));
       }
       __syncthreads();
       for (int b = Team::rank(); b < size; b += Team::threads) {
         constexpr double unit = 1 / Counting<weighted>::one;
-        const double points = static_cast<double>(memory_->counts[b]) * unit;
-        const double moment = static_cast<double>(memory_->places[b]) * (unit / one) - 0.5 * points;
-        bins.mass[b] = begin == 0 ? points : bins.mass[b] + points;
-        bins.moment[b] = begin == 0 ? moment : bins.moment[b] + moment;
+        double points = static_cast<double>(fixed.counts[b]) * unit;
+        double moment = static_cast<double>(fixed.places[b]) * (unit / one) - 0.5 * points;
+        if (n_ > Space::bin_points) {
+          fixed.masses[b] = points += begin == 0 ? 0 : fixed.masses[b];
+          fixed.moments[b] = moment += begin == 0 ? 0 : fixed.moments[b];
+        }
+        fixed.mass[b] = static_cast<float>(points);
+        fixed.moment[b] = static_cast<float>(moment);
       }
     }
     __syncthreads();
@@ -334,8 +449,9 @@ class PointSet {
           s1 = s2 = 0;
         });
     Team::template reduce<Add>(totals);
-    const int64_t size = *memory_->size;
-    sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
+    const int64_t size = Space::fixed().size;
+    sort_list<Team, weighted>(memory_->list, memory_->list_weights,
+                              static_cast<typename Points::Index>(size));
     const auto leaving = static_cast<int64_t>(totals[3]);
     return {size, leaving, leaving, centre, alpha, totals[0], totals[1], totals[2]};
   }
@@ -348,8 +464,9 @@ class PointSet {
         },
         [] {});
     __syncthreads();
-    const int64_t size = *memory_->size;
-    sort_list<Team, weighted>(memory_->list, memory_->list_weights, size);
+    const int64_t size = Space::fixed().size;
+    sort_list<Team, weighted>(memory_->list, memory_->list_weights,
+                              static_cast<typename Points::Index>(size));
     return size;
   }
 
@@ -536,15 +653,17 @@ class PointSet {
   // The order in which points come is left to chance; the list is sorted before it is read.
   template <class W>
   __device__ __forceinline__ void append(T x, W weight) const {
-    const unsigned at = atomicAdd(memory_->size, 1u);
+    const unsigned at = atomicAdd(&Space::fixed().size, 1u);
     memory_->list[at] = x;
     if constexpr (weighted) memory_->list_weights[at] = weight;
   }
   __device__ __forceinline__ void clear_list() const {
     __syncthreads();  // for whoever may still read the last one, of this set or the one before
-    if (Team::rank() == 0) *memory_->size = 0;
+    if (Team::rank() == 0) Space::fixed().size = 0;
     __syncthreads();
   }
+
+  static constexpr int sharers = warp_size / least_block;
 
   Points points_;
   int64_t n_;

@@ -30,6 +30,22 @@ __device__ __forceinline__ void reduce_warp(double (&values)[count]) {
   }
 }
 
+// The bits of a float as an integer, in the order of the numbers.
+__device__ __forceinline__ int in_order(float x) {
+  int bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits >= 0 ? bits : bits ^ 0x7fffffff;
+}
+
+__device__ __forceinline__ float largest_in_warp(float x) {
+  const int most = __reduce_max_sync(full_mask, in_order(x));
+  const int bits = most >= 0 ? most : most ^ 0x7fffffff;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+__device__ __forceinline__ int lane() { return threadIdx.x % warp_size; }
+
 struct Warp {
   static constexpr int threads = warp_size;
 
@@ -63,6 +79,40 @@ struct Block {
       values[k] = parts[k];
       for (int w = 1; w < warps; ++w) values[k] = Op::combine(values[k], parts[w * count + k]);
     }
+  }
+
+  // Each thread gets the sums over those before it.
+  template <int count>
+  static __device__ __forceinline__ void sum_before(double (&values)[count]) {
+    __shared__ double parts[warps * count];
+    __syncthreads();  // likewise
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      double sum = values[k];
+#pragma unroll
+      for (int distance = 1; distance < warp_size; distance *= 2) {
+        const double before = __shfl_up_sync(full_mask, sum, distance);
+        if (lane() >= distance) sum += before;
+      }
+      if (lane() == warp_size - 1) parts[threadIdx.x / warp_size * count + k] = sum;
+      const double before = __shfl_up_sync(full_mask, sum, 1);
+      values[k] = lane() > 0 ? before : 0;
+    }
+    __syncthreads();
+    for (int w = 0; w < static_cast<int>(threadIdx.x) / warp_size; ++w) {
+#pragma unroll
+      for (int k = 0; k < count; ++k) values[k] += parts[w * count + k];
+    }
+  }
+
+  static __device__ __forceinline__ float largest(float x) {
+    static_assert((warps & (warps - 1)) == 0, "lanes fall on the parts evenly");
+    __shared__ float parts[warps];
+    x = largest_in_warp(x);
+    __syncthreads();  // likewise
+    if (lane() == 0) parts[threadIdx.x / warp_size] = x;
+    __syncthreads();
+    return largest_in_warp(parts[lane() % warps]);
   }
 };
 

@@ -157,6 +157,17 @@ inline unsigned ballot(const Site& site, unsigned mask, bool value) {
   return result;
 }
 
+// Over the lanes of the mask.
+template <class Combine>
+int reduce(const Site& site, unsigned mask, int value, const Combine& combine) {
+  int all = value;
+  for (int i = 0; i < warpSize; ++i) {
+    if ((mask >> i & 1) == 0) continue;
+    all = combine(all, shuffle(site, Shuffle::index, mask, value, i, warpSize));
+  }
+  return all;
+}
+
 }  // namespace cuda_shim
 
 #define DDN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
@@ -206,6 +217,15 @@ inline int __any_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
 }
 inline int __all_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
   return cuda_shim::ballot({"__all_sync", file, line}, mask, value == 0) == 0;
+}
+
+inline int __reduce_max_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::reduce({"__reduce_max_sync", file, line}, mask, value,
+                           [](int a, int b) { return a > b ? a : b; });
+}
+inline int __reduce_min_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::reduce({"__reduce_min_sync", file, line}, mask, value,
+                           [](int a, int b) { return a < b ? a : b; });
 }
 
 // A thread is interrupted at collectives only.

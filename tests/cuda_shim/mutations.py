@@ -29,14 +29,31 @@ MUTATIONS = (
     *(
         Mutation(name, "cuda/point_set.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
-            (0, "barrier in a sort, after the mirrored step"),
-            (1, "barrier in a sort, after the other steps"),
-            (2, "barrier of the grid's bounds"),
-            (3, "barrier between clearing the bins and counting"),
-            (4, "barrier between counting and the sums"),
-            (5, "barrier after the bins"),
-            (6, "barrier after a list"),
-            (8, "barrier after a list is cleared"),
+            (0, "barrier in a sort, after the steps of warps"),
+            (1, "barrier in a sort, after the mirrored step"),
+            (2, "barrier in a sort, after the other steps"),
+            (3, "barrier of the grid's bounds"),
+            (4, "barrier between clearing the bins and counting"),
+            (5, "barrier between counting and the sums"),
+            (6, "barrier after the bins"),
+            (7, "barrier after a list"),
+            (9, "barrier after a list is cleared"),
+        )
+    ),
+    *(
+        Mutation(name, "cuda/team.cuh", BARRIER, "", nth, "global_float32.cu")
+        for nth, name in (
+            (3, "barrier before sums over threads are read"),
+            (4, "barrier before the largest of warps is written"),
+            (5, "barrier before the largest of warps is read"),
+        )
+    ),
+    *(
+        Mutation(name, "core/global.h", r"set_\.sync\(\);", "", nth, "global_float32.cu")
+        for nth, name in (
+            (1, "barrier after cells are resolved"),
+            (2, "barrier after the masses of blocks"),
+            (3, "barrier after the bounds on blocks"),
         )
     ),
     Mutation("tail of staging", "cuda/forward.cuh", r"for \(; i < n;", "for (; i + 1 < n;"),

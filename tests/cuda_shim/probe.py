@@ -26,7 +26,7 @@ def probe_sets() -> list[np.ndarray]:
 def searched_sets() -> list[np.ndarray]:
     """The same for the kernels of the global search, with a few modes."""
     rng = np.random.default_rng(1)
-    shapes = [(5, 60), (3, 1030), (2, 8200)]
+    shapes = [(5, 60), (3, 2055), (2, 8200)]
     return [
         (rng.standard_normal(shape) + 4 * rng.integers(0, 3, shape)).astype(np.float32)
         for shape in shapes

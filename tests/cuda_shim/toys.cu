@@ -39,6 +39,13 @@ __global__ void votes(double* out) {
   out[96 + i] = i < 16 ? __ballot_sync(half, 1) : __ballot_sync(half, i == 20);
 }
 
+__global__ void reductions(double* out) {
+  const int i = static_cast<int>(threadIdx.x);
+  out[i] = __reduce_max_sync(full, i == 9 ? 40 : -i);
+  const unsigned half = i < 16 ? 0xffffu : 0xffff0000u;
+  out[32 + i] = __reduce_min_sync(half, 100 - i);
+}
+
 // Lanes that have returned are not waited for.
 __global__ void early_return(double* out) {
   const int i = static_cast<int>(threadIdx.x);
@@ -157,6 +164,7 @@ struct Toy {
 const Toy toys[] = {
     {"shuffles", shuffles, 1, 32, 0},
     {"votes", votes, 1, 32, 0},
+    {"reductions", reductions, 1, 32, 0},
     {"early_return", early_return, 1, 64, 0},
     {"block_sum", block_sum, 3, 70, 70 * sizeof(double)},
     {"indices", indices, dim3(2, 3, 2), dim3(5, 3, 4), 0},
