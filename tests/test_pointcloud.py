@@ -170,20 +170,53 @@ def test_files_with_other_content_are_named(release: Path):
                 file.create_dataset(name, data=array)
 
     good, label = np.ones((2, 8, 3), np.float32), np.zeros((2, 1), np.uint8)
+    some = np.random.default_rng(0).normal(size=good.shape)
     for arrays, message in (
         ({"data": good}, "damaged or no file of the release"),
         ({"data": good[0], "label": label}, r"data has shape \(8, 3\)"),
         ({"data": good, "label": label[:1]}, r"label \(1, 1\)"),
+        ({"data": good[:0], "label": label[:0]}, r"data has shape \(0, 8, 3\)"),
         ({"data": good, "label": label + 3}, "labels are 3 to 3, but .*names 3 classes"),
         ({"data": good * np.nan, "label": label}, "not finite"),
+        ({"data": good, "label": label}, r"cloud 0 reach 1 and are up to 0 apart; expected dist"),
+        ({"data": good * some * np.float32(1e37), "label": label}, "numbers below 1e15"),
+        ({"data": some * 1e300, "label": label}, "numbers below 1e15"),
+        ({"data": good.astype("S1"), "label": label}, "data is of type .S1"),
+        ({"data": some, "label": label + 0.5}, "label of float64; expected .*integers"),
+        ({"data": some, "label": label * np.nan}, "label of float64; expected .*integers"),
+        ({"data": some, "label": label.astype("S1")}, "label of .S1; expected .*integers"),
     ):
         rewrite(**arrays)
         with pytest.raises(ValueError, match=message) as raised:
             data.load(release_settings(8), release, ALONE)
         assert str(path) in str(raised.value)
-    rewrite(data=good, label=label)
+    rewrite(data=some, label=label)
     with pytest.raises(ValueError, match="8 points per cloud; 9 are asked for"):
         data.load(release_settings(9), release, ALONE)
+
+
+@pytest.mark.parametrize("name", ["shape_names.txt", "train_files.txt"])
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe", "is damaged"), (b"\n", "no lines")])
+def test_lists_that_are_none_are_named(release: Path, name: str, content: bytes, message: str):
+    (release / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        data.load(release_settings(8), release, ALONE)
+    assert str(release / name) in str(raised.value)
+
+
+def test_a_list_that_was_cut_is_named(release: Path):
+    import h5py
+
+    names = ["airplane", *(f"class{k}" for k in range(1, 39)), "xbox"]
+    (release / "shape_names.txt").write_text("\n".join(names))
+    with pytest.raises(ValueError, match=r"train_files\.txt leads to 8 train .*expected 9840"):
+        data.load(release_settings(8), release, ALONE)
+    # Of other classes any number will do, if there is one of each, in training and in the test.
+    (release / "shape_names.txt").write_text("airplane\nbathtub\nbed\n")
+    with h5py.File(release / "ply_data_test0.h5", "a") as file:
+        file["label"][:] = 0
+    with pytest.raises(ValueError, match="holds no test clouds of bathtub, bed; expected some"):
+        data.load(release_settings(8), release, ALONE)
 
 
 CLASSES = ("bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table",
@@ -229,6 +262,37 @@ def test_truncated_meshes_are_named(meshes: Path, kept: int):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
     with pytest.raises(ValueError, match=r"bed_0001\.off is damaged"):
         data.load({"data": "modelnet40-meshes", "points": 8, "seed": 0}, meshes, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0 0 1", "nan 0 1", "vertices that are not finite"),
+        ("0 0 1\n", "", "damaged or no OFF mesh"),
+        ("3 0 1 2\n3 0 2 3", "3 0 1 1\n3 2 2 2", "faces without area"),
+        ("3 0 2 3", "3 0 2 4", "vertices that do not exist"),
+    ],
+)
+def test_damaged_meshes_are_named_and_not_kept(meshes: Path, old: str, new: str, message: str):
+    path = meshes / "raw" / "bed" / "train" / "bed_0001.off"
+    good = path.read_text()
+    assert old in good
+    path.write_text(good.replace(old, new, 1))
+    settings = {"data": "modelnet40-meshes", "points": 8, "seed": 0}
+    with pytest.raises(ValueError, match=message) as raised:
+        data.load(settings, meshes, ALONE)
+    assert str(path) in str(raised.value)
+    path.write_text(good)
+    data.load(settings, meshes, ALONE)
+
+
+def test_a_folder_that_is_no_class_is_named(meshes: Path):
+    settings = {"data": "modelnet40-meshes", "points": 8, "seed": 0}
+    (meshes / "raw" / ".hidden").mkdir()
+    data.load(settings, meshes, ALONE)
+    (meshes / "raw" / "__MACOSX").mkdir()
+    with pytest.raises(ValueError, match=r"__MACOSX holds neither train nor test; exp"):
+        data.load(settings, meshes, ALONE)
 
 
 def test_missing_and_damaged_mesh_folders(meshes: Path):
