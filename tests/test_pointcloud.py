@@ -30,6 +30,10 @@ from examples.pointcloud.data import Augmentation, Batches, Clouds
 from examples.pointcloud.distributed import Team
 from examples.pointcloud.model import InputTransform, PointNet, build
 
+ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d",
+            "--rdzv-endpoint=localhost:0", "--monitor-interval=0.1"]  # fmt: skip
+ALONE_ON_A_CORE = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 ALONE = Team(torch.device("cpu"))
 TINY = {"alpha": 1.0, "transform": False, "channels": [8, 16], "head": [8], "seed": 0}
 TINY_OPTIONS = ["--points", "16", "--channels", "8", "16", "--head", "8", "--per-class", "3", "2"]
@@ -537,7 +541,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch):
         write_checkpoint(path, {"settings": {}, "losses": [3.0]})
         assert opened.read() == before, "the old file was not written to, another took its name"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"a\.pt is damaged; delete it"):
+    with pytest.raises(ValueError, match=r"a\.pt is damaged, or no checkpoint; delete it"):
         read_checkpoint(path)
 
 
@@ -566,13 +570,10 @@ def test_mixed_precision_multiplies_in_bfloat16():
 
 def test_two_processes_one_killed_train_as_one(tmp_path: Path):
     """torchrun restarts both from the checkpoint; the weights are those of a single process."""
-    root = Path(__file__).resolve().parent.parent
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
-         "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--monitor-interval=0.1",
-         str(root / "tests" / "pointcloud_worker.py"), str(tmp_path)],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
+        [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1",
+         str(ROOT / "tests" / "pointcloud_worker.py"), str(tmp_path)],
+        cwd=ROOT, env=ALONE_ON_A_CORE, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
@@ -618,6 +619,13 @@ def test_the_table_is_made_once_and_resumed(tmp_path: Path, monkeypatch, capsys)
     assert again["rows"] == result["rows"]
     assert table.main(["--plot-only", str(tmp_path / "shapes.json")]) == 0
     assert (tmp_path / "shapes.png").read_bytes() == drawn
+    row = tmp_path / "max-50-0.json"
+    whole = row.read_text()
+    row.write_text(whole[:-20])
+    with pytest.raises(SystemExit):
+        table.main(argv)
+    assert f"{row} is damaged; delete it to begin anew" in capsys.readouterr().err
+    row.write_text(whole)
     with pytest.raises(SystemExit) as ended:
         table.main([*argv, "--alpha", "2"])
     assert ended.value.code == 1
@@ -660,17 +668,52 @@ def test_train_and_evaluate_tell_the_same(tmp_path: Path, capsys):
         (train, ["--device", "nowhere"], "--device: Expected one of cpu, cuda"),
         (table, ["--device", "meta"], "meta given; expected cpu, or cuda where torch has it"),
         (table, ["--batch", "1"], "1 given; expected at least 2"),
+        (table, ["--plot-only", "nowhere.json"], "nowhere.json"),
+        (table, ["--plot-only", "a-file"], "a-file is damaged; delete it to begin anew: Expecting"),
+        (table, ["--plot-only", "empty.json"], "empty.json is no file of this command: it lacks r"),
+        (table, ["--output", "a-file"], "File exists: 'a-file'"),
+        (table, ["--output", "a-file/a"], "Not a directory"),
+        (shapes, ["--output", "a-file"], "File exists: 'a-file'"),
+        (shapes, ["--seed", "-1"], "-1 given; expected at least 0"),
         (evaluate, ["nowhere.pt"], "checkpoint nowhere.pt is not there"),
+        (
+            evaluate,
+            ["a-file"],
+            "checkpoint a-file is damaged, or no checkpoint; delete it to begin anew (",
+        ),
+        (evaluate, ["other.pt"], "checkpoint other.pt lacks model, losses, epochs, data"),
+        (evaluate, ["nowhere.pt", "--percent", "0", "150"], "150.0 given; expected 0 to 100"),
+        (evaluate, ["nowhere.pt", "--percent", "-20"], "-20.0 given; expected 0 to 100"),
     ],
 )
 def test_bad_options_end_with_one_line(module, argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("a-file").write_text("junk")
+    Path("empty.json").write_text("{}")
+    write_checkpoint(Path("other.pt"), {"settings": {}})
     if module is train and "modelnet40" in argv:
         pytest.importorskip("h5py")
     with pytest.raises(SystemExit) as ended:
         module.main(argv)
     assert ended.value.code in (1, 2)
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+
+
+def test_an_error_under_torchrun_is_one_line_of_each_process(tmp_path: Path):
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=0", "-m", "examples.pointcloud.train",
+         *TINY_OPTIONS, "--batch", "17"],
+        cwd=ROOT, env=ALONE_ON_A_CORE, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if "batch is 17" in line]
+    assert {line.partition(": ")[2] for line in told} == {
+        f"rank {rank}: batch is 17; expected a multiple of the number of processes, 2"
+        for rank in range(2)
+    }
+    assert "examples/pointcloud" not in done.stderr  # as a traceback would have it
 
 
 @pytest.mark.parametrize("name", ["shapes", "train", "evaluate", "table"])

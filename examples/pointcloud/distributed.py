@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -102,6 +102,14 @@ def device_name(text: str) -> str:
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise argparse.ArgumentTypeError(f"{text} given; expected cpu, or cuda where torch has it")
     return text
+
+
+def end(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """Ends the process with one line. Under `torchrun` that names the rank; it starts all processes
+    again, as often as --max-restarts has it, since it cannot tell that the error will be back."""
+    under = "TORCHELASTIC_RUN_ID" in os.environ
+    rank = f"rank {os.environ['RANK']}: " if under else ""
+    parser.exit(1, f"{parser.prog}: {rank}{error}\n")
 
 
 @contextmanager

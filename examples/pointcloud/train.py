@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +43,8 @@ from examples.pointcloud.data import (
     generator,
     load,
 )
-from examples.pointcloud.distributed import Team, device_name, join
-from examples.pointcloud.evaluate import Row, as_text, measure
+from examples.pointcloud.distributed import Team, device_name, end, join
+from examples.pointcloud.evaluate import Row, as_text, measure, percent
 from examples.pointcloud.model import CHANNELS, HEAD, PointNet, build
 
 AMP = {"bfloat16": torch.bfloat16}
@@ -169,14 +168,6 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[An
 
 
 # Command line, shared by train and table
-
-
-def percent(text: str) -> float:
-    """The type of an argument in percent, 0 to 100."""
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{value} given; expected 0 to 100")
-    return value
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -331,9 +322,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.add_test(row)
             log.close()
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            raise  # torchrun reports it, with the rank
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        end(parser, error)
     return 0
 
 
