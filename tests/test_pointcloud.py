@@ -6,6 +6,8 @@ import importlib
 import json
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -722,6 +724,18 @@ def test_every_command_explains_itself(name: str, capsys):
         importlib.import_module(f"examples.pointcloud.{name}").main(["--help"])
     assert ended.value.code == 0
     assert f"python -m examples.pointcloud.{name}" in capsys.readouterr().out
+
+
+def test_documented_tables_do_not_meet_in_one_folder():
+    """Each can be typed after the others: none is refused, or written over."""
+    pages = [page.read_text() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
+    written: dict[Path, set[tuple[str, ...]]] = {}
+    for page in (*pages, str(table.__doc__)):
+        for typed in re.findall(r"python -m examples\.pointcloud\.table([^`#\n]*)", page):
+            words = shlex.split(typed.replace("--device cuda", ""))  # it may not be there
+            written.setdefault(table.parse(words).output, set()).add(tuple(sorted(words)))
+    assert len(written) >= 5
+    assert {folder: runs for folder, runs in written.items() if len(runs) > 1} == {}
 
 
 @pytest.mark.parametrize("module", [train, table])

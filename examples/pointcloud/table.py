@@ -133,9 +133,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         )  # fmt: skip
     add("--quick", action="store_true",
         help="eleven minutes of one busy CPU core: "
-        + ", ".join(f"{k} {v}" for k, v in QUICK.items()) + ", where not given otherwise")  # fmt: skip
+        + ", ".join(f"{k} {v}" for k, v in QUICK.items())
+        + ", where not given otherwise")  # fmt: skip
     add("--output", type=Path, default=Path("demo-output/pointcloud"), metavar="DIR",
-        help="folder for checkpoints, table and plot (default: ./%(default)s)")  # fmt: skip
+        help="folder for checkpoints, table and plot, one for each set of options "
+        "(default: ./%(default)s)")  # fmt: skip
     add("--plot-only", type=Path, metavar="JSON", help="only draw the plot of an earlier run")
     if argv is None:
         argv = sys.argv[1:]
