@@ -70,7 +70,8 @@ def sharded_robust_pool(
     Args:
         x: this rank's points, any shape, a dtype of `robust_pool`. Shapes agree between ranks but
             for the pooled dims, which may be empty on some. Or a DTensor that is sharded over one
-            pooled dim by one dim of its mesh; dims that are kept may be sharded by other dims.
+            pooled dim by one dim of its mesh; dims that are kept may be sharded by other dims of
+            the mesh, evenly or not.
         penalty, alpha, solver, tol: as in `robust_pool`, and the same on all ranks. For a DTensor x
             a tensor alpha may be a DTensor, replicated over the mesh dim that shards the points.
         dim: the dim or dims to pool, together; `()` pools all.
@@ -83,7 +84,7 @@ def sharded_robust_pool(
 
     Returns:
         The answers, the same on all ranks; for a DTensor x a DTensor, replicated over the mesh dim
-        that shards the points.
+        that shards the points, and sharded over kept dims as x is.
 
     The gradient of points and weights needs no communication: it is made of y and the all-reduced
     curvature. That of an alpha that requires one is all-reduced, one number for each set. The

@@ -2,6 +2,7 @@
 process, and no points are sent. Two and three processes with Gloo, each started once; every check
 below runs in all of them, and the tests report what came of it."""
 
+import importlib
 import math
 import os
 import pickle
@@ -488,6 +489,24 @@ def dtensors_in_modules_operators_and_info():
     ptr = torch.tensor([0, 3, 3, 7])
     rows = ddn_cuda.segment_robust_pool(distributed(x, Shard(1)), distributed(ptr, Replicate()))
     assert torch.equal(rows.full_tensor(), ddn_cuda.segment_robust_pool(x, ptr))
+
+
+@check
+def a_plain_tensor_beside_a_dtensor_is_named():
+    from ddn_cuda.distributed import check_sharding
+
+    x, plain = distributed(torch.randn(6, 4), tensors().Shard(0)), torch.rand(4) + 1
+    with pytest.raises(TypeError, match=r"robust_pool: `weight` is a plain tensor of shape \(4,\)"):
+        ddn_cuda.robust_pool(x, weight=plain)
+    for argument in ("alpha", "ptr"):
+        with pytest.raises(TypeError, match=f"name: `{argument}` is a plain tensor of shape"):
+            check_sharding("name", x, None, [1], **{argument: plain})
+    with importlib.import_module("torch.distributed.tensor.experimental").implicit_replication():
+        y = ddn_cuda.robust_pool(x, weight=plain)
+    assert torch.equal(y.full_tensor(), ddn_cuda.robust_pool(x.full_tensor(), weight=plain))
+    one = torch.tensor(1.5)
+    y = ddn_cuda.robust_pool(x, "huber", one)
+    assert torch.equal(y.full_tensor(), ddn_cuda.robust_pool(x.full_tensor(), "huber", one))
 
 
 @check
