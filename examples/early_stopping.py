@@ -53,7 +53,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ddn_cuda
-from bench import machine
 from examples import digits
 from examples.digits_data import Digits, draw_points, replace_by_outliers, split_digits
 from examples.digits_model import accuracy, build, train
@@ -411,7 +410,6 @@ def measure(args: argparse.Namespace) -> Row:
     cases, left_out = find_cases()
     result = digits.settings(args)
     del result["settings"]["plot_only"], result["settings"]["digit_max_iter"]
-    result |= {"machine": machine.describe(), "commit": machine.commit()}
     result |= {
         "held_fixed": {"alpha": ALPHA, "points": POINTS, "dtype": "float64",
                        "digit_dtype": "float32", "digit_outliers": DIGIT_OUTLIERS},
