@@ -593,6 +593,27 @@ def test_two_processes_one_killed_train_as_one(tmp_path: Path):
         assert (weight - start[name]).abs().max() > 1e-4, name
 
 
+def test_one_process_under_torchrun_trains_as_without(device: torch.device, tmp_path: Path):
+    """With a process group of its own: gloo, or NCCL and the conversion to SyncBatchNorm, which
+    synchronises nothing where there is one process."""
+    argv = [*TINY_OPTIONS, "--epochs", "1", "--pool", "huber", "--device", device.type]
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node=1", "-m", "examples.pointcloud.train", *argv,
+         "--checkpoint", str(tmp_path / "under.pt")],
+        cwd=ROOT, env=ALONE_ON_A_CORE, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert train.main([*argv, "--checkpoint", str(tmp_path / "without.pt")]) == 0
+    under, without = (read_checkpoint(tmp_path / f"{name}.pt") for name in ("under", "without"))
+    assert under is not None
+    assert without is not None
+    # On a GPU the libraries of another process may choose other kernels.
+    rtol, atol = (0.0, 0.0) if device.type == "cpu" else (1e-3, 1e-4)
+    assert under["losses"] == pytest.approx(without["losses"], rel=rtol, abs=atol)
+    for name, weight in without["model"].items():
+        torch.testing.assert_close(under["model"][name], weight, rtol=rtol, atol=atol)
+
+
 # Commands
 
 

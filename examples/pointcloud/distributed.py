@@ -28,11 +28,13 @@ class Team:
     Attributes:
         device: where this process computes.
         rank, world: its number and how many there are. Rank 0 alone reads and writes files.
+        joined: whether they have a process group, as under `torchrun` even one alone has.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
+    joined: bool = False
 
     @property
     def leads(self) -> bool:
@@ -40,7 +42,7 @@ class Team:
 
     def agree(self, value: T) -> T:
         """The leader's value, in all processes."""
-        if self.world == 1:
+        if not self.joined:
             return value
         box: list[Any] = [value]
         dist.broadcast_object_list(box, device=self.device)
@@ -53,7 +55,7 @@ class Team:
         On GPUs batch norms average over all processes. On CPUs torch cannot: each process
         normalises by its own part of the batch, and the running means are those of rank 0.
         """
-        if self.world == 1:
+        if not self.joined:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -62,19 +64,19 @@ class Team:
 
     def align(self, model: nn.Module) -> None:
         """Gives all processes the leader's buffers."""
-        if self.world > 1:
+        if self.joined:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def mean(self, value: Tensor) -> float:
         """The mean of a number over the processes."""
-        if self.world > 1:
+        if self.joined:
             dist.all_reduce(value)
         return value.item() / self.world
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, on the CPU, where each has computed every world-th one."""
-        if self.world == 1:
+        if not self.joined:
             return rows.cpu()
         parts: list[Any] = [None] * self.world
         dist.all_gather_object(parts, rows.cpu())
@@ -86,10 +88,10 @@ class Team:
     @contextmanager
     def leader_first(self) -> Iterator[None]:
         """The others wait until the leader is through the block: it may fill a cache."""
-        if self.world > 1 and not self.leads:
+        if self.joined and not self.leads:
             dist.barrier()
         yield
-        if self.world > 1 and self.leads:
+        if self.joined and self.leads:
             dist.barrier()
 
 
@@ -134,6 +136,6 @@ def join(device: str) -> Iterator[Team]:
     backend = "nccl" if kind.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
-        yield Team(kind, dist.get_rank(), dist.get_world_size())
+        yield Team(kind, dist.get_rank(), dist.get_world_size(), joined=True)
     finally:
         dist.destroy_process_group()
