@@ -124,11 +124,13 @@ def load(settings: Settings, root: Path | None, team: Team) -> tuple[Clouds, Clo
     if source not in ROOTS:
         raise ValueError(f"data is {source!r}; expected one of {', '.join(SOURCES)}")
     root = root or ROOTS[source]
-    with team.leader_first():
+
+    def of(split: str) -> Clouds:
         if source == "modelnet40":
-            train, test = (modelnet_hdf5(root, split, count) for split in ("train", "test"))
-        else:
-            train, test = (modelnet_meshes(root, split, count, seed) for split in ("train", "test"))
+            return modelnet_hdf5(root, split, count)
+        return modelnet_meshes(root, split, count, seed)
+
+    train, test = team.leader_first(lambda: (of("train"), of("test")))
     for split, part in (("train", train), ("test", test)):
         held = part.labels.bincount(minlength=len(part.names))
         absent = ", ".join(part.names[i] for i in (held == 0).nonzero().flatten())

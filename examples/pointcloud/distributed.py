@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -40,14 +40,27 @@ class Team:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def agree(self, value: T) -> T:
-        """The leader's value, in all processes."""
+    def agree(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the leader, in all processes; what it raises there, all raise."""
         if not self.joined:
-            return value
-        box: list[Any] = [value]
+            return make()
+        box: list[Any] = [None, None]
+        if self.leads:
+            try:
+                box[0] = make()
+            except (ImportError, OSError, ValueError) as error:
+                box[1] = error
         dist.broadcast_object_list(box, device=self.device)
+        if box[1] is not None:
+            raise box[1]
         received: T = box[0]
         return received
+
+    def leader_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns. The leader, which may leave a cache, calls it before the others."""
+        made: list[T] = []
+        self.agree(lambda: made.append(make()))
+        return made[0] if made else make()
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: gradients are averaged over the processes.
@@ -84,15 +97,6 @@ class Team:
         for rank, part in enumerate(parts):
             whole[rank :: self.world] = part
         return whole
-
-    @contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """The others wait until the leader is through the block: it may fill a cache."""
-        if self.joined and not self.leads:
-            dist.barrier()
-        yield
-        if self.joined and self.leads:
-            dist.barrier()
 
 
 def device_name(text: str) -> str:

@@ -63,14 +63,18 @@ def train_and_test(
     settings = settings_of(args, pool, share, args.seed)
     name = f"{pool}-{share:g}-{args.seed}"
     done = args.output / f"{name}.json"
-    row: Row | None = None
-    if team.leads and done.exists():
-        row = read_json(done, "settings", *FIGURES)
-        require_same(settings, row["settings"], str(done))
-    row = team.agree(row)
+
+    def tested() -> Row | None:
+        if not done.exists():
+            return None
+        found = read_json(done, "settings", *FIGURES)
+        require_same(settings, found["settings"], str(done))
+        return found
+
+    row = team.agree(tested)
     if row is not None:
         return row
-    log = Log(args.tensorboard / name if args.tensorboard and team.leads else None)
+    log = Log(args.tensorboard / name if args.tensorboard else None, team.leads)
     start = time.perf_counter()
     model = run(args, settings, data[0], team, args.output / f"{name}.pt", log)
     row = measure(model, data[1], args.seed, team)

@@ -126,7 +126,7 @@ def fit(
     network = team.wrap(model)
     optimiser, schedule = recipe.optimise(model)
     losses: list[float] = []
-    state = team.agree(read_checkpoint(checkpoint, settings) if team.leads else None)
+    state = team.agree(lambda: read_checkpoint(checkpoint, settings))
     if state is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -228,19 +228,20 @@ class Log:
 
     Args:
         folder: where its files go; None: nowhere.
+        writes: whether this process is the one that writes them.
 
     Raises:
         ImportError: tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, writes: bool) -> None:
         self.writer = None
         if folder is not None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ModuleNotFoundError as error:
                 raise ImportError("--tensorboard needs it: pip install tensorboard") from error
-            self.writer = SummaryWriter(str(folder))
+            self.writer = SummaryWriter(str(folder)) if writes else None
 
     def add(self, name: str, value: float, step: float) -> None:
         if self.writer is not None:
@@ -312,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         with join(args.device) as team, digits.repeatable(args.threads, team.device):
-            log = Log(args.tensorboard if team.leads else None)
+            log = Log(args.tensorboard, team.leads)
             settings = settings_of(args, args.pool, args.share, args.seed)
             train, test = load(settings, args.root, team)
             model = run(args, settings, train, team, args.checkpoint, log)
