@@ -128,6 +128,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """What an earlier run wrote; ValueError names a file that is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged; delete it to begin anew: {error}") from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking:
+        raise ValueError(f"{path} is no file of this command: it lacks {', '.join(lacking)}")
+    return found
+
+
 @contextmanager
 def repeatable(threads: int, device: torch.device) -> Iterator[None]:
     """The same numbers in every run: torch's settings for it within, as they were after.

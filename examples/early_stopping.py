@@ -429,8 +429,13 @@ def measure(args: argparse.Namespace) -> Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write and draw; returns the exit status."""
     args = parse(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
     source, image = args.plot_only, args.output / f"{NAME}.png"
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        if source is not None:
+            digits.read_json(source, "pooling", "digits", "max_iter", "digit_max_iter", "families")
+    except (OSError, ValueError) as error:
+        sys.exit(f"python -m examples.{NAME}: {error}")
     if source is None:
         source = args.output / f"{NAME}.json"
         with digits.repeatable(args.threads, torch.device("cpu")):

@@ -128,6 +128,18 @@ def test_the_plot_comes_from_the_file_alone(run, tmp_path, monkeypatch):
     assert (tmp_path / "early_stopping.png").read_bytes() == made.read_bytes()
 
 
+def test_bad_files_end_with_one_line(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("{}")
+    for argv, message in (
+        (["--output", str(file)], "File exists"),
+        (["--plot-only", str(tmp_path / "none.json")], "none.json"),
+        (["--plot-only", str(file)], "file is no file of this command: it lacks pooling"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            early.main(argv)
+
+
 def test_the_tables_name_everything(run):
     text = early.as_text(run[0])
     for heading in ("forward error, benchmark sets", "gradient error, bimodal sets", "welsch (W)"):

@@ -44,18 +44,6 @@ PLOTTED = ("rows", "shares", "classes", "data", "train_outliers")
 NAMES = {"shapes": "shapes", "modelnet40": "modelnet40", "modelnet40-meshes": "modelnet40_meshes"}
 
 
-def read_json(path: Path, *keys: str) -> Row:
-    """What an earlier run wrote; ValueError names a file that is none."""
-    try:
-        found: Row = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged; delete it to begin anew: {error}") from error
-    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
-    if lacking:
-        raise ValueError(f"{path} is no file of this command: it lacks {', '.join(lacking)}")
-    return found
-
-
 def train_and_test(
     args: argparse.Namespace, pool: str, share: float, data: tuple[Clouds, Clouds], team: Team
 ) -> Row:
@@ -67,7 +55,7 @@ def train_and_test(
     def tested() -> Row | None:
         if not done.exists():
             return None
-        found = read_json(done, "settings", *FIGURES)
+        found = digits.read_json(done, "settings", *FIGURES)
         require_same(settings, found["settings"], str(done))
         return found
 
@@ -181,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     try:
         if args.plot_only:
-            plot(read_json(args.plot_only, *PLOTTED), args.plot_only.with_suffix(".png"))
+            plot(digits.read_json(args.plot_only, *PLOTTED), args.plot_only.with_suffix(".png"))
             print(f"wrote {args.plot_only.with_suffix('.png')}")
             return 0
         args.output.mkdir(parents=True, exist_ok=True)
