@@ -95,7 +95,7 @@ clean:
 	rm -rf "$(VENV)" build dist ddn_cuda.egg-info ddn_cuda/_C*.so
 
 $(VENV)/bin/python:
-	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 10) or sys.exit("ddn_cuda: Python 3.10 or later is needed; set PYTHON")'
+	@"$(PYTHON)" -c 'import sys; sys.version_info >= (3, 11) or sys.exit("ddn_cuda: the packages pinned in requirements/ need Python 3.11 or later; set PYTHON")'
 	@echo 'creating $(VENV)'
 	@$(CLEAN) "$(PYTHON)" -m venv "$(VENV)"
 

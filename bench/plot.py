@@ -22,8 +22,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from bench import machine, targets
 from bench.growth import POINTS_OF_SETS
@@ -110,39 +113,81 @@ def groups(rows: Sequence[Row]) -> list[Group]:
     return list(found.values())
 
 
+MET = {True: ("#009e73", "goal met"), False: ("#d55e00", "missed")}
+MARKERS = "osD^vPX<>*"
+
+
 def plot_targets(result: Row, device: str) -> Figure | None:
-    """A dot for each target, what is measured over its goal: left of the line where it is met."""
+    """A mark for each target, what is measured over its goal: left of the line where it is met.
+
+    The shape is of the place; it is hollow with fewer threads than the most that were measured.
+    """
     lines = groups([row for row in rows_of(result, "targets") if row["device"] == device])
     if not lines:
         return None
-    heights = [0.2 * len(line.whats) + 0.9 for line in lines]
-    figure = Figure(figsize=(13, sum(heights) + 0.3), dpi=110, layout="constrained")
-    parts = figure.subfigures(len(lines), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for part, line in zip(parts, lines, strict=True):
-        panels = part.subplots(1, len(line.columns), sharey=True, squeeze=False)[0]
-        for axes, (place, column) in zip(panels, line.columns.items(), strict=True):
-            _plot_column(axes, line.whats, column)
-            title = Group.title(place).replace(", float32", "\nfloat32")
-            axes.set_title(title, loc="left", fontsize=8)
-        panels[0].set_yticks(range(len(line.whats)), [", ".join(what) for what in line.whats])
-        panels[0].invert_yaxis()
-    figure.suptitle(f"measured / goal; {caption(result, device)}", fontsize=9)
+    places = list(dict.fromkeys(place[1] for line in lines for place in line.columns))
+    threads = sorted({place[2] for line in lines for place in line.columns if place[2]})
+    heights = [0.34 * len(line.whats) + 0.15 for line in lines]
+    key = 0.25 * (len(places) + len(threads) + 2)
+    with rc_context({"font.size": 11}):
+        size = (9.5, sum(heights) + key + 1.5)
+        figure = Figure(figsize=size, dpi=120, layout="constrained")
+        panels = figure.subplots(len(lines), 1, squeeze=False, sharex=True, height_ratios=heights)[
+            :, 0
+        ]
+        for axes, line in zip(panels, lines, strict=True):
+            for i, (place, column) in enumerate(line.columns.items()):
+                shift = 0.6 * ((i + 0.5) / len(line.columns) - 0.5)
+                fill = "full" if place[2] in (None, *threads[-1:]) else "none"
+                marker = MARKERS[places.index(place[1]) % len(MARKERS)]
+                _plot_column(axes, line.whats, column, shift, marker, fill)
+            axes.axvline(1, color="black", lw=1)
+            axes.set_yticks(range(len(line.whats)), [", ".join(what) for what in line.whats])
+            axes.set_ylim(len(line.whats) - 0.5, -0.5)
+            _tidy(axes)
+        panels[-1].set_xscale("log")
+        panels[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[-1].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        panels[-1].set_xlabel("measured / goal")
+        named = [
+            *(_key("#666666", "o", "full", text, color=color) for color, text in MET.values()),
+            *(
+                _key("#666666", "o", "full" if n == threads[-1] else "none", f"threads: {n}")
+                for n in threads
+            ),
+            *(
+                _key("#666666", MARKERS[i % len(MARKERS)], "full", place)
+                for i, place in enumerate(places)
+            ),
+        ]
+        figure.legend(handles=named, loc="outside lower center", ncols=2, frameon=False)
+        figure.suptitle(caption(result, device), fontsize=11)
     return figure
 
 
-def _plot_column(axes: Axes, whats: Sequence[What], column: dict[What, Row]) -> None:
+def _key(default: str, marker: str, fill: Any, text: str, color: str | None = None) -> Line2D:
+    """An entry of a legend."""
+    return Line2D(
+        [], [], color=color or default, marker=marker, fillstyle=fill, ls="", ms=7, label=text
+    )
+
+
+def _plot_column(
+    axes: Axes,
+    whats: Sequence[What],
+    column: dict[What, Row],
+    shift: float,
+    marker: str,
+    fill: Any,
+) -> None:
     for i, what in enumerate(whats):
         row = column[what]
         low, value, high = (row[key] / row["goal"] for key in ("low", "measured", "high"))
         if row["at_least"]:
             low, value, high = 1 / high, 1 / value, 1 / low
-        color = "#009e73" if row["met"] else "#d55e00"
-        axes.plot([low, high], [i, i], color=color, lw=1.2)
-        axes.plot([value], [i], "o", color=color, ms=5)
-    axes.axvline(1, color="black", lw=1)
-    axes.tick_params(labelsize=7)
-    axes.set_xscale("log")
-    _tidy(axes)
+        color = MET[bool(row["met"])][0]
+        axes.plot([low, high], [i + shift] * 2, color=color, lw=1)
+        axes.plot([value], [i + shift], marker, color=color, ms=5, fillstyle=fill)
 
 
 def targets_table(result: Row, device: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
@@ -23,9 +24,21 @@ def pooled_and_sharded(t: Any, dims: Sequence[int], rank: int) -> bool:
     )
 
 
-def check(name: str, x: Any, weight: Any, dims: Sequence[int]) -> None:
-    """Raises where points would have to be gathered. x, weight: DTensors or their specs."""
+def check(
+    name: str, x: Any, weight: Any, dims: Sequence[int], alpha: Any = None, ptr: Any = None
+) -> None:
+    """Raises where points would have to be gathered, and where a plain tensor is beside a DTensor:
+    torch's own message does not say which. x, weight: DTensors or their specs."""
     rank = len(x.shape)
+    # Torch takes plain tensors of one element as replicated; within `implicit_replication`, all.
+    implicit = getattr(DTensor._op_dispatcher, "_allow_implicit_replication", False)
+    for argument, t in (("alpha", alpha), ("weight", weight), ("ptr", ptr)):
+        plain = isinstance(t, Tensor) and not isinstance(t, DTensor)
+        if plain and t.numel() != 1 and not implicit:
+            raise TypeError(
+                f"{name}: `{argument}` is a plain tensor of shape {tuple(t.shape)}, and x a "
+                "DTensor; expected a DTensor, such as a replicated one, or a number"
+            )
     for argument, t in (("x", x), ("weight", weight)):
         if hasattr(t, "placements") and pooled_and_sharded(t, dims, rank):
             raise ValueError(

@@ -70,7 +70,8 @@ def sharded_robust_pool(
     Args:
         x: this rank's points, any shape, a dtype of `robust_pool`. Shapes agree between ranks but
             for the pooled dims, which may be empty on some. Or a DTensor that is sharded over one
-            pooled dim by one dim of its mesh; dims that are kept may be sharded by other dims.
+            pooled dim by one dim of its mesh; dims that are kept may be sharded by other dims of
+            the mesh, evenly or not.
         penalty, alpha, solver, tol: as in `robust_pool`, and the same on all ranks. For a DTensor x
             a tensor alpha may be a DTensor, replicated over the mesh dim that shards the points.
         dim: the dim or dims to pool, together; `()` pools all.
@@ -83,7 +84,7 @@ def sharded_robust_pool(
 
     Returns:
         The answers, the same on all ranks; for a DTensor x a DTensor, replicated over the mesh dim
-        that shards the points.
+        that shards the points, and sharded over kept dims as x is.
 
     The gradient of points and weights needs no communication: it is made of y and the all-reduced
     curvature. That of an alpha that requires one is all-reduced, one number for each set. The
@@ -112,10 +113,9 @@ def sharded_robust_pool(
     functional._check_flag(_NAME, "keepdim", keepdim)
     problem = functional._Problem(_NAME, x, penalty, alpha, dim, weight, None)
     functional._check_types(problem, functional._Solver(solver, max_iter, tol))
-    local, alpha_local, weight_local, mesh, placed = x, alpha, weight, None, None
+    local, alpha_local, weight_local, placed = x, alpha, weight, None
     if isinstance(x, DTensor):
         local, alpha_local, weight_local, group, placed = _localised(x, alpha, weight, dim, group)
-        mesh = x.device_mesh
     elif isinstance(alpha, DTensor) or isinstance(weight, DTensor):
         raise TypeError(f"{_NAME}: `alpha` or `weight` is a DTensor, and x is none; expected x too")
     if not dist.is_initialized():
@@ -129,9 +129,29 @@ def sharded_robust_pool(
     y: Tensor = _ShardedPool.apply(  # type: ignore[no-untyped-call]
         local, value, tensor, weight_local, options
     )
-    if placed is not None:
-        y = DTensor.from_local(y, mesh, placed, run_check=False)
-    return y if keepdim or not dims else y.squeeze(tuple(dims))
+    gone = [] if keepdim else dims
+    if gone:
+        y = y.squeeze(tuple(gone))
+    return y if placed is None else _placed(y, x, placed, dims, gone)
+
+
+def _placed(y: Tensor, x: Any, placed: list[Any], dims: list[int], gone: list[int]) -> Tensor:
+    """y as a DTensor. placed: as x is, but for the pooled dims, of which those in `gone` have been
+    removed. The shape of all has to be given: dims that are kept may be sharded unevenly."""
+    shape = [1 if d in dims else size for d, size in enumerate(x.shape) if d not in gone]
+    placements = [
+        Shard(p.dim - sum(d < p.dim for d in gone)) if isinstance(p, Shard) else p for p in placed
+    ]
+    strides = torch.empty(shape, device="meta").stride()
+    whole: Tensor = DTensor.from_local(
+        y,
+        x.device_mesh,
+        placements,
+        run_check=False,
+        shape=torch.Size(shape),
+        stride=strides,
+    )
+    return whole
 
 
 def _checked(

@@ -3,7 +3,8 @@
 Trains one classifier of point sets per pooling, alike in all else, on clean handwritten digits, and
 tests each on held-out digits of which a share of the points is replaced by outliers that no
 network saw in training: in small, the experiment of Gould, Hartley and Campbell, "Deep Declarative
-Networks" (2022). Prints the table and writes it to digits.json, its plot to digits.png.
+Networks" (2022). Prints the table, writes it with machine, versions and commit to digits.json and
+its plot to digits.png.
 
 Mean and quadratic are the same function and train alike up to rounding: the gap between their rows
 shows how much of a difference is chance.
@@ -34,6 +35,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import ddn_cuda
+from bench import machine
 from examples.digits_data import draw_points, replace_by_outliers, split_digits
 from examples.digits_model import accuracy, build, make_pool, train
 
@@ -126,6 +128,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """What an earlier run wrote; ValueError names a file that is none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged; delete it to begin anew: {error}") from error
+    lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if lacking:
+        raise ValueError(f"{path} is no file of this command: it lacks {', '.join(lacking)}")
+    return found
+
+
 @contextmanager
 def repeatable(threads: int, device: torch.device) -> Iterator[None]:
     """The same numbers in every run: torch's settings for it within, as they were after.
@@ -190,14 +204,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run depends on: its options, the machine and the versions."""
+    """What a run depends on: its options, the machine, the versions and the commit."""
     return {
         "settings": {k: v for k, v in vars(args).items() if k != "output"},
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-        },
+        "machine": machine.describe(),
+        "commit": machine.commit(),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -256,7 +267,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; returns the exit status."""
     args = parse(argv)
     start = time.perf_counter()
-    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"python -m examples.digits: --output: {error}")
     with repeatable(args.threads, torch.device(args.device)):
         result = settings(args) | compare(args)
     print(as_text(result))

@@ -45,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -52,7 +53,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ddn_cuda
-from bench import machine
 from examples import digits
 from examples.digits_data import Digits, draw_points, replace_by_outliers, split_digits
 from examples.digits_model import accuracy, build, train
@@ -297,81 +297,74 @@ def style_of(case: Case) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "mfc": face}
 
 
-def dress(axes: Axes, title: str, y_label: str, ticks: Sequence[int | None]) -> None:
+def dress(axes: Axes, title: str, ticks: Sequence[int | None]) -> None:
     axes.set_title(title, loc="left")
-    axes.set_xlabel("max_iter (None: until done)")
-    axes.set_ylabel(y_label)
     axes.set_xticks(range(len(ticks)), [name_of(k) for k in ticks])
     axes.grid(color="#e5e5e5")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def plot_errors(axes: Axes, result: Row, figure: str) -> None:
-    """Medians as lines, with a whisker from each to the 95th percentile."""
-    rows, cases = result["pooling"], cases_of(result["pooling"])
-    for family, line in zip(result["families"], ("-", "--"), strict=True):
-        for i, case in enumerate(cases):
-            selected = select(rows, case, family=family)
-            middle = [row[figure]["median"] for row in selected]
-            above = [row[figure]["p95"] - row[figure]["median"] for row in selected]
-            shift = 0.09 * (i - (len(cases) - 1) / 2)
-            axes.errorbar([at + shift for at in range(len(middle))], middle,
-                          yerr=[[0.0] * len(above), above], ls=line, ms=5, lw=1.4,
-                          elinewidth=0.8, **style_of(case))  # fmt: skip
-    axes.set_yscale("symlog", linthresh=1e-16, linscale=0.5)  # shows zero as well
-    axes.set_yticks([0, 1e-16, 1e-12, 1e-8, 1e-4, 1])
-    axes.set_ylim(-2e-17, 20)
+def plot_errors(axes: Axes, result: Row, family: str, figure: str) -> None:
+    """95th percentiles of the cases that iterate, beside each other where they are equal."""
+    cases = [case for case in cases_of(result["pooling"]) if case[0] != UNTOUCHED]
+    for i, case in enumerate(cases):
+        high = [row[figure]["p95"] for row in select(result["pooling"], case, family=family)]
+        shift = 0.09 * (i - (len(cases) - 1) / 2)
+        axes.plot([at + shift for at in range(len(high))], high, ms=6, lw=1.6, **style_of(case))
+    axes.set_yscale("symlog", linthresh=1e-6, linscale=0.5)  # shows zero as well
+    axes.set_yticks([0, 1e-6, 1e-4, 1e-2, 1])
+    axes.set_ylim(-2e-7, 60)
 
 
-def plot_digits(axes: Axes, result: Row) -> None:
+def plot_digits(axes: Axes, result: Row, kind: str) -> None:
     """Mean accuracies over the seeds, with whiskers over their range."""
     rows, ticks = result["digits"], result["digit_max_iter"]
     cases = cases_of(rows)
-    for kind, line in (("train", ":"), ("test", "-"), ("test_outliers", "--")):
-        for i, case in enumerate(cases):
-            known = {row["max_iter"] for row in select(rows, case)}
-            places, middle, below, above = [], [], [], []
-            for at, max_iter in enumerate(ticks):
-                # One training without a bound stands for all where max_iter makes no difference.
-                values = seed_values(rows, case, max_iter if max_iter in known else None, kind)
-                places.append(at + 0.06 * (i - (len(cases) - 1) / 2))
-                middle.append(mean(values))
-                below.append(middle[-1] - min(values))
-                above.append(max(values) - middle[-1])
-            axes.errorbar(places, middle, yerr=[below, above], ls=line, ms=5, lw=1.4,
-                          elinewidth=0.8, **style_of(case))  # fmt: skip
+    for i, case in enumerate(cases):
+        known = {row["max_iter"] for row in select(rows, case)}
+        places, middle, below, above = [], [], [], []
+        for at, max_iter in enumerate(ticks):
+            # One training without a bound stands for all where max_iter makes no difference.
+            values = seed_values(rows, case, max_iter if max_iter in known else None, kind)
+            places.append(at + 0.06 * (i - (len(cases) - 1) / 2))
+            middle.append(mean(values))
+            below.append(middle[-1] - min(values))
+            above.append(max(values) - middle[-1])
+        axes.errorbar(places, middle, yerr=[below, above], ms=6, lw=1.6, elinewidth=0.8,
+                      **style_of(case))  # fmt: skip
 
 
 def plot(result: Row, path: Path) -> None:
-    """Draw the three panels from what the JSON holds."""
-    figure = Figure(figsize=(16, 6), dpi=130, layout="constrained")
-    forward, gradient, accuracies = figure.subplots(1, 3)
-    dress(forward, "1. Forward error", "|y - converged| / alpha", result["max_iter"])
-    dress(gradient, "2. Gradient error", "|dx - converged| / |converged|", result["max_iter"])
-    dress(accuracies, "3. Digits", "accuracy (%)", result["digit_max_iter"])
-    plot_errors(forward, result, "forward_error")
-    plot_errors(gradient, result, "gradient_error")
-    plot_digits(accuracies, result)
+    """Draw from what the JSON holds: errors of both families, and accuracies."""
+    with rc_context({"font.size": 12, "axes.titlesize": 12}):
+        drawn(result).savefig(path)
 
-    def explain(axes: Axes, bars: str, names: dict[str, str]) -> None:
-        lines = [Line2D([], [], color="#444444", ls=ls, label=name) for ls, name in names.items()]
-        axes.legend(handles=lines, title=bars, ncols=len(lines), frameon=False,
-                    loc="upper center", bbox_to_anchor=(0.5, -0.1))  # fmt: skip
 
-    families = {
-        ls: f"{name} sets" for name, ls in zip(result["families"], ("-", "--"), strict=True)
-    }
-    explain(forward, "points: medians; bars: to the 95th percentile", families)
-    explain(gradient, "points: medians; bars: to the 95th percentile", families)
-    outliers = f"held out, {100 * result['held_fixed']['digit_outliers']:g}% outliers"
-    explain(accuracies, "points: means over seeds; bars: their range",
-            {":": "trained on", "-": "held out", "--": outliers})  # fmt: skip
+def drawn(result: Row) -> Figure:
+    figure = Figure(figsize=(9, 11), dpi=120, layout="constrained")
+    forward, gradient, accuracies = figure.subplots(3, 2, sharey="row")
+    modes = {"benchmark": "one mode, 10% outliers", "bimodal": "two modes"}
+    for i, family in enumerate(result["families"]):
+        for axes, kind in ((forward[i], "forward_error"), (gradient[i], "gradient_error")):
+            name = "answer" if kind == "forward_error" else "gradient"
+            dress(axes, f"Error of the {name}, {modes[family]}", result["max_iter"])
+            plot_errors(axes, result, family, kind)
+    outliers = f"{100 * result['held_fixed']['digit_outliers']:g}% outliers"
+    for axes, kind, title in zip(
+        accuracies, ("test", "test_outliers"), ("clean", outliers), strict=True
+    ):
+        dress(axes, f"Held-out digits, {title}", result["digit_max_iter"])
+        plot_digits(axes, result, kind)
+        axes.set_xlabel("max_iter (None: until done)")
+    forward[0].set_ylabel("|y - converged| / alpha,\n95th percentile")
+    gradient[0].set_ylabel("|dx - converged| / |converged|,\n95th percentile")
+    accuracies[0].set_ylabel("accuracy (%), mean and\nrange over seeds")
     cases = cases_of(result["pooling"])
     figure.legend(
         handles=[Line2D([], [], label=name_of_case(c, cases), **style_of(c)) for c in cases],
-        loc="outside lower center", ncols=len(cases), frameon=False,
+        loc="outside lower center", ncols=2, frameon=False,
     )  # fmt: skip
-    figure.savefig(path)
+    return figure
 
 
 # Command line
@@ -417,7 +410,6 @@ def measure(args: argparse.Namespace) -> Row:
     cases, left_out = find_cases()
     result = digits.settings(args)
     del result["settings"]["plot_only"], result["settings"]["digit_max_iter"]
-    result |= {"machine": machine.describe(), "commit": machine.commit()}
     result |= {
         "held_fixed": {"alpha": ALPHA, "points": POINTS, "dtype": "float64",
                        "digit_dtype": "float32", "digit_outliers": DIGIT_OUTLIERS},
@@ -437,8 +429,13 @@ def measure(args: argparse.Namespace) -> Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write and draw; returns the exit status."""
     args = parse(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
     source, image = args.plot_only, args.output / f"{NAME}.png"
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        if source is not None:
+            digits.read_json(source, "pooling", "digits", "max_iter", "digit_max_iter", "families")
+    except (OSError, ValueError) as error:
+        sys.exit(f"python -m examples.{NAME}: {error}")
     if source is None:
         source = args.output / f"{NAME}.json"
         with digits.repeatable(args.threads, torch.device("cpu")):

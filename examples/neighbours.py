@@ -225,13 +225,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="default: %(default)s")  # fmt: skip
     add("--show", type=Path, metavar="JSON", help="only print the table of an earlier run")
     args = parser.parse_args(argv)
-    if args.show:
-        result = json.loads(args.show.read_text())
-    else:
-        with digits.repeatable(args.threads, torch.device("cpu")):
-            result = measure(args.epochs, args.seeds)
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(result, indent=1) + "\n")
+    try:
+        if args.show:
+            result = digits.read_json(args.show, "rows", "corrupted_percent")
+        else:
+            args.output.parent.mkdir(parents=True, exist_ok=True)
+            with digits.repeatable(args.threads, torch.device("cpu")):
+                result = measure(args.epochs, args.seeds)
+            args.output.write_text(json.dumps(result, indent=1) + "\n")
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     print(as_table(result))
     return 0
 

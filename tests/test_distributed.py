@@ -2,6 +2,7 @@
 process, and no points are sent. Two and three processes with Gloo, each started once; every check
 below runs in all of them, and the tests report what came of it."""
 
+import importlib
 import math
 import os
 import pickle
@@ -491,6 +492,24 @@ def dtensors_in_modules_operators_and_info():
 
 
 @check
+def a_plain_tensor_beside_a_dtensor_is_named():
+    from ddn_cuda.distributed import check_sharding
+
+    x, plain = distributed(torch.randn(6, 4), tensors().Shard(0)), torch.rand(4) + 1
+    with pytest.raises(TypeError, match=r"robust_pool: `weight` is a plain tensor of shape \(4,\)"):
+        ddn_cuda.robust_pool(x, weight=plain)
+    for argument in ("alpha", "ptr"):
+        with pytest.raises(TypeError, match=f"name: `{argument}` is a plain tensor of shape"):
+            check_sharding("name", x, None, [1], **{argument: plain})
+    with importlib.import_module("torch.distributed.tensor.experimental").implicit_replication():
+        y = ddn_cuda.robust_pool(x, weight=plain)
+    assert torch.equal(y.full_tensor(), ddn_cuda.robust_pool(x.full_tensor(), weight=plain))
+    one = torch.tensor(1.5)
+    y = ddn_cuda.robust_pool(x, "huber", one)
+    assert torch.equal(y.full_tensor(), ddn_cuda.robust_pool(x.full_tensor(), "huber", one))
+
+
+@check
 def a_pooled_dim_is_not_gathered():
     Shard, Replicate = tensors().Shard, tensors().Replicate
     x = torch.randn(6, 6)
@@ -514,34 +533,66 @@ def a_pooled_dim_is_not_gathered():
         ddn_cuda.robust_pool(points)
 
 
+def placed_as(points, t, rank, mine):
+    """The placements of t, which broadcasts to a tensor of `rank` dims that has `points`. mine:
+    whether it has points of its own where the dim that is pooled, the last, is sharded."""
+    Shard, Replicate = tensors().Shard, tensors().Replicate
+    found = []
+    for p in points:
+        own = p.dim - (rank - t.dim()) if isinstance(p, Shard) else -1
+        there = own >= 0 and t.shape[own] > 1 and (mine or p.dim != rank - 1)
+        found.append(Shard(own) if there else Replicate())
+    return found
+
+
 @check
 def dtensors_sharded_over_a_pooled_dim():
+    """And over dims that are kept, evenly or not; some ranks may have no set at all."""
     Shard, Replicate = tensors().Shard, tensors().Replicate
-    x, weight = torch.randn(3, 4, 10, dtype=torch.float64), torch.rand(10, dtype=torch.float64)
-    alpha = torch.rand(4, 1, dtype=torch.float64) + 0.5
-    for t in (x, weight, alpha):
-        dist.broadcast(t, 0)
-    whole = [t.clone().requires_grad_() for t in (x, alpha, weight)]
-    y0 = ddn_cuda.robust_pool(whole[0], "welsch", whole[1], weight=whole[2])
-    expected = torch.autograd.grad(y0.sum(), whole)
     world = dist.get_world_size()
-    for shape, by in (((world,), 0), ((world, 1), 0), ((1, world), 1)):
-        device_mesh = tensors().init_device_mesh("cpu", shape)
-        other = [Shard(0)] * (len(shape) - 1)
-        points, scale, mass = [*other], [Replicate()] * len(other), [Replicate()] * len(other)
-        points.insert(by, Shard(2))
-        scale.insert(by, Replicate())
-        mass.insert(by, Shard(0))
-        mine = [
-            tensors().distribute_tensor(t, device_mesh, placements).requires_grad_()
-            for t, placements in ((x, points), (alpha, scale), (weight, mass))
-        ]
-        y = pool()(mine[0], "welsch", mine[1], weight=mine[2])
-        assert y.placements[by] == Replicate()
-        close(y.full_tensor(), y0, torch.float64)
-        found = torch.autograd.grad(y.sum(), mine)
-        for got, want in zip(found, expected, strict=True):
-            assert torch.allclose(got.full_tensor(), want, rtol=1e-9, atol=1e-12)
+    meshes = [((world,), [Shard(2)])]
+    shapes = [(world, 1), (1, world)] + ([(2, world // 2)] if world == 4 else [])
+    for shape in shapes:
+        for points in ([Shard(0), Shard(2)], [Shard(2), Shard(1)], [Replicate(), Shard(2)]):
+            meshes.append((shape, points))
+    for sizes, weighed in (((5, 4, 10), (5, 1, 10)), ((1, 7, 9), (9,))):
+        x, weight = torch.randn(sizes, dtype=torch.float64), torch.rand(weighed).double()
+        alpha = torch.rand(sizes[1], 1, dtype=torch.float64) + 0.5
+        factor = torch.rand(sizes[:2], dtype=torch.float64)
+        for t in (x, weight, alpha, factor):
+            dist.broadcast(t, 0)
+        whole = [t.clone().requires_grad_() for t in (x, alpha, weight)]
+        y0 = ddn_cuda.robust_pool(whole[0], "welsch", whole[1], weight=whole[2])
+        expected = torch.autograd.grad((y0 * factor).sum(), whole)
+        for shape, points in meshes:
+            what = (shape, points, sizes)
+            device_mesh = tensors().init_device_mesh("cpu", shape)
+
+            def place(t, has_points, device_mesh=device_mesh, points=points):
+                placements = placed_as(points, t, 3, has_points)
+                return tensors().distribute_tensor(t, device_mesh, placements)
+
+            mine = [tensors().distribute_tensor(x, device_mesh, points)]
+            mine += [place(alpha, False), place(weight, True)]
+            mine = [t.requires_grad_() for t in mine]
+            y = pool()(mine[0], "welsch", mine[1], weight=mine[2])
+            kept = [p if p == Shard(0) or p == Shard(1) else Replicate() for p in points]
+            assert list(y.placements) == kept, what
+            assert y.shape == y0.shape, what
+            close(y.full_tensor(), y0, torch.float64, what=what)
+            scaled = y * tensors().distribute_tensor(factor, device_mesh, kept)
+            found = torch.autograd.grad(scaled.sum(), mine)
+            for got, want, t in zip(found, expected, mine, strict=True):
+                assert got.shape == t.shape, what
+                assert torch.allclose(got.full_tensor(), want, rtol=1e-9, atol=1e-12), what
+            with_dim = pool()(mine[0], "welsch", mine[1], weight=mine[2], keepdim=True)
+            assert torch.equal(with_dim.full_tensor().squeeze(-1), y.full_tensor()), what
+
+
+@check
+def dtensors_that_sharded_robust_pool_refuses():
+    Shard, Replicate = tensors().Shard, tensors().Replicate
+    x, weight = torch.randn(3, 4, 10), torch.rand(10)
     with pytest.raises(ValueError, match="expected placements of which one shards a pooled dim"):
         pool()(distributed(x, Shard(0)))
     with pytest.raises(TypeError, match="`weight` is a plain tensor; expected a DTensor"):
@@ -577,16 +628,16 @@ def bad_input():
 # ---- Processes -----------------------------------------------------------------------------------
 
 
-def work(rank, world, folder):
+def work(rank, world, folder, names):
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
     )
     failed = {}
-    for name, function in CHECKS.items():
+    for name in names:
         torch.manual_seed(0)
         try:
-            function()
+            CHECKS[name]()
         except BaseException:
             failed[name] = traceback.format_exc()
         # A rank that failed alone would leave the others waiting in the next check.
@@ -599,11 +650,9 @@ def work(rank, world, folder):
     os._exit(0)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def failures(request, tmp_path_factory):
+def run(world, folder, names):
     """{name of a check: tracebacks of the ranks that failed}"""
-    folder, world = tmp_path_factory.mktemp("ranks"), request.param
-    mp.spawn(work, (world, str(folder)), nprocs=world)
+    mp.spawn(work, (world, str(folder), names), nprocs=world)
     found: dict[str, list[str]] = {}
     for rank in range(world):
         with open(folder / f"{rank}.pkl", "rb") as file:
@@ -612,9 +661,20 @@ def failures(request, tmp_path_factory):
     return found
 
 
+@pytest.fixture(scope="module", params=[2, 3])
+def failures(request, tmp_path_factory):
+    return run(request.param, tmp_path_factory.mktemp("ranks"), list(CHECKS))
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_on_several_ranks(name, failures):
     assert name not in failures, "\n".join(failures.get(name, []))
+
+
+def test_a_mesh_of_two_by_two(tmp_path):
+    name = "dtensors_sharded_over_a_pooled_dim"
+    failures = run(4, tmp_path, [name])
+    assert not failures, "\n".join(failures[name])
 
 
 def test_without_a_process_group():

@@ -100,6 +100,15 @@ def test_python_blocks_run(page, monkeypatch):
         torch.set_default_dtype(dtype)
 
 
+def test_references_are_among_the_sources_to_cite():
+    cited = " ".join((ROOT / "CITATION.cff").read_text().lower().split())
+    page = (ROOT / "docs" / "global.md").read_text().split("## References\n", 1)[1]
+    entries = [" ".join(entry.split()) for entry in page.split("\n- ")]
+    titles = [t for entry in entries for t in re.findall(r'^[^"*]*["*]([^"*]+?),?["*]', entry)]
+    assert len(titles) >= 10
+    assert [title for title in titles if title.lower() not in cited] == []
+
+
 def test_smaller_sizes_replace_something():
     for page, pairs in SMALLER.items():
         assert all(whole in (ROOT / page).read_text() for whole, _ in pairs)

@@ -227,8 +227,8 @@ def test_run_writes_the_table_and_the_plot_and_repeats(few_digits, tmp_path: Pat
 
     result = results[0]
     assert result.keys() == {
-        "settings", "machine", "versions", "images", "outlier_percent", "table", "seconds",
-        "total_seconds",
+        "settings", "machine", "versions", "commit", "images", "outlier_percent", "table",
+        "seconds", "total_seconds",
     }  # fmt: skip
     assert result["outlier_percent"] == [0, 10, 20, 40, 60]
     assert list(result["table"]) == list(result["seconds"]) == ["max", "huber"]
@@ -242,6 +242,7 @@ def test_run_writes_the_table_and_the_plot_and_repeats(few_digits, tmp_path: Pat
     assert result["settings"]["seed"] == 0
     assert result["versions"]["torch"] == torch.__version__
     assert result["versions"]["ddn_cuda"] == ddn_cuda.build_info()
+    assert result["machine"]["threads"] == result["settings"]["threads"] == 2
     assert result["images"] == {"train": 320, "test": 200}
     assert results[0]["table"] == results[1]["table"]
 
@@ -257,6 +258,12 @@ def test_another_seed_gives_another_table(few_digits, tmp_path: Path):
         digits.main([*argv, "--seed", seed])
         tables.append(json.loads((tmp_path / "digits.json").read_text())["table"])
     assert tables[0] != tables[1]
+
+
+def test_an_output_that_is_a_file_is_named(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"--output: .*File exists: '.*file'"):
+        digits.main(["--output", str(tmp_path / "file")])
 
 
 def test_names_and_aliases_pick_the_pools():

@@ -71,3 +71,16 @@ def test_a_whole_run(tmp_path: Path, monkeypatch, capsys):
     assert capsys.readouterr().out == printed
     neighbours.main(argv)
     assert json.loads(path.read_text())["rows"] == result["rows"], "seeded"
+
+
+def test_bad_files_end_with_one_line(tmp_path: Path, capsys):
+    file = tmp_path / "file"
+    file.write_text("{")
+    for argv, message in (
+        (["--output", str(file / "a.json")], "exists"),
+        (["--show", str(tmp_path / "none.json")], "none.json"),
+        (["--show", str(file)], "file is damaged; delete it to begin anew"),
+    ):
+        with pytest.raises(SystemExit):
+            neighbours.main(argv)
+        assert message in capsys.readouterr().err

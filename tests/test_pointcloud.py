@@ -6,6 +6,8 @@ import importlib
 import json
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +32,10 @@ from examples.pointcloud.data import Augmentation, Batches, Clouds
 from examples.pointcloud.distributed import Team
 from examples.pointcloud.model import InputTransform, PointNet, build
 
+ROOT = Path(__file__).resolve().parent.parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d",
+            "--rdzv-endpoint=localhost:0", "--monitor-interval=0.1"]  # fmt: skip
+ALONE_ON_A_CORE = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 ALONE = Team(torch.device("cpu"))
 TINY = {"alpha": 1.0, "transform": False, "channels": [8, 16], "head": [8], "seed": 0}
 TINY_OPTIONS = ["--points", "16", "--channels", "8", "16", "--head", "8", "--per-class", "3", "2"]
@@ -170,20 +176,53 @@ def test_files_with_other_content_are_named(release: Path):
                 file.create_dataset(name, data=array)
 
     good, label = np.ones((2, 8, 3), np.float32), np.zeros((2, 1), np.uint8)
+    some = np.random.default_rng(0).normal(size=good.shape)
     for arrays, message in (
         ({"data": good}, "damaged or no file of the release"),
         ({"data": good[0], "label": label}, r"data has shape \(8, 3\)"),
         ({"data": good, "label": label[:1]}, r"label \(1, 1\)"),
+        ({"data": good[:0], "label": label[:0]}, r"data has shape \(0, 8, 3\)"),
         ({"data": good, "label": label + 3}, "labels are 3 to 3, but .*names 3 classes"),
         ({"data": good * np.nan, "label": label}, "not finite"),
+        ({"data": good, "label": label}, r"cloud 0 reach 1 and are up to 0 apart; expected dist"),
+        ({"data": good * some * np.float32(1e37), "label": label}, "numbers below 1e15"),
+        ({"data": some * 1e300, "label": label}, "numbers below 1e15"),
+        ({"data": good.astype("S1"), "label": label}, "data is of type .S1"),
+        ({"data": some, "label": label + 0.5}, "label of float64; expected .*integers"),
+        ({"data": some, "label": label * np.nan}, "label of float64; expected .*integers"),
+        ({"data": some, "label": label.astype("S1")}, "label of .S1; expected .*integers"),
     ):
         rewrite(**arrays)
         with pytest.raises(ValueError, match=message) as raised:
             data.load(release_settings(8), release, ALONE)
         assert str(path) in str(raised.value)
-    rewrite(data=good, label=label)
+    rewrite(data=some, label=label)
     with pytest.raises(ValueError, match="8 points per cloud; 9 are asked for"):
         data.load(release_settings(9), release, ALONE)
+
+
+@pytest.mark.parametrize("name", ["shape_names.txt", "train_files.txt"])
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe", "is damaged"), (b"\n", "no lines")])
+def test_lists_that_are_none_are_named(release: Path, name: str, content: bytes, message: str):
+    (release / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        data.load(release_settings(8), release, ALONE)
+    assert str(release / name) in str(raised.value)
+
+
+def test_a_list_that_was_cut_is_named(release: Path):
+    import h5py
+
+    names = ["airplane", *(f"class{k}" for k in range(1, 39)), "xbox"]
+    (release / "shape_names.txt").write_text("\n".join(names))
+    with pytest.raises(ValueError, match=r"train_files\.txt leads to 8 train .*expected 9840"):
+        data.load(release_settings(8), release, ALONE)
+    # Of other classes any number will do, if there is one of each, in training and in the test.
+    (release / "shape_names.txt").write_text("airplane\nbathtub\nbed\n")
+    with h5py.File(release / "ply_data_test0.h5", "a") as file:
+        file["label"][:] = 0
+    with pytest.raises(ValueError, match="holds no test clouds of bathtub, bed; expected some"):
+        data.load(release_settings(8), release, ALONE)
 
 
 CLASSES = ("bathtub", "bed", "chair", "desk", "dresser", "monitor", "night_stand", "sofa", "table",
@@ -229,6 +268,37 @@ def test_truncated_meshes_are_named(meshes: Path, kept: int):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:kept]))
     with pytest.raises(ValueError, match=r"bed_0001\.off is damaged"):
         data.load({"data": "modelnet40-meshes", "points": 8, "seed": 0}, meshes, ALONE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("0 0 1", "nan 0 1", "vertices that are not finite"),
+        ("0 0 1\n", "", "damaged or no OFF mesh"),
+        ("3 0 1 2\n3 0 2 3", "3 0 1 1\n3 2 2 2", "faces without area"),
+        ("3 0 2 3", "3 0 2 4", "vertices that do not exist"),
+    ],
+)
+def test_damaged_meshes_are_named_and_not_kept(meshes: Path, old: str, new: str, message: str):
+    path = meshes / "raw" / "bed" / "train" / "bed_0001.off"
+    good = path.read_text()
+    assert old in good
+    path.write_text(good.replace(old, new, 1))
+    settings = {"data": "modelnet40-meshes", "points": 8, "seed": 0}
+    with pytest.raises(ValueError, match=message) as raised:
+        data.load(settings, meshes, ALONE)
+    assert str(path) in str(raised.value)
+    path.write_text(good)
+    data.load(settings, meshes, ALONE)
+
+
+def test_a_folder_that_is_no_class_is_named(meshes: Path):
+    settings = {"data": "modelnet40-meshes", "points": 8, "seed": 0}
+    (meshes / "raw" / ".hidden").mkdir()
+    data.load(settings, meshes, ALONE)
+    (meshes / "raw" / "__MACOSX").mkdir()
+    with pytest.raises(ValueError, match=r"__MACOSX holds neither train nor test; exp"):
+        data.load(settings, meshes, ALONE)
 
 
 def test_missing_and_damaged_mesh_folders(meshes: Path):
@@ -473,7 +543,7 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch):
         write_checkpoint(path, {"settings": {}, "losses": [3.0]})
         assert opened.read() == before, "the old file was not written to, another took its name"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(ValueError, match=r"a\.pt is damaged; delete it"):
+    with pytest.raises(ValueError, match=r"a\.pt is damaged, or no checkpoint; delete it"):
         read_checkpoint(path)
 
 
@@ -502,13 +572,10 @@ def test_mixed_precision_multiplies_in_bfloat16():
 
 def test_two_processes_one_killed_train_as_one(tmp_path: Path):
     """torchrun restarts both from the checkpoint; the weights are those of a single process."""
-    root = Path(__file__).resolve().parent.parent
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1",
-         "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0", "--monitor-interval=0.1",
-         str(root / "tests" / "pointcloud_worker.py"), str(tmp_path)],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300,
+        [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=1",
+         str(ROOT / "tests" / "pointcloud_worker.py"), str(tmp_path)],
+        cwd=ROOT, env=ALONE_ON_A_CORE, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in range(2):
@@ -524,6 +591,27 @@ def test_two_processes_one_killed_train_as_one(tmp_path: Path):
         # What the sum of a batch's gradients in another order does, to weights that have moved.
         torch.testing.assert_close(states[0][name], weight, rtol=1e-5, atol=1e-6)
         assert (weight - start[name]).abs().max() > 1e-4, name
+
+
+def test_one_process_under_torchrun_trains_as_without(device: torch.device, tmp_path: Path):
+    """With a process group of its own: gloo, or NCCL and the conversion to SyncBatchNorm, which
+    synchronises nothing where there is one process."""
+    argv = [*TINY_OPTIONS, "--epochs", "1", "--pool", "huber", "--device", device.type]
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node=1", "-m", "examples.pointcloud.train", *argv,
+         "--checkpoint", str(tmp_path / "under.pt")],
+        cwd=ROOT, env=ALONE_ON_A_CORE, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert train.main([*argv, "--checkpoint", str(tmp_path / "without.pt")]) == 0
+    under, without = (read_checkpoint(tmp_path / f"{name}.pt") for name in ("under", "without"))
+    assert under is not None
+    assert without is not None
+    # On a GPU the libraries of another process may choose other kernels.
+    rtol, atol = (0.0, 0.0) if device.type == "cpu" else (1e-3, 1e-4)
+    assert under["losses"] == pytest.approx(without["losses"], rel=rtol, abs=atol)
+    for name, weight in without["model"].items():
+        torch.testing.assert_close(under["model"][name], weight, rtol=rtol, atol=atol)
 
 
 # Commands
@@ -554,6 +642,13 @@ def test_the_table_is_made_once_and_resumed(tmp_path: Path, monkeypatch, capsys)
     assert again["rows"] == result["rows"]
     assert table.main(["--plot-only", str(tmp_path / "shapes.json")]) == 0
     assert (tmp_path / "shapes.png").read_bytes() == drawn
+    row = tmp_path / "max-50-0.json"
+    whole = row.read_text()
+    row.write_text(whole[:-20])
+    with pytest.raises(SystemExit):
+        table.main(argv)
+    assert f"{row} is damaged; delete it to begin anew" in capsys.readouterr().err
+    row.write_text(whole)
     with pytest.raises(SystemExit) as ended:
         table.main([*argv, "--alpha", "2"])
     assert ended.value.code == 1
@@ -596,17 +691,63 @@ def test_train_and_evaluate_tell_the_same(tmp_path: Path, capsys):
         (train, ["--device", "nowhere"], "--device: Expected one of cpu, cuda"),
         (table, ["--device", "meta"], "meta given; expected cpu, or cuda where torch has it"),
         (table, ["--batch", "1"], "1 given; expected at least 2"),
+        (table, ["--plot-only", "nowhere.json"], "nowhere.json"),
+        (table, ["--plot-only", "a-file"], "a-file is damaged; delete it to begin anew: Expecting"),
+        (table, ["--plot-only", "empty.json"], "empty.json is no file of this command: it lacks r"),
+        (table, ["--output", "a-file"], "File exists: 'a-file'"),
+        (table, ["--output", "a-file/a"], "Not a directory"),
+        (shapes, ["--output", "a-file"], "File exists: 'a-file'"),
+        (shapes, ["--seed", "-1"], "-1 given; expected at least 0"),
         (evaluate, ["nowhere.pt"], "checkpoint nowhere.pt is not there"),
+        (
+            evaluate,
+            ["a-file"],
+            "checkpoint a-file is damaged, or no checkpoint; delete it to begin anew (",
+        ),
+        (evaluate, ["other.pt"], "checkpoint other.pt lacks model, losses, epochs, data"),
+        (evaluate, ["nowhere.pt", "--percent", "0", "150"], "150.0 given; expected 0 to 100"),
+        (evaluate, ["nowhere.pt", "--percent", "-20"], "-20.0 given; expected 0 to 100"),
     ],
 )
 def test_bad_options_end_with_one_line(module, argv, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    Path("a-file").write_text("junk")
+    Path("empty.json").write_text("{}")
+    write_checkpoint(Path("other.pt"), {"settings": {}})
     if module is train and "modelnet40" in argv:
         pytest.importorskip("h5py")
     with pytest.raises(SystemExit) as ended:
         module.main(argv)
     assert ended.value.code in (1, 2)
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--batch", "17"], "batch is 17; expected a multiple of the number of processes, 2"),
+        (["--checkpoint", "README.md"], "checkpoint README.md is damaged, or no checkpoint"),
+        (["--data", "modelnet40", "--root", "nowhere"], "nowhere/shape_names.txt is missing."),
+    ],
+)
+def test_an_error_under_torchrun_is_one_line_of_each_process(argv: list[str], message: str):
+    """Also where the leader alone reads the file."""
+    if "modelnet40" in argv:
+        pytest.importorskip("h5py")
+    done = subprocess.run(
+        [*TORCHRUN, "--nproc-per-node=2", "--max-restarts=0", "-m", "examples.pointcloud.train",
+         *TINY_OPTIONS, *argv],
+        cwd=ROOT, env=ALONE_ON_A_CORE, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    # Torchrun ends the other process when one has ended, perhaps before it told.
+    told = [line for line in done.stderr.splitlines() if message in line]
+    assert 1 <= len(told) <= 2
+    for line in told:
+        assert re.match(rf"python -m examples\.pointcloud\.train: rank [01]: {message}", line)
+    assert "examples/pointcloud" not in done.stderr  # as a traceback would have it
 
 
 @pytest.mark.parametrize("name", ["shapes", "train", "evaluate", "table"])
@@ -615,6 +756,18 @@ def test_every_command_explains_itself(name: str, capsys):
         importlib.import_module(f"examples.pointcloud.{name}").main(["--help"])
     assert ended.value.code == 0
     assert f"python -m examples.pointcloud.{name}" in capsys.readouterr().out
+
+
+def test_documented_tables_do_not_meet_in_one_folder():
+    """Each can be typed after the others: none is refused, or written over."""
+    pages = [page.read_text() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
+    written: dict[Path, set[tuple[str, ...]]] = {}
+    for page in (*pages, str(table.__doc__)):
+        for typed in re.findall(r"python -m examples\.pointcloud\.table([^`#\n]*)", page):
+            words = shlex.split(typed.replace("--device cuda", ""))  # it may not be there
+            written.setdefault(table.parse(words).output, set()).add(tuple(sorted(words)))
+    assert len(written) >= 5
+    assert {folder: runs for folder, runs in written.items() if len(runs) > 1} == {}
 
 
 @pytest.mark.parametrize("module", [train, table])

@@ -34,8 +34,10 @@ def read_checkpoint(path: Path | None, settings: Settings | None = None) -> dict
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         written = state["settings"]
     except Exception as error:  # whatever unpickling raises
+        reason = (str(error).splitlines() or [""])[0]
         raise ValueError(
-            f"checkpoint {path} is damaged; delete it to begin anew: {error}"
+            f"checkpoint {path} is damaged, or no checkpoint; delete it to begin anew "
+            f"({type(error).__name__}: {reason})"
         ) from error
     if settings is not None:
         require_same(settings, written, f"checkpoint {path}")

@@ -39,6 +39,11 @@ ROOTS = {
 }
 HDF5_ARCHIVE = "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip"
 MESH_ARCHIVE = "http://modelnet.cs.princeton.edu/ModelNet40.zip"
+# Clouds in the whole of each; smaller sets of other classes are possible.
+SIZES = {
+    "modelnet40": {"train": 9840, "test": 2468},
+    "modelnet40-meshes": {"train": 9843, "test": 2468},
+}
 JITTER_LIMIT = 5  # deviations
 
 # What a random number is for: each purpose has a stream of its own.
@@ -107,7 +112,7 @@ def load(settings: Settings, root: Path | None, team: Team) -> tuple[Clouds, Clo
 
     Raises:
         FileNotFoundError: files are missing; says which, where to find them and where they go.
-        ValueError: a file is damaged, or holds something else; names the file.
+        ValueError: a file is damaged, holds something else, or is one of too few; names the file.
         ImportError: h5py or torch-geometric is needed and not installed.
     """
     source, count, seed = settings["data"], settings["points"], settings["seed"]
@@ -119,13 +124,19 @@ def load(settings: Settings, root: Path | None, team: Team) -> tuple[Clouds, Clo
     if source not in ROOTS:
         raise ValueError(f"data is {source!r}; expected one of {', '.join(SOURCES)}")
     root = root or ROOTS[source]
-    with team.leader_first():
+
+    def of(split: str) -> Clouds:
         if source == "modelnet40":
-            return modelnet_hdf5(root, "train", count), modelnet_hdf5(root, "test", count)
-        return (
-            modelnet_meshes(root, "train", count, seed),
-            modelnet_meshes(root, "test", count, seed),
-        )
+            return modelnet_hdf5(root, split, count)
+        return modelnet_meshes(root, split, count, seed)
+
+    train, test = team.leader_first(lambda: (of("train"), of("test")))
+    for split, part in (("train", train), ("test", test)):
+        held = part.labels.bincount(minlength=len(part.names))
+        absent = ", ".join(part.names[i] for i in (held == 0).nonzero().flatten())
+        if absent:
+            raise ValueError(f"{root} holds no {split} clouds of {absent}; expected some of each")
+    return train, test
 
 
 def missing(path: Path, root: Path, archive: str, holds: str) -> FileNotFoundError:
@@ -134,6 +145,29 @@ def missing(path: Path, root: Path, archive: str, holds: str) -> FileNotFoundErr
         f"{path} is missing. ModelNet40 is not part of this project: unpack {archive} so that "
         f"{root} holds {holds}"
     )
+
+
+def require_all(source: str, split: str, names: tuple[str, ...], found: int, where: Path) -> None:
+    """Raises ValueError where the classes are ModelNet40's and clouds are missing."""
+    all_of_them = SIZES[source][split]
+    if (len(names), names[0], names[-1]) == (40, "airplane", "xbox") and found < all_of_them:
+        raise ValueError(
+            f"{where} leads to {found} {split} clouds of ModelNet40; expected {all_of_them}"
+        )
+
+
+def scaled(points: Tensor, where: Path) -> Tensor:
+    """Clouds of a file (n, 3, count), normalised; raises ValueError where one has no size."""
+    reach = points.abs().amax((1, 2))
+    extent = (points.amax(2) - points.amin(2)).amax(1)
+    # Beyond, squares leave the range of float32; equal points differ by rounding at most.
+    bad = (~((reach < 1e15) & (extent > 1e-6 * reach))).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"{where}: the points of cloud {bad[0]} reach {reach[bad[0]]:g} and are up to "
+            f"{extent[bad[0]]:g} apart; expected distinct points, and numbers below 1e15"
+        )
+    return normalise(points)
 
 
 def modelnet_hdf5(root: Path, split: str, count: int) -> Clouds:
@@ -156,7 +190,15 @@ def modelnet_hdf5(root: Path, split: str, count: int) -> Clouds:
         raise ImportError("ModelNet40's HDF5 files need h5py: pip install h5py") from error
 
     def lines(name: str) -> list[str]:
-        return [line for line in present(root / name).read_text().splitlines() if line.strip()]
+        path = present(root / name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is damaged; expected lines of text: {error}") from error
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+        if not found:
+            raise ValueError(f"{path} has no lines; expected a name in each")
+        return found
 
     def present(path: Path) -> Path:
         if not path.is_file():
@@ -166,11 +208,12 @@ def modelnet_hdf5(root: Path, split: str, count: int) -> Clouds:
             )  # fmt: skip
         return path
 
-    names = tuple(line.strip() for line in lines("shape_names.txt"))
+    names = tuple(lines("shape_names.txt"))
+    listed = root / f"{split}_files.txt"
     parts: list[Tensor] = []
     labels: list[Tensor] = []
     # Paths in the list are those of the machine that it was made on: only the names count.
-    for path in [present(root / Path(line.strip()).name) for line in lines(f"{split}_files.txt")]:
+    for path in [present(root / Path(line).name) for line in lines(listed.name)]:
         try:
             with h5py.File(path, "r") as file:
                 data, label = file["data"][:], file["label"][:]
@@ -178,28 +221,35 @@ def modelnet_hdf5(root: Path, split: str, count: int) -> Clouds:
             raise ValueError(f"{path} is damaged or no file of the release: {error}") from error
         if (
             data.ndim != 3
+            or not len(data)
             or data.shape[2] != 3
             or label.shape not in ((len(data), 1), (len(data),))
         ):
             raise ValueError(
                 f"{path}: data has shape {data.shape} and label {label.shape}; "
-                "expected (n, points, 3) and (n, 1)"
+                "expected (n, points, 3) and (n, 1), n at least 1"
+            )
+        if data.dtype.kind != "f" or label.dtype.kind not in "iu":
+            raise ValueError(
+                f"{path}: data is of type {data.dtype} and label of {label.dtype}; expected "
+                "floating point and integers"
             )
         if data.shape[1] < count:
             raise ValueError(f"{path} has {data.shape[1]} points per cloud; {count} are asked for")
         if not np.isfinite(data).all():
             raise ValueError(f"{path}: data holds numbers that are not finite")
         label = label.reshape(-1).astype(np.int64)
-        if label.size and not 0 <= label.min() <= label.max() < len(names):
+        if not 0 <= label.min() <= label.max() < len(names):
             raise ValueError(
                 f"{path}: labels are {label.min()} to {label.max()}, but "
                 f"{root / 'shape_names.txt'} names {len(names)} classes"
             )
-        parts.append(torch.from_numpy(data[:, :count].astype(np.float32)).transpose(1, 2))
+        with np.errstate(over="ignore"):
+            points = torch.from_numpy(data[:, :count].astype(np.float32)).transpose(1, 2)
+        parts.append(scaled(points, path))
         labels.append(torch.from_numpy(label))
-    if not parts or not sum(map(len, parts)):
-        raise ValueError(f"{root / f'{split}_files.txt'} lists no file with clouds")
-    return Clouds(normalise(torch.cat(parts)), torch.cat(labels), names, up=1)
+    require_all("modelnet40", split, names, sum(map(len, parts)), listed)
+    return Clouds(torch.cat(parts), torch.cat(labels), names, up=1)
 
 
 def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
@@ -237,16 +287,21 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
             raise missing(gone, raw, MESH_ARCHIVE, "a folder for each class")
 
         def process_set(self, dataset: str) -> list[Data]:
-            meshes = []
-            for label, name in enumerate(class_names(root)):
-                for path in sorted((Path(self.raw_dir) / name / dataset).glob("*.off")):
-                    mesh = checked(path)
-                    mesh.y = torch.tensor([label])
-                    meshes.append(mesh)
+            raw, names, meshes = Path(self.raw_dir), class_names(root), []
+            paths = [
+                (label, path)
+                for label, name in enumerate(names)
+                for path in sorted((raw / name / dataset).glob("*.off"))
+            ]
+            require_all("modelnet40-meshes", dataset, names, len(paths), raw)
+            for label, path in paths:
+                mesh = checked(path)
+                mesh.y = torch.tensor([label])
+                meshes.append(mesh)
             return meshes
 
     def checked(path: Path) -> Data:
-        """A mesh with all the faces that its header announces."""
+        """A mesh with all that its header announces, on which points can be drawn."""
         try:
             mesh = read_off(str(path))
             with path.open() as file:
@@ -255,9 +310,16 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
             vertices, faces = int(head[0]), int(head[1])
             if mesh.face.size(1) < faces:  # they come last: what is cut off lacks some
                 raise ValueError(f"{mesh.face.size(1)} faces of {faces} announced")
+            if mesh.pos.shape != (vertices, 3):
+                raise ValueError(f"vertices of shape {tuple(mesh.pos.shape)}, {vertices} announced")
             if not 0 <= int(mesh.face.min()) <= int(mesh.face.max()) < vertices:
                 raise ValueError("faces of vertices that do not exist")
-        except (ValueError, IndexError, RuntimeError, UnicodeDecodeError) as error:
+            if not bool(mesh.pos.isfinite().all()):
+                raise ValueError("vertices that are not finite")
+            a, b, c = (mesh.pos / mesh.pos.abs().max())[mesh.face]
+            if not float((b - a).cross(c - a, dim=1).norm(dim=1).sum()) > 0:
+                raise ValueError("faces without area")
+        except (ValueError, IndexError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{path} is damaged or no OFF mesh: {error}") from error
         return mesh
 
@@ -276,14 +338,38 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
             ) from error
         if not len(meshes):
             raise ValueError(f"{root / 'raw'} holds no {split} meshes")
+        names, labels = class_names(root), meshes.y.reshape(-1).clone()
+        if int(labels.max()) >= len(names):
+            raise ValueError(
+                f"{processed} holds labels up to {int(labels.max())}, but {root / 'raw'} "
+                f"{len(names)} classes; delete {processed.parent} to begin anew"
+            )
+        require_all("modelnet40-meshes", split, names, len(labels), processed)
         # One at a time: the meshes are large, their samples small.
-        clouds = torch.stack([sampled(mesh).pos.T for mesh in meshes])
-    return Clouds(normalise(clouds), meshes.y.reshape(-1).clone(), class_names(root), up=2)
+        try:
+            clouds = torch.stack([sampled(mesh).pos.T for mesh in meshes])
+        except RuntimeError as error:  # parsed by others, who do not look at them
+            raise ValueError(
+                f"{processed} holds a mesh that cannot be sampled; delete {processed.parent} to "
+                f"begin anew: {error}"
+            ) from error
+    return Clouds(scaled(clouds, processed), labels, names, up=2)
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The classes of unpacked meshes: the folders of ``root/raw``, in torch-geometric's order."""
-    return tuple(sorted(path.name for path in (root / "raw").iterdir() if path.is_dir()))
+    """The classes of unpacked meshes: the folders of ``root/raw``, in torch-geometric's order.
+
+    Raises:
+        ValueError: one of the folders is no class, and would shift the labels of the others.
+    """
+    folders = [p for p in (root / "raw").iterdir() if p.is_dir() and not p.name.startswith(".")]
+    for folder in folders:
+        if not (folder / "train").is_dir() and not (folder / "test").is_dir():
+            raise ValueError(
+                f"{folder} holds neither train nor test; expected folders of classes alone: "
+                "delete it, or put it elsewhere"
+            )
+    return tuple(sorted(folder.name for folder in folders))
 
 
 # Batches

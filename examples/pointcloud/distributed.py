@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,24 +28,39 @@ class Team:
     Attributes:
         device: where this process computes.
         rank, world: its number and how many there are. Rank 0 alone reads and writes files.
+        joined: whether they have a process group, as under `torchrun` even one alone has.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
+    joined: bool = False
 
     @property
     def leads(self) -> bool:
         return self.rank == 0
 
-    def agree(self, value: T) -> T:
-        """The leader's value, in all processes."""
-        if self.world == 1:
-            return value
-        box: list[Any] = [value]
+    def agree(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the leader, in all processes; what it raises there, all raise."""
+        if not self.joined:
+            return make()
+        box: list[Any] = [None, None]
+        if self.leads:
+            try:
+                box[0] = make()
+            except (ImportError, OSError, ValueError) as error:
+                box[1] = error
         dist.broadcast_object_list(box, device=self.device)
+        if box[1] is not None:
+            raise box[1]
         received: T = box[0]
         return received
+
+    def leader_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns. The leader, which may leave a cache, calls it before the others."""
+        made: list[T] = []
+        self.agree(lambda: made.append(make()))
+        return made[0] if made else make()
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: gradients are averaged over the processes.
@@ -53,7 +68,7 @@ class Team:
         On GPUs batch norms average over all processes. On CPUs torch cannot: each process
         normalises by its own part of the batch, and the running means are those of rank 0.
         """
-        if self.world == 1:
+        if not self.joined:
             return model
         if self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -62,19 +77,19 @@ class Team:
 
     def align(self, model: nn.Module) -> None:
         """Gives all processes the leader's buffers."""
-        if self.world > 1:
+        if self.joined:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
     def mean(self, value: Tensor) -> float:
         """The mean of a number over the processes."""
-        if self.world > 1:
+        if self.joined:
             dist.all_reduce(value)
         return value.item() / self.world
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, on the CPU, where each has computed every world-th one."""
-        if self.world == 1:
+        if not self.joined:
             return rows.cpu()
         parts: list[Any] = [None] * self.world
         dist.all_gather_object(parts, rows.cpu())
@@ -82,15 +97,6 @@ class Team:
         for rank, part in enumerate(parts):
             whole[rank :: self.world] = part
         return whole
-
-    @contextmanager
-    def leader_first(self) -> Iterator[None]:
-        """The others wait until the leader is through the block: it may fill a cache."""
-        if self.world > 1 and not self.leads:
-            dist.barrier()
-        yield
-        if self.world > 1 and self.leads:
-            dist.barrier()
 
 
 def device_name(text: str) -> str:
@@ -102,6 +108,14 @@ def device_name(text: str) -> str:
     if kind not in ("cpu", "cuda") or (kind == "cuda" and not torch.cuda.is_available()):
         raise argparse.ArgumentTypeError(f"{text} given; expected cpu, or cuda where torch has it")
     return text
+
+
+def end(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
+    """Ends the process with one line. Under `torchrun` that names the rank; it starts all processes
+    again, as often as --max-restarts has it, since it cannot tell that the error will be back."""
+    under = "TORCHELASTIC_RUN_ID" in os.environ
+    rank = f"rank {os.environ['RANK']}: " if under else ""
+    parser.exit(1, f"{parser.prog}: {rank}{error}\n")
 
 
 @contextmanager
@@ -126,6 +140,6 @@ def join(device: str) -> Iterator[Team]:
     backend = "nccl" if kind.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
-        yield Team(kind, dist.get_rank(), dist.get_world_size())
+        yield Team(kind, dist.get_rank(), dist.get_world_size(), joined=True)
     finally:
         dist.destroy_process_group()

@@ -23,13 +23,24 @@ from examples import digits
 from examples.digits_data import replace_by_outliers
 from examples.pointcloud.checkpoint import read_checkpoint
 from examples.pointcloud.data import OUTLIERS, Clouds, generator, load
-from examples.pointcloud.distributed import Team, device_name, join
+from examples.pointcloud.distributed import Team, device_name, end, join
 from examples.pointcloud.model import build
 
 OUTLIER_PERCENT = (0, 1, 10, 20, 30, 40, 50, 60, 90)
 BATCH = 32
+# Of a checkpoint and its settings.
+NEEDED = ("model", "losses", "epochs", "data", "points", "pool", "alpha", "transform", "channels",
+          "head", "seed")  # fmt: skip
 
 Row = dict[str, Any]
+
+
+def percent(text: str) -> float:
+    """The type of an argument in percent, 0 to 100."""
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{value} given; expected 0 to 100")
+    return value
 
 
 @torch.no_grad()
@@ -110,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("checkpoint", type=Path, help="as examples.pointcloud.train and .table write them")
     add("--root", type=Path, metavar="DIR", help="folder of ModelNet40's files")
-    add("--percent", nargs="+", type=float, default=list(OUTLIER_PERCENT), metavar="P",
+    add("--percent", nargs="+", type=percent, default=list(OUTLIER_PERCENT), metavar="P",
         help="shares of outliers (default: 0 1 10 20 30 40 50 60 90)")  # fmt: skip
     add("--device", type=device_name, default="cpu", help="cpu or cuda (default: %(default)s)")
     add("--threads", type=digits.at_least(1), default=1, help="CPU threads (default: %(default)s)")
@@ -120,17 +131,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if state is None:
             raise FileNotFoundError(f"checkpoint {args.checkpoint} is not there")
         settings = state["settings"]
+        lacking = [key for key in NEEDED if key not in settings.keys() | state.keys()]
+        if lacking:
+            raise ValueError(f"checkpoint {args.checkpoint} lacks {', '.join(lacking)}")
         with join(args.device) as team, digits.repeatable(args.threads, team.device):
             _, test = load(settings, args.root, team)
             model = build(settings, len(test.names))
-            model.load_state_dict(state["model"])
+            try:
+                model.load_state_dict(state["model"])
+            except RuntimeError as error:
+                raise ValueError(
+                    f"checkpoint {args.checkpoint} does not hold a network of its settings for "
+                    f"{len(test.names)} classes: {error}"
+                ) from error
             row = measure(model.to(team.device), test, settings["seed"], team, args.percent)
             if team.leads:
                 epochs = f"{len(state['losses'])} of {settings['epochs']} epochs"
                 print(f"{args.checkpoint}: {settings['data']}, {epochs}")
                 print(as_text({settings["pool"]: row}))
     except (ImportError, OSError, ValueError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        end(parser, error)
     return 0
 
 

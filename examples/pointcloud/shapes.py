@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from examples import digits
 from examples.digits_data import normalise
 
 Array = NDArray[np.float64]
@@ -280,12 +281,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Draw one cloud of each of the generated classes to shape_classes.png.",
     )
     add = parser.add_argument
-    add("--seed", type=int, default=0, help="of the shapes (default: %(default)s)")
+    add("--seed", type=digits.at_least(0), default=0, help="of the shapes (default: %(default)s)")
     add("--output", type=Path, default=Path("demo-output"), metavar="DIR",
         help="folder for the picture (default: ./%(default)s)")  # fmt: skip
     args = parser.parse_args(argv)
-    args.output.mkdir(parents=True, exist_ok=True)
-    picture(args.output / "shape_classes.png", args.seed)
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        picture(args.output / "shape_classes.png", args.seed)
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     print(f"wrote shape_classes.png to {args.output}")
     return 0
 

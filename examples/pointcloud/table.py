@@ -2,7 +2,7 @@
 
     python -m examples.pointcloud.table --quick
     python -m examples.pointcloud.table --data modelnet40 --device cuda --workers 2 --output run
-    python -m examples.pointcloud.table --share 5 10 25 100 --pool max huber     # few clouds
+    python -m examples.pointcloud.table --share 5 25 --pool max huber --output few    # few clouds
 
 The second is the protocol of Gould, Hartley and Campbell, "Deep Declarative Networks" (2022), as
 their program has it: all 2,048 points, batches of 24, 60 epochs of SGD at 0.01 with momentum 0.9,
@@ -11,7 +11,8 @@ halved every 20 epochs, rotations about the up axis. Unlike it, training sees no
 classes. With a --share below 100, networks take as many steps as with all clouds.
 
 Each network has a checkpoint, and a JSON once it is tested: started again with the same options,
-the command goes on where it was. It runs under torchrun as `examples.pointcloud.train` does.
+the command goes on where it was; with others it needs another --output. It runs under torchrun as
+`examples.pointcloud.train` does.
 Prints the table, writes it with machine, versions and commit to NAME.json and its plot to NAME.png.
 """
 
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import time
@@ -33,12 +33,14 @@ from bench import machine
 from examples import digits
 from examples.pointcloud.checkpoint import require_same
 from examples.pointcloud.data import Clouds, load
-from examples.pointcloud.distributed import Team, join
-from examples.pointcloud.evaluate import OUTLIER_PERCENT, Row, as_text, measure
-from examples.pointcloud.train import Log, add_options, percent, run, settings_of
+from examples.pointcloud.distributed import Team, end, join
+from examples.pointcloud.evaluate import OUTLIER_PERCENT, Row, as_text, measure, percent
+from examples.pointcloud.train import Log, add_options, run, settings_of
 
-# About ten minutes of one CPU core for all seven poolings.
+# About eleven minutes of one busy CPU core for all seven poolings.
 QUICK = {"points": 256, "channels": [64, 64, 256], "head": [128], "epochs": 12}
+FIGURES = ("outlier_percent", "accuracy", "map")  # of a row
+PLOTTED = ("rows", "shares", "classes", "data", "train_outliers")
 NAMES = {"shapes": "shapes", "modelnet40": "modelnet40", "modelnet40-meshes": "modelnet40_meshes"}
 
 
@@ -49,14 +51,18 @@ def train_and_test(
     settings = settings_of(args, pool, share, args.seed)
     name = f"{pool}-{share:g}-{args.seed}"
     done = args.output / f"{name}.json"
-    row: Row | None = None
-    if team.leads and done.exists():
-        row = json.loads(done.read_text())
-        require_same(settings, row["settings"], str(done))
-    row = team.agree(row)
+
+    def tested() -> Row | None:
+        if not done.exists():
+            return None
+        found = digits.read_json(done, "settings", *FIGURES)
+        require_same(settings, found["settings"], str(done))
+        return found
+
+    row = team.agree(tested)
     if row is not None:
         return row
-    log = Log(args.tensorboard / name if args.tensorboard and team.leads else None)
+    log = Log(args.tensorboard / name if args.tensorboard else None, team.leads)
     start = time.perf_counter()
     model = run(args, settings, data[0], team, args.output / f"{name}.pt", log)
     row = measure(model, data[1], args.seed, team)
@@ -118,10 +124,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="of shapes, weights, order, augmentation and outliers (default: %(default)s)"
         )  # fmt: skip
     add("--quick", action="store_true",
-        help="ten minutes of one CPU core: " + ", ".join(f"{k} {v}" for k, v in QUICK.items())
+        help="eleven minutes of one busy CPU core: "
+        + ", ".join(f"{k} {v}" for k, v in QUICK.items())
         + ", where not given otherwise")  # fmt: skip
     add("--output", type=Path, default=Path("demo-output/pointcloud"), metavar="DIR",
-        help="folder for checkpoints, table and plot (default: ./%(default)s)")  # fmt: skip
+        help="folder for checkpoints, table and plot, one for each set of options "
+        "(default: ./%(default)s)")  # fmt: skip
     add("--plot-only", type=Path, metavar="JSON", help="only draw the plot of an earlier run")
     if argv is None:
         argv = sys.argv[1:]
@@ -159,12 +167,12 @@ def compare(args: argparse.Namespace, team: Team) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the table; returns the exit status."""
     args = parse(argv)
-    if args.plot_only:
-        plot(json.loads(args.plot_only.read_text()), args.plot_only.with_suffix(".png"))
-        print(f"wrote {args.plot_only.with_suffix('.png')}")
-        return 0
-    args.output.mkdir(parents=True, exist_ok=True)
     try:
+        if args.plot_only:
+            plot(digits.read_json(args.plot_only, *PLOTTED), args.plot_only.with_suffix(".png"))
+            print(f"wrote {args.plot_only.with_suffix('.png')}")
+            return 0
+        args.output.mkdir(parents=True, exist_ok=True)
         with join(args.device) as team, digits.repeatable(args.threads, team.device):
             result = compare(args, team)
             if team.leads:
@@ -177,9 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 plot(result, file.with_suffix(".png"))
                 print(f"wrote {file} and {file.with_suffix('.png').name}")
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            raise  # torchrun reports it, with the rank
-        args.parser.exit(1, f"{args.parser.prog}: {error}\n")
+        end(args.parser, error)
     return 0
 
 

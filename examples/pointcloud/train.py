@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -44,8 +43,8 @@ from examples.pointcloud.data import (
     generator,
     load,
 )
-from examples.pointcloud.distributed import Team, device_name, join
-from examples.pointcloud.evaluate import Row, as_text, measure
+from examples.pointcloud.distributed import Team, device_name, end, join
+from examples.pointcloud.evaluate import Row, as_text, measure, percent
 from examples.pointcloud.model import CHANNELS, HEAD, PointNet, build
 
 AMP = {"bfloat16": torch.bfloat16}
@@ -127,7 +126,7 @@ def fit(
     network = team.wrap(model)
     optimiser, schedule = recipe.optimise(model)
     losses: list[float] = []
-    state = team.agree(read_checkpoint(checkpoint, settings) if team.leads else None)
+    state = team.agree(lambda: read_checkpoint(checkpoint, settings))
     if state is not None:
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
@@ -169,14 +168,6 @@ def autocast(device: torch.device, amp: str | None) -> AbstractContextManager[An
 
 
 # Command line, shared by train and table
-
-
-def percent(text: str) -> float:
-    """The type of an argument in percent, 0 to 100."""
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{value} given; expected 0 to 100")
-    return value
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -237,19 +228,20 @@ class Log:
 
     Args:
         folder: where its files go; None: nowhere.
+        writes: whether this process is the one that writes them.
 
     Raises:
         ImportError: tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, writes: bool) -> None:
         self.writer = None
         if folder is not None:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ModuleNotFoundError as error:
                 raise ImportError("--tensorboard needs it: pip install tensorboard") from error
-            self.writer = SummaryWriter(str(folder))
+            self.writer = SummaryWriter(str(folder)) if writes else None
 
     def add(self, name: str, value: float, step: float) -> None:
         if self.writer is not None:
@@ -321,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         with join(args.device) as team, digits.repeatable(args.threads, team.device):
-            log = Log(args.tensorboard if team.leads else None)
+            log = Log(args.tensorboard, team.leads)
             settings = settings_of(args, args.pool, args.share, args.seed)
             train, test = load(settings, args.root, team)
             model = run(args, settings, train, team, args.checkpoint, log)
@@ -331,9 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.add_test(row)
             log.close()
     except (ImportError, OSError, ValueError, FloatingPointError) as error:
-        if "TORCHELASTIC_RUN_ID" in os.environ:
-            raise  # torchrun reports it, with the rank
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        end(parser, error)
     return 0
 
 
