@@ -82,15 +82,10 @@ const void* data_or_null(const at::Tensor& t) { return t.defined() ? t.const_dat
 void check_inner(const Problem& problem) {
   const Checks checks = checks_for(problem.ptr);
   checks.points(problem.x);
-  checks.no_tangent(problem.x, "x");
-  if (problem.weight.has_value()) {
-    checks.weight(*problem.weight, problem.x);
-    checks.no_tangent(*problem.weight, "weight");
-  }
+  if (problem.weight.has_value()) checks.weight(*problem.weight, problem.x);
   if (problem.ptr.has_value()) checks.offsets(*problem.ptr, problem.x);
   if (problem.alpha.has_value()) {
     checks.alpha(*problem.alpha, problem.x, problem.dim, problem.ptr);
-    checks.no_tangent(*problem.alpha, "alpha");
   }
   int64_t previous = -1;
   for (const int64_t d : problem.dim) {
@@ -187,7 +182,6 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
   const at::Tensor& x = problem.x;
   const Checks checks = checks_for(problem.ptr);
   const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
-    checks.no_tangent(t, name);
     TORCH_CHECK_VALUE(
         t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype && t.device() == x.device(),
         checks.op, ": `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
@@ -204,15 +198,10 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
 // Direction parts as the kernels take them.
 void add_direction(Operands& operands, const Problem& problem, const Direction& direction) {
   const at::Tensor& x = problem.x;
-  const Checks checks = checks_for(problem.ptr);
-  for (const auto& [part, name] :
-       {std::pair{direction.x, "x_tangent"}, std::pair{direction.weight, "weight_tangent"},
-        std::pair{direction.alpha, "alpha_tangent"}}) {
-    if (part.has_value()) checks.no_tangent(*part, name);
-  }
   if (direction.x.has_value()) {
-    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), checks.op, ": `x_tangent` has shape ",
-                      direction.x->sizes(), "; expected that of x, ", x.sizes());
+    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), checks_for(problem.ptr).op,
+                      ": `x_tangent` has shape ", direction.x->sizes(), "; expected that of x, ",
+                      x.sizes());
   }
   operands.x_tangent = expanded(direction.x, x.sizes(), x.scalar_type());
   operands.weight_tangent = expanded(direction.weight, x.sizes(), opmath(x));
