@@ -403,9 +403,9 @@ def test_no_tangent_is_lost_in_a_vmap(face, argument, device):
     t = inputs[argument]
     with pytest.raises(NotImplementedError, match=TANGENT):
         func.jvp(moved, (t,), (torch.ones_like(t),))
-    with torch.autograd.forward_ad.dual_level():
-        with pytest.raises(NotImplementedError, match=TANGENT):
-            moved(torch.autograd.forward_ad.make_dual(t, torch.ones_like(t)))
+    forward_ad = torch.autograd.forward_ad
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=TANGENT):
+        moved(forward_ad.make_dual(t, torch.ones_like(t)))
 
 
 @pytest.mark.parametrize("mapped", [False, True])

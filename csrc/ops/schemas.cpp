@@ -92,8 +92,8 @@ at::Tensor segment_robust_pool_float(const at::Tensor& x, const at::Tensor& ptr,
 }
 
 // Raises when an argument of an inner operator carries a forward-mode tangent, else goes on to its
-// kernel. The kernel itself would look too late: below autograd's keys torch.func has taken tangents
-// off their tensors, while above them vmap may still hide them.
+// kernel. That itself would look too late: below autograd's keys torch.func has taken tangents off
+// their tensors, while above them vmap may still hide them.
 void refuse_tangents(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                      torch::jit::Stack* stack) {
   const std::vector<c10::Argument>& arguments = op.schema().arguments();
