@@ -108,10 +108,20 @@ CAPTURED = {
     "tensor alpha": lambda x, a, w: ddn_cuda.robust_pool(x, "huber", a),
     "weight": lambda x, a, w: ddn_cuda.robust_pool(x, "truncated_quadratic", a, weight=w),
     "strided": lambda x, a, w: ddn_cuda.robust_pool(x, "pseudo_huber", 0.7, dim=0),
-    "segments": lambda x, a, w: ddn_cuda.segment_robust_pool(
-        x, (w[:4] > 2).cumsum(0), "huber", 0.7
-    ),
+    "segments": lambda x, a, w: ddn_cuda.segment_robust_pool(x, offsets(x, w), "huber", 0.7),
 }
+
+
+def offsets(x, w):
+    """Of segments of 1, 0, 3 (4 if the first weight is above 1), all other and 0 rows of x, made on
+    the device of what is there: a copy from the host could not be captured."""
+    steps, more = torch.arange(6, device=x.device), (w[0] > 1).long()
+    return steps.clamp(max=1) + (3 + more) * (steps > 2) + (len(x) - 4 - more) * (steps > 3)
+
+
+def test_the_captured_segments_are_of_several_lengths():
+    for w, expected in ((0.5, [0, 1, 1, 4, 12, 12]), (1.5, [0, 1, 1, 5, 12, 12])):
+        assert offsets(torch.zeros(12, 49), torch.full((49,), w)).tolist() == expected
 
 
 @pytest.mark.parametrize("name", CAPTURED)
