@@ -320,7 +320,8 @@ def _validate(problem: _Problem) -> None:
     if isinstance(alpha, Tensor):
         limit = 1e30 if x.dtype == torch.float64 else 1e15
         # As the kernels have it: a limit may have been rounded to single precision.
-        good = (alpha >= (1 - 1e-6) / limit) & (alpha <= (1 + 1e-6) * limit)
+        wide = alpha.double()  # compared in 16 bits, the limits would be 0 and infinity
+        good = (wide >= (1 - 1e-6) / limit) & (wide <= (1 + 1e-6) * limit)
         expected = f"positive finite values from {1 / limit:g} to {limit:g}"
         _check_values(name, "alpha", alpha, good, expected)
     if weight is not None:

@@ -160,6 +160,18 @@ PYTHON = [  # what only the function takes
         "alpha",
         ("inf", "finite"),
     ),
+    (  # whose limits would be 0 and infinity in 16 bits
+        {"alpha": lambda: points((4, 1)).half().fill_(0), "validate": True},
+        ValueError,
+        "alpha",
+        ("0.0", "positive"),
+    ),
+    (
+        {"alpha": lambda: points((4, 1)).half().fill_(math.inf), "validate": True},
+        ValueError,
+        "alpha",
+        ("inf", "finite"),
+    ),
     (
         {"weight": lambda: points() - 2, "validate": True},
         ValueError,
