@@ -224,22 +224,22 @@ BackwardArgs backward_args(const Operands& operands, const Problem& problem, con
   return args;
 }
 
+Gradients empty_gradients(const Problem& problem, const Wanted& wanted) {
+  const at::Tensor& x = problem.x;
+  const auto real = x.options().dtype(opmath(x));
+  return {wanted[0] ? at::empty_like(x) : at::empty({0}, x.options()),
+          wanted[1] ? at::empty_like(x, real) : at::empty({0}, real),
+          at::empty(wanted[2] ? shape_of_answer(problem) : std::vector<int64_t>{0}, real)};
+}
+
 // Runs a backward launch into new tensors; answer was checked.
 Gradients gradients_with(const LaunchBackward& launch, const Problem& problem, const Answer& answer,
                          Operands& operands, const Wanted& wanted) {
-  const at::Tensor& x = problem.x;
-  const auto options = [&](bool real) {
-    return x.options().dtype(real ? opmath(x) : x.scalar_type());
-  };
-  // Of points in no segment the gradient is zero.
-  const auto like_x = [&](bool wanted_, bool real) {
-    if (!wanted_) return at::empty({0}, options(real));
-    return operands.ptr.defined() ? at::zeros_like(x, options(real))
-                                  : at::empty_like(x, options(real));
-  };
-  const at::Tensor grad_x = like_x(wanted[0], false), grad_weight = like_x(wanted[1], true);
-  const at::Tensor grad_alpha = wanted[2] ? at::empty(shape_of_answer(problem), options(true))
-                                          : at::empty({0}, options(true));
+  const auto [grad_x, grad_weight, grad_alpha] = empty_gradients(problem, wanted);
+  if (operands.ptr.defined()) {  // of points in no segment the gradient is zero
+    grad_x.zero_();
+    grad_weight.zero_();
+  }
   operands.grad_x = wanted[0] ? grad_x : at::Tensor();
   operands.grad_weight = wanted[1] ? grad_weight : at::Tensor();
   operands.describe();
@@ -353,13 +353,11 @@ Gradients double_backward_with(const LaunchBackward& launch, const Problem& prob
   Operands operands(problem);
   add_direction(operands, problem, direction);
   if (direction.is_zero()) {
-    const auto zeros = [&](bool wanted_, at::IntArrayRef shape, at::ScalarType dtype) {
-      return at::zeros(wanted_ ? shape : at::IntArrayRef{0}, problem.x.options().dtype(dtype));
-    };
-    const at::ScalarType real = opmath(problem.x);
-    return {zeros(wanted[0], problem.x.sizes(), problem.x.scalar_type()),
-            zeros(wanted[1], problem.x.sizes(), real),
-            zeros(wanted[2], shape_of_answer(problem), real)};
+    const Gradients gradients = empty_gradients(problem, wanted);
+    for (at::Tensor t : {std::get<0>(gradients), std::get<1>(gradients), std::get<2>(gradients)}) {
+      t.zero_();
+    }
+    return gradients;
   }
   return gradients_with(launch, problem, checked, operands, wanted);
 }
