@@ -71,13 +71,23 @@ class InputGradients(NamedTuple):
     weight: Tensor | None
 
 
+def _known(condition: bool | torch.SymBool) -> bool:
+    """False of sizes that a compiler learns at run time alone."""
+    if isinstance(condition, bool):
+        return condition
+    # Takes longer to import than all the rest; where there are such sizes, it has been.
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
+
+
 def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
     """Sums what was broadcast from the shape of `like`, in a fixed order: as a mean."""
     lead = each.dim() - like.dim()
     dims = [
         d
         for d, size in enumerate(each.shape)
-        if d < lead or (like.shape[d - lead] == 1 and size != 1)
+        if d < lead or (_known(like.shape[d - lead] == 1) and not _known(size == 1))
     ]
     if hasattr(each, "placements"):  # a DTensor, perhaps sharded in these dims
         sharded: Any = each.sum(dims, keepdim=True) if dims else each
@@ -91,7 +101,7 @@ def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
         return total
     if dims:
         count = prod(each.shape[d] for d in dims)
-        if count == 0:
+        if _known(count == 0):
             return like.new_zeros(like.shape)
         options = ("quadratic", 1.0, None, None, None, dims, "local", None, None)
         each = calls.forward(each, *options)[0] * count

@@ -91,6 +91,7 @@ SCHEMA = [  # through the function and through the operator
         "weight",
         ("[Ss]parse", "dense"),
     ),
+    ({"alpha": lambda: torch.ones(1).to_sparse()}, TypeError, "alpha", ("[Ss]parse", "dense")),
     ({"alpha": lambda: points((), dtype=torch.int64)}, TypeError, "alpha", ("Long", "floating")),
     ({"alpha": lambda: points((), dtype=torch.bool)}, TypeError, "alpha", ("Bool", "floating")),
     (
