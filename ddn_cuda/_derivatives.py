@@ -162,9 +162,10 @@ def along(calls: Calls, direction: Direction, sets: Sets) -> Tensor | None:
     return calls.tangent(*direction, *sets)
 
 
-def _third_order() -> NotImplementedError:
+def _third_order(segments: bool) -> NotImplementedError:
+    name = "segment_robust_pool" if segments else "robust_pool"
     return NotImplementedError(
-        "robust_pool: this derivative is not supported; expected at most two differentiations, "
+        f"{name}: this derivative is not supported; expected at most two differentiations, "
         "of which at most one is in forward mode. torch.autograd.functional.hvp needs three: "
         "vhp, or torch.func.jvp of torch.func.grad, give the same product"
     )
@@ -199,11 +200,11 @@ class Rule:
 
     @staticmethod
     def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        raise _third_order()
+        raise NotImplementedError
 
     @staticmethod
     def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Any:
-        raise _third_order()
+        raise NotImplementedError
 
 
 class Forward(Rule):
@@ -289,16 +290,27 @@ class Tangent(Rule):
 
     @staticmethod
     def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Tensor | None:
-        if any(tangents[i] is not None for i in (3, 9, 10)):
-            raise _third_order()
         sets, _ = _load(ctx)
+        if any(tangents[i] is not None for i in (3, 9, 10)):
+            raise _third_order(sets.ptr is not None)
         return along(calls, (tangents[0], tangents[1], tangents[2]), sets)
 
 
 class DoubleBackward(Rule):
+    # grad, x_tangent, weight_tangent, alpha_tangent,
+    # x, y, remainder, curvature, penalty, alpha_value, alpha, weight, ptr, dim, wanted
+
     @staticmethod
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
+        ctx.segments = inputs[12] is not None
+
+    @staticmethod
+    def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise _third_order(ctx.segments)
+
+    @staticmethod
+    def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Any:
+        raise _third_order(ctx.segments)
 
 
 RULES: dict[str, type[Rule]] = {

@@ -14,6 +14,7 @@ New code is better off with `robust_pool` and `RobustPool`, which do more.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -216,7 +217,7 @@ class RobustGlobalPool2d(nn.Module):
     def __init__(self, method: type[_Method], alpha: float = 1.0) -> None:
         super().__init__()
         _check_method("RobustGlobalPool2d", method)
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, numbers.Real)):
             raise TypeError(f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float")
         if not 1e-30 <= alpha <= 1e30:
             raise ValueError(

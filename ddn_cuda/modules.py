@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 
 import torch
@@ -35,7 +36,7 @@ class Scale(nn.Module):
 
     def __init__(self, alpha: float | Tensor, learn_alpha: bool, owner: str) -> None:
         super().__init__()
-        is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+        is_number = isinstance(alpha, (int, float, numbers.Real)) and not isinstance(alpha, bool)
         if not is_number and not (isinstance(alpha, Tensor) and alpha.is_floating_point()):
             raise TypeError(
                 f"{owner}: `alpha` is {alpha!r}; expected a float or a floating-point tensor"

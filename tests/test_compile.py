@@ -90,8 +90,8 @@ def test_dynamic_shapes_make_one_graph(pool, device):
     assert counter.frame_count == 1
 
 
-# Pools of which a run alone tells the sizes; of x (7, 4), a mask of its rows, offsets (4), a mask of
-# those, alpha (1, 4) and weight (7, 4).
+# Pools whose sizes a run alone tells; of x (7, 4), a mask of its rows, offsets (4), a mask of them,
+# alpha (1, 4) and weight (7, 4).
 CHOSEN = {
     "points": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], "welsch", dim=0),
     "all": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], dim=()),
@@ -134,6 +134,16 @@ def test_sizes_that_only_a_run_tells(name, device):
         others = torch.autograd.grad(expected.sum(), leaves, allow_unused=True)
         for a, b in zip(own, others, strict=True):
             assert b is None or torch.equal(a, b)
+
+
+def test_a_suggested_alpha(penalty, device):
+    x = torch.randn(7, 20, device=device)
+
+    def f(x):
+        return ddn_cuda.robust_pool(x, penalty, ddn_cuda.suggest_alpha(x, penalty))
+
+    compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), f(x))
 
 
 @pytest.mark.parametrize("pool", ["points", "segments"])
