@@ -338,6 +338,26 @@ def test_the_memory_of_segments(penalty, device, dtype):
     assert [t for t in taken if t > size / 8] == [size]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("channels", [4, 40])
+def test_the_lists_of_long_segments(channels, weighted, cuda, dtype):
+    """docs/features.md, Memory: of a global search over more points than the chip holds."""
+    points, segments = 20_000, 100
+    x = torch.randn(points, channels, dtype=dtype, device=cuda)
+    weight = torch.rand(points, 1, dtype=dtype, device=cuda) if weighted else None
+    ptr = torch.arange(segments + 1, device=cuda) * (points // segments)
+
+    def forward(penalty):
+        return ddn_cuda.segment_robust_pool(x, ptr, penalty, 0.7, weight=weight)
+
+    by_length = 64 + 24 * segments
+    lists = points * min(channels, 32) * x.element_size() * (2 if weighted else 1)
+    taken = allocations(lambda: forward("welsch"), cuda)
+    assert lists + by_length <= max(taken) < lists + by_length + 512
+    answer = segments * channels * max(x.element_size(), 4)
+    assert max(allocations(lambda: forward("huber"), cuda)) < max(by_length, answer) + 512
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
 def test_the_peak_of_a_process():
     """What the kernels allocate themselves is seen by no profiler of torch, but by the system."""
