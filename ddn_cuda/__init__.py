@@ -22,6 +22,7 @@ _operators.register()
 if _C.CUDA_VERSION is None:
     _fallback.register()
 
+from ddn_cuda._C import Status  # noqa: E402
 from ddn_cuda._scale import suggest_alpha  # noqa: E402
 from ddn_cuda.functional import (  # noqa: E402
     RobustPoolInfo,
@@ -32,7 +33,6 @@ from ddn_cuda.modules import RobustPool  # noqa: E402
 
 #: Each penalty, by its full name, with its short one.
 PENALTIES: dict[str, str] = dict(_C.PENALTIES)
-Status = _C.Status
 #: The version of the binary.
 __version__: str = _C.VERSION
 

@@ -71,13 +71,23 @@ class InputGradients(NamedTuple):
     weight: Tensor | None
 
 
+def _known(condition: bool | torch.SymBool) -> bool:
+    """False of sizes that a compiler learns at run time alone."""
+    if isinstance(condition, bool):
+        return condition
+    # Takes longer to import than all the rest; where there are such sizes, it has been.
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    return guard_or_false(condition)
+
+
 def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
     """Sums what was broadcast from the shape of `like`, in a fixed order: as a mean."""
     lead = each.dim() - like.dim()
     dims = [
         d
         for d, size in enumerate(each.shape)
-        if d < lead or (like.shape[d - lead] == 1 and size != 1)
+        if d < lead or (_known(like.shape[d - lead] == 1) and not _known(size == 1))
     ]
     if hasattr(each, "placements"):  # a DTensor, perhaps sharded in these dims
         sharded: Any = each.sum(dims, keepdim=True) if dims else each
@@ -91,11 +101,14 @@ def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
         return total
     if dims:
         count = prod(each.shape[d] for d in dims)
-        if count == 0:
+        if _known(count == 0):
             return like.new_zeros(like.shape)
         options = ("quadratic", 1.0, None, None, None, dims, "local", None, None)
         each = calls.forward(each, *options)[0] * count
-    each = each.reshape(like.shape)
+    return _rounded(each.reshape(like.shape), like)
+
+
+def _rounded(each: Tensor, like: Tensor) -> Tensor:
     if like.dtype.itemsize < each.dtype.itemsize:
         # A finite gradient is not rounded to an infinity.
         most = torch.finfo(like.dtype).max
@@ -103,21 +116,88 @@ def sum_to(calls: Calls, each: Tensor, like: Tensor) -> Tensor:
     return each.to(like.dtype)
 
 
-def _of_inputs(
-    calls: Calls, gradients: tuple[Tensor, ...], sets: Sets, wanted: Sequence[bool]
-) -> InputGradients:
-    x, weight, alpha = gradients
-    return InputGradients(
-        x if wanted[0] else None,
-        sum_to(calls, alpha, sets.alpha) if wanted[2] and sets.alpha is not None else None,
-        sum_to(calls, weight, sets.weight) if wanted[1] and sets.weight is not None else None,
-    )
+def _part(t: Tensor | None, x: Tensor, d: int, begin: int, length: int) -> Tensor | None:
+    """The part of a tensor that broadcasts to x or y which belongs to a part of dim d of x."""
+    if t is None:
+        return None
+    at = t.dim() - x.dim() + d
+    return t if at < 0 or _known(t.shape[at] == 1) else t.narrow(at, begin, length)
+
+
+def _cuts(sets: Sets, like: Tensor) -> tuple[int, list[tuple[int, int]]] | None:
+    """Where to cut the sets so that float32 numbers for the points of a part take no more bytes
+    than 16-bit x: a kept dim along which `like` is broadcast, in parts of at most half of it."""
+    x = sets.x
+    if x.dtype.itemsize >= 4 or hasattr(x, "placements"):
+        return None
+    lead = x.dim() - like.dim()
+    for d, size in enumerate(x.shape):
+        is_broadcast = d < lead or _known(like.shape[d - lead] == 1)
+        if d in sets.dim or not is_broadcast or not _known(size >= 2):
+            continue
+        if size == 2:
+            return d, [(0, 1), (1, 1)]
+        third = (size + 1) // 3
+        return d, [(0, third), (third, third), (2 * third, size - 2 * third)]
+    return None
+
+
+# An inner operator, `backward` or `double_backward`: of what comes before the sets, the sets, and
+# which gradients are wanted.
+Gradient = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def _of_weight_by_parts(
+    calls: Calls,
+    gradient: Gradient,
+    before: Sequence[Tensor | None],
+    sets: Sets,
+    like: Tensor,
+    d: int,
+    cuts: Sequence[tuple[int, int]],
+) -> Tensor:
+    """The gradient of a weight, or of its direction, made and summed to the shape of `like` for one
+    part of the sets after the other: until it is summed it has a number for each point."""
+    wide, summed = like.to(torch.float32), []
+    for cut in cuts:
+        part = [_part(t, sets.x, d, *cut) for t in (*before, *sets.tensors()[:6])]
+        own = Sets.restored([*part[len(before) :], sets.ptr], sets.constants())
+        each = gradient(*part[: len(before)], *own, [False, True, False])[1]
+        summed.append(sum_to(calls, each, wide))
+        del each  # before the next one is made
+    return _rounded(sum(summed[1:], summed[0]), like)
+
+
+def _gradients(
+    calls: Calls,
+    gradient: Gradient,
+    before: Sequence[Tensor | None],
+    sets: Sets,
+    likes: Direction,
+    wanted: Sequence[bool],
+) -> Direction:
+    """The gradients that are wanted, of x, weight and alpha, in the shapes of `likes`."""
+    wants = [want and like is not None for want, like in zip(wanted, likes, strict=True)]
+    like_x, like_weight, like_alpha = likes
+    of_weight = None
+    if wants[1] and like_weight is not None and (found := _cuts(sets, like_weight)):
+        of_weight = _of_weight_by_parts(calls, gradient, before, sets, like_weight, *found)
+        wants[1] = False
+    if not any(wants):
+        return None, of_weight, None
+    x, weight, alpha = gradient(*before, *sets, wants)
+    if wants[1] and like_weight is not None:
+        of_weight = sum_to(calls, weight, like_weight)
+    of_x = x if like_x is sets.x or like_x is None else sum_to(calls, x, like_x)
+    of_alpha = sum_to(calls, alpha, like_alpha) if wants[2] and like_alpha is not None else None
+    return of_x if wants[0] else None, of_weight, of_alpha
 
 
 def of_forward(calls: Calls, grad: Tensor, sets: Sets, wanted: Sequence[bool]) -> InputGradients:
     """The gradients of a solution; wanted: of x, weight, alpha."""
-    gradients = calls.backward(grad, *sets, list(wanted))
-    return _of_inputs(calls, gradients, sets, wanted)
+    likes = (sets.x, sets.weight, sets.alpha)
+    x, weight, alpha = _gradients(calls, calls.backward, (grad,), sets, likes, wanted)
+    return InputGradients(x, alpha, weight)
 
 
 def of_derivative(
@@ -127,8 +207,10 @@ def of_derivative(
     direction, by x, alpha and weight."""
     if not any(wanted) or all(part is None for part in direction):
         return InputGradients(None, None, None)
-    gradients = calls.double_backward(grad, *direction, *sets, list(wanted))
-    return _of_inputs(calls, gradients, sets, wanted)
+    likes = (sets.x, sets.weight, sets.alpha)
+    before = (grad, *direction)
+    x, weight, alpha = _gradients(calls, calls.double_backward, before, sets, likes, wanted)
+    return InputGradients(x, alpha, weight)
 
 
 def of_direction(
@@ -137,12 +219,7 @@ def of_direction(
     """The gradients of grad * tangent(direction) by the parts of the direction."""
     if not any(wanted):
         return None, None, None
-    each = calls.backward(grad, *sets, list(wanted))
-    x, weight, alpha = (
-        sum_to(calls, g, like) if want and like is not None else None
-        for g, like, want in zip(each, direction, wanted, strict=True)
-    )
-    return x, weight, alpha
+    return _gradients(calls, calls.backward, (grad,), sets, direction, wanted)
 
 
 def along(calls: Calls, direction: Direction, sets: Sets) -> Tensor | None:
@@ -152,9 +229,10 @@ def along(calls: Calls, direction: Direction, sets: Sets) -> Tensor | None:
     return calls.tangent(*direction, *sets)
 
 
-def _third_order() -> NotImplementedError:
+def _third_order(segments: bool) -> NotImplementedError:
+    name = "segment_robust_pool" if segments else "robust_pool"
     return NotImplementedError(
-        "robust_pool: this derivative is not supported; expected at most two differentiations, "
+        f"{name}: this derivative is not supported; expected at most two differentiations, "
         "of which at most one is in forward mode. torch.autograd.functional.hvp needs three: "
         "vhp, or torch.func.jvp of torch.func.grad, give the same product"
     )
@@ -189,11 +267,11 @@ class Rule:
 
     @staticmethod
     def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        raise _third_order()
+        raise NotImplementedError
 
     @staticmethod
     def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Any:
-        raise _third_order()
+        raise NotImplementedError
 
 
 class Forward(Rule):
@@ -279,16 +357,27 @@ class Tangent(Rule):
 
     @staticmethod
     def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Tensor | None:
-        if any(tangents[i] is not None for i in (3, 9, 10)):
-            raise _third_order()
         sets, _ = _load(ctx)
+        if any(tangents[i] is not None for i in (3, 9, 10)):
+            raise _third_order(sets.ptr is not None)
         return along(calls, (tangents[0], tangents[1], tangents[2]), sets)
 
 
 class DoubleBackward(Rule):
+    # grad, x_tangent, weight_tangent, alpha_tangent,
+    # x, y, remainder, curvature, penalty, alpha_value, alpha, weight, ptr, dim, wanted
+
     @staticmethod
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
+        ctx.segments = inputs[12] is not None
+
+    @staticmethod
+    def backward(calls: Calls, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise _third_order(ctx.segments)
+
+    @staticmethod
+    def jvp(calls: Calls, ctx: Any, *tangents: Any) -> Any:
+        raise _third_order(ctx.segments)
 
 
 RULES: dict[str, type[Rule]] = {

@@ -93,8 +93,8 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
     x = x if x.dtype == torch.float64 else x.float()
     kept = [1 if d in dims else size for d, size in enumerate(x.shape)]
     others = [d for d in range(x.dim()) if d not in dims]
-    count = prod(x.shape[d] for d in dims)
-    points = x.permute([*others, *dims]).reshape(*(x.shape[d] for d in others), count)
+    count = prod([x.shape[d] for d in dims])
+    points = x.permute([*others, *dims]).reshape([x.shape[d] for d in others] + [count])
     middle = _median(points)
     spread = _median((points - middle).abs())
     limit = 1e30 if x.dtype == torch.float64 else 1e15

@@ -14,6 +14,8 @@ New code is better off with `robust_pool` and `RobustPool`, which do more.
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -215,7 +217,7 @@ class RobustGlobalPool2d(nn.Module):
     def __init__(self, method: type[_Method], alpha: float = 1.0) -> None:
         super().__init__()
         _check_method("RobustGlobalPool2d", method)
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, numbers.Real)):
             raise TypeError(f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float")
         if not 1e-30 <= alpha <= 1e30:
             raise ValueError(
@@ -224,6 +226,14 @@ class RobustGlobalPool2d(nn.Module):
         self.method = method
         # In double precision, so that a float64 input meets the number that was given.
         self.register_buffer("alpha", torch.tensor([float(alpha)], dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobustGlobalPool2d:
+        """alpha follows the module's device and not its dtype: in 16 bits it could turn into zero
+        or infinity."""
+        before = self.alpha
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.alpha = self.alpha.double() if before.is_meta else before.to(self.alpha.device)
+        return self
 
     def forward(self, input: Tensor) -> Tensor:
         """The minimum of each set, as `RobustGlobalPool2dFn.apply` gives it."""

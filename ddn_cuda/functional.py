@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, overload
@@ -46,6 +47,19 @@ class RobustPoolInfo(NamedTuple):
 def _check_flag(function: str, name: str, value: bool) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"{function}: `{name}` is {value!r}; expected True or False")
+
+
+def _number(value: Any) -> Any:
+    """NumPy's numbers as Python's own; all else as it is."""
+    if isinstance(value, (int, float, Tensor)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def _dims(dim: Any) -> Any:
+    return [_number(d) for d in dim] if isinstance(dim, (tuple, list)) else _number(dim)
 
 
 def _is_int(value: Any) -> bool:
@@ -115,6 +129,23 @@ def robust_pool(
     return_info: Literal[True],
     validate: bool = False,
 ) -> tuple[Tensor, RobustPoolInfo]: ...
+
+
+@overload
+def robust_pool(
+    x: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    dim: int | Sequence[int] = -1,
+    keepdim: bool = False,
+    weight: Tensor | None = None,
+    solver: str = "global",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: bool,
+    validate: bool = False,
+) -> Tensor | tuple[Tensor, RobustPoolInfo]: ...
 
 
 def robust_pool(
@@ -202,9 +233,10 @@ def robust_pool(
     proposition 4.4 (the gradient) and section 5.2 (the penalties).
     """
     _check_flag("robust_pool", "keepdim", keepdim)
+    dim = _dims(dim)
     y, info = _pool(
-        _Problem("robust_pool", x, penalty, alpha, dim, weight, None),
-        _Solver(solver, max_iter, tol),
+        _Problem("robust_pool", x, penalty, _number(alpha), dim, weight, None),
+        _Solver(solver, _number(max_iter), _number(tol)),
         return_info=return_info,
         validate=validate,
     )
@@ -243,6 +275,22 @@ def segment_robust_pool(
     return_info: Literal[True],
     validate: bool = False,
 ) -> tuple[Tensor, RobustPoolInfo]: ...
+
+
+@overload
+def segment_robust_pool(
+    x: Tensor,
+    ptr: Tensor,
+    penalty: str = "huber",
+    alpha: float | Tensor = 1.0,
+    *,
+    weight: Tensor | None = None,
+    solver: str = "global",
+    max_iter: int | None = None,
+    tol: float | None = None,
+    return_info: bool,
+    validate: bool = False,
+) -> Tensor | tuple[Tensor, RobustPoolInfo]: ...
 
 
 def segment_robust_pool(
@@ -285,8 +333,8 @@ def segment_robust_pool(
     if not isinstance(ptr, Tensor):
         raise TypeError(f"segment_robust_pool: `ptr` is {ptr!r}; expected an int64 tensor")
     y, info = _pool(
-        _Problem("segment_robust_pool", x, penalty, alpha, 0, weight, ptr),
-        _Solver(solver, max_iter, tol),
+        _Problem("segment_robust_pool", x, penalty, _number(alpha), 0, weight, ptr),
+        _Solver(solver, _number(max_iter), _number(tol)),
         return_info=return_info,
         validate=validate,
     )
@@ -320,7 +368,8 @@ def _validate(problem: _Problem) -> None:
     if isinstance(alpha, Tensor):
         limit = 1e30 if x.dtype == torch.float64 else 1e15
         # As the kernels have it: a limit may have been rounded to single precision.
-        good = (alpha >= (1 - 1e-6) / limit) & (alpha <= (1 + 1e-6) * limit)
+        wide = alpha.double()  # compared in 16 bits, the limits would be 0 and infinity
+        good = (wide >= (1 - 1e-6) / limit) & (wide <= (1 + 1e-6) * limit)
         expected = f"positive finite values from {1 / limit:g} to {limit:g}"
         _check_values(name, "alpha", alpha, good, expected)
     if weight is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ddn_cuda._operators import opmath
 from ddn_cuda.functional import robust_pool
 
 
@@ -14,7 +17,9 @@ class Scale(nn.Module):
     """A positive number or several: a buffer `alpha`, or exp of a parameter `log_alpha`.
 
     exp, because alpha is a scale: a step of the optimiser changes it by a factor, whatever its
-    unit, and no step makes it negative.
+    unit, and no step makes it negative. Nor does it leave the range for the points that the module
+    is called with, however large the step: at an end of the range alpha keeps the gradient of exp
+    there, and so can come back. exp is taken in float32 or better.
 
     Args:
         alpha: a float, or a floating-point tensor whose values are copied.
@@ -22,7 +27,7 @@ class Scale(nn.Module):
         owner: the name of the module that it is for, in messages.
 
     Raises:
-        TypeError: alpha is neither, or learn_alpha is no bool.
+        TypeError: alpha is neither, or an nn.Parameter, or learn_alpha is no bool.
         ValueError: alpha, or one of its values, is not in 1e-30 to 1e30.
     """
 
@@ -31,10 +36,15 @@ class Scale(nn.Module):
 
     def __init__(self, alpha: float | Tensor, learn_alpha: bool, owner: str) -> None:
         super().__init__()
-        is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
+        is_number = isinstance(alpha, (int, float, numbers.Real)) and not isinstance(alpha, bool)
         if not is_number and not (isinstance(alpha, Tensor) and alpha.is_floating_point()):
             raise TypeError(
                 f"{owner}: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
+            )
+        if isinstance(alpha, nn.Parameter):
+            raise TypeError(
+                f"{owner}: `alpha` is an nn.Parameter, which would not be trained; expected its "
+                "values, such as alpha.detach(), with learn_alpha=True to train them"
             )
         if not isinstance(learn_alpha, bool):
             raise TypeError(f"{owner}: `learn_alpha` is {learn_alpha!r}; expected True or False")
@@ -61,8 +71,15 @@ class Scale(nn.Module):
     def is_learned(self) -> bool:
         return "log_alpha" in self._parameters
 
-    def forward(self) -> Tensor:
-        return self.log_alpha.exp() if self.is_learned else self.alpha
+    def forward(self, points: Tensor | None = None) -> Tensor:
+        if not self.is_learned:
+            return self.alpha
+        narrow = isinstance(points, Tensor) and points.dtype != torch.float64
+        # Inside the range by the rounding of log alpha, so that exp, too, is.
+        bound = math.log(1e15 if narrow else 1e30) * (1 - 2e-7)
+        log_alpha = self.log_alpha.to(opmath(self.log_alpha))
+        # The difference is zero; it carries the derivatives, also where clamp has none.
+        return (log_alpha.clamp(-bound, bound).detach() + (log_alpha - log_alpha.detach())).exp()
 
     def reset_parameters(self) -> None:
         initial = torch.tensor(self.initial, dtype=torch.float64, device="cpu")
@@ -116,14 +133,15 @@ class RobustPool(nn.Module):
             float32 and 16-bit input, from 1e-15 to 1e15), or a tensor of such values that
             broadcasts against the output with `keepdim=True`, such as one for each channel.
         learn_alpha: whether alpha is a parameter; its logarithm is what is learned, so that it
-            stays positive.
+            stays positive, and is kept in the range above, that of the input's dtype.
 
     Shape:
         - input: any shape, of any dtype of `robust_pool`; weight likewise.
         - output: the input's shape less the pooled dims.
 
     Raises:
-        TypeError: alpha is neither a float nor a floating-point tensor.
+        TypeError: alpha is neither a float nor a floating-point tensor, or is an nn.Parameter:
+            `learn_alpha=True` makes one.
         ValueError: alpha is out of range. All other arguments are checked by the first call.
 
     Example:
@@ -168,7 +186,7 @@ class RobustPool(nn.Module):
         return robust_pool(
             x,
             self.penalty,
-            self.alpha,
+            self.scale(x),
             dim=self.dim,
             keepdim=self.keepdim,
             weight=weight,

@@ -8,6 +8,8 @@ Needs `torch-geometric`, which ddn_cuda itself does not; nothing else of ddn_cud
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -42,10 +44,10 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "welsch".
         alpha: the scale of the penalty, in the units of the features: residuals beyond it count as
             outliers. A float from 1e-30 to 1e30 (for float32 features, from 1e-15 to 1e15), or a
-            tensor of such values that broadcasts against the output, such as (F,): one for each
-            channel.
+            tensor of such values that broadcasts against the output, (\*, S, F), such as (F,): one
+            for each channel.
         learn_alpha: whether alpha is a parameter. Its logarithm is what is learned, so that alpha
-            stays positive; `reset_parameters` sets it back to `alpha`.
+            stays positive, and in the range above; `reset_parameters` sets it back to `alpha`.
         solver, max_iter, tol: as in `ddn_cuda.robust_pool`.
 
     Shape:
@@ -55,7 +57,8 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
           no gradient.
 
     Raises:
-        TypeError: alpha is no number, learn_alpha no bool.
+        TypeError: alpha is neither a float nor a floating-point tensor, or a parameter, or
+            learn_alpha is no bool.
         ValueError: alpha is out of range. penalty, solver, max_iter and tol are checked by the
             first call.
 
@@ -138,7 +141,7 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         """
         points = x.movedim(dim, 0)
         if weight is not None:
-            weight = _beside(x, weight, dim)
+            weight = _beside("weight", weight, "x", x.shape, dim)
         if ptr is None:
             order, ptr = _group(x, index, dim_size, dim)
             if order is not None:
@@ -146,11 +149,16 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
                 points = points.index_select(0, order)
                 if weight is not None and weight.size(0) > 1:
                     weight = weight.index_select(0, order)
+        alpha: Tensor = self.scale(x)
+        if alpha.dim():
+            answers = [*x.shape]
+            answers[dim] = ptr.size(0) - 1
+            alpha = _beside("alpha", alpha, "the output", answers, dim)
         y = segment_robust_pool(
             points,
             ptr,
             self.penalty,
-            self.alpha,
+            alpha,
             weight=weight,
             solver=self.solver,
             max_iter=self.max_iter,
@@ -166,20 +174,19 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
-def _beside(x: Tensor, weight: Tensor, dim: int) -> Tensor:
-    """A weight that broadcasts against x, with as many dims and `dim` in front, not expanded."""
+def _beside(name: str, t: Tensor, other: str, shape: Sequence[int], dim: int) -> Tensor:
+    """One that broadcasts against `shape`, with as many dims and `dim` in front, not expanded."""
     try:
-        shape = torch.broadcast_shapes(weight.shape, x.shape)  # type: ignore[no-untyped-call]
-        fits = bool(shape == x.shape)
+        whole = torch.broadcast_shapes(t.shape, tuple(shape))  # type: ignore[no-untyped-call]
+        fits = bool(whole == torch.Size(shape))
     except RuntimeError:
         fits = False
     if not fits:
         raise ValueError(
-            f"RobustAggregation: `weight` has shape {list(weight.shape)}; expected one that "
-            f"broadcasts against x, {list(x.shape)}"
+            f"RobustAggregation: `{name}` has shape {list(t.shape)}; expected one that "
+            f"broadcasts against {other}, {list(shape)}"
         )
-    missing = x.dim() - weight.dim()
-    return weight.reshape(*[1] * missing, *weight.shape).movedim(dim, 0)
+    return t.reshape(*[1] * (len(shape) - t.dim()), *t.shape).movedim(dim, 0)
 
 
 def _group(

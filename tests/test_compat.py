@@ -203,6 +203,16 @@ def test_alpha_can_be_set():
     assert pool.state_dict()["alpha"].tolist() == [3.0]
 
 
+def test_casts_leave_alpha_alone(device):
+    """In float16 it would be infinite here, or zero."""
+    x = torch.randn(2, 3, 4, 4, device=device).half()
+    for alpha in (1e5, 1e-9):
+        pool = robustpool.RobustGlobalPool2d(robustpool.Welsch, alpha).to(device).half()
+        assert pool.alpha.dtype == torch.float64
+        assert pool.alpha.tolist() == [alpha]
+        assert torch.equal(pool(x), ddn_cuda.robust_pool(x, "welsch", alpha, dim=(-2, -1)))
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies(copied):
     pool = robustpool.RobustGlobalPool2d(robustpool.Welsch, 0.3)

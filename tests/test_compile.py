@@ -90,6 +90,76 @@ def test_dynamic_shapes_make_one_graph(pool, device):
     assert counter.frame_count == 1
 
 
+# Pools whose sizes a run alone tells; of x (7, 4), a mask of its rows, offsets (4), a mask of them,
+# alpha (1, 4) and weight (7, 4).
+CHOSEN = {
+    "points": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], "welsch", dim=0),
+    "all": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], dim=()),
+    "info": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], dim=0, return_info=True)[0],
+    "operator": lambda x, m, p, k, a, w: OPS.robust_pool(x[m], "welsch", alpha=a, dim=[0]),
+    "points with weights": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(
+        x[m], "welsch", a, dim=0, weight=w[m]
+    ),
+    "points with one weight": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(
+        x[m], "welsch", a, dim=0, weight=w[:1]
+    ),
+    "sets": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], "welsch", a[:, :1], weight=w[0]),
+    "sets with alphas": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], "welsch", w[m][:, :1]),
+    "rows of segments": lambda x, m, p, k, a, w: ddn_cuda.segment_robust_pool(
+        x[m], p, "welsch", a, weight=w[m]
+    ),
+    "segments": lambda x, m, p, k, a, w: ddn_cuda.segment_robust_pool(
+        x, p[k], "welsch", a, weight=w[:, :1]
+    ),
+    "segment operator": lambda x, m, p, k, a, w: OPS.segment_robust_pool(x[m], p[k], "welsch"),
+}
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_sizes_that_only_a_run_tells(name, device):
+    compiled = torch.compile(CHOSEN[name], backend="aot_eager", fullgraph=True)
+    ptr = torch.tensor([0, 2, 2, 7], device=device)
+    for chosen in ([1, 0, 1, 1, 0, 1, 1], [0, 0, 0, 1, 0, 1, 0]):
+        mask = torch.tensor(chosen, device=device).bool()
+        leaves = [
+            (0.5 + torch.rand(shape, device=device)).requires_grad_()
+            for shape in ((7, 4), (1, 4), (7, 4))
+        ]
+        x, alpha, weight = leaves
+        args = (x, mask, ptr, torch.tensor([1, 1, 0, 1], device=device).bool(), alpha, weight)
+        found, expected = compiled(*args), CHOSEN[name](*args)
+        assert torch.equal(found, expected)
+        own = torch.autograd.grad(found.sum(), leaves, allow_unused=True)
+        others = torch.autograd.grad(expected.sum(), leaves, allow_unused=True)
+        for a, b in zip(own, others, strict=True):
+            assert b is None or torch.equal(a, b)
+
+
+def test_a_suggested_alpha(penalty, device):
+    x = torch.randn(7, 20, device=device)
+
+    def f(x):
+        return ddn_cuda.robust_pool(x, penalty, ddn_cuda.suggest_alpha(x, penalty))
+
+    compiled = torch.compile(f, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(x), f(x))
+
+
+@pytest.mark.parametrize("pool", ["points", "segments"])
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_no_points_and_no_offsets_raise_in_a_run(pool, device):
+    """As they do in eager mode."""
+    compiled = torch.compile(CHOSEN[pool], backend="aot_eager", fullgraph=True)
+    x, weight, alpha = (torch.ones(n, 4, device=device) for n in (7, 7, 1))
+    ptr, none = torch.tensor([0, 2, 2, 7], device=device), torch.zeros(7, device=device).bool()
+    args = (x, none, ptr, none[:4], alpha, weight)
+    with pytest.raises(ValueError, match="expected"):
+        CHOSEN[pool](*args)
+    with pytest.raises((RuntimeError, ValueError)):
+        compiled(*args)
+
+
 @pytest.mark.parametrize("alpha", ["tensor", "module"])
 def test_another_value_of_alpha_compiles_nothing(alpha, device):
     counter = CompileCounter()

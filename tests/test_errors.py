@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,6 +92,7 @@ SCHEMA = [  # through the function and through the operator
         "weight",
         ("[Ss]parse", "dense"),
     ),
+    ({"alpha": lambda: torch.ones(1).to_sparse()}, TypeError, "alpha", ("[Ss]parse", "dense")),
     ({"alpha": lambda: points((), dtype=torch.int64)}, TypeError, "alpha", ("Long", "floating")),
     ({"alpha": lambda: points((), dtype=torch.bool)}, TypeError, "alpha", ("Bool", "floating")),
     (
@@ -160,6 +162,18 @@ PYTHON = [  # what only the function takes
         "alpha",
         ("inf", "finite"),
     ),
+    (  # whose limits would be 0 and infinity in 16 bits
+        {"alpha": lambda: points((4, 1)).half().fill_(0), "validate": True},
+        ValueError,
+        "alpha",
+        ("0.0", "positive"),
+    ),
+    (
+        {"alpha": lambda: points((4, 1)).half().fill_(math.inf), "validate": True},
+        ValueError,
+        "alpha",
+        ("inf", "finite"),
+    ),
     (
         {"weight": lambda: points() - 2, "validate": True},
         ValueError,
@@ -211,6 +225,33 @@ def test_the_range_of_alpha(dtype, good, bad, penalty, device):
     for alpha in bad:
         with pytest.raises(ValueError, match="`alpha` is"):
             ddn_cuda.robust_pool(x, penalty, alpha)
+
+
+def test_numbers_of_numpy(device):
+    x = torch.randn(4, 7, device=device)
+    expected = ddn_cuda.robust_pool(x, "welsch", 0.5, dim=0, max_iter=3, tol=0.25)
+    assert torch.equal(
+        expected,
+        ddn_cuda.robust_pool(
+            x,
+            "welsch",
+            np.float32(0.5),
+            dim=np.int64(0),
+            max_iter=np.int32(3),
+            tol=np.float32(0.25),
+        ),
+    )
+    every = ddn_cuda.robust_pool(x, "welsch", np.int64(1), dim=(np.int64(0), np.int64(1)))
+    assert torch.equal(every, ddn_cuda.robust_pool(x, "welsch", 1, dim=()))
+    pool = ddn_cuda.RobustPool("welsch", np.float32(0.5), dim=np.int64(0)).to(device)
+    assert torch.equal(pool(x), ddn_cuda.robust_pool(x, "welsch", 0.5, dim=0))
+    ptr = torch.tensor([0, 1, 4], device=device)
+    assert torch.equal(
+        ddn_cuda.segment_robust_pool(x, ptr, alpha=np.float16(0.5)),
+        ddn_cuda.segment_robust_pool(x, ptr, alpha=0.5),
+    )
+    with pytest.raises(TypeError, match=r"`alpha` is .*expected a float"):
+        ddn_cuda.robust_pool(x, alpha=np.bool_(True))
 
 
 def test_validate_accepts_good_values(device):

@@ -190,3 +190,12 @@ def test_the_gradient_of_x_does_not_depend_on_what_else_is_wanted(penalty, devic
         assert torch.equal(g, expected)
         for t in moved:
             t.requires_grad_(False)
+
+
+def test_an_answer_changed_in_place_raises(device):
+    """It is what the backward pass starts from; torch.amax keeps its answer likewise."""
+    x = torch.randn(4, 9, device=device, requires_grad=True)
+    for pool in (lambda x: torch.amax(x, -1), lambda x: ddn_cuda.robust_pool(x, "welsch")):
+        y = torch.nn.functional.relu(pool(x), inplace=True)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()

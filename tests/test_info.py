@@ -8,9 +8,11 @@ import reference as ref
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from typing_extensions import assert_type
 
 import ddn_cuda
-from ddn_cuda import Status
+from ddn_cuda import RobustPoolInfo, Status
 
 SETS = 64
 
@@ -257,3 +259,17 @@ def test_the_gap_of_two_neighbouring_numbers(device):
     z = x.double() - x.double().mean()
     least = -torch.expm1(-z.square() / 2).sum()
     assert info.objective - info.gap <= least + 1e-16
+
+
+def test_types_of_the_face() -> None:
+    """mypy checks what this asserts."""
+    x, ptr = torch.zeros(3), torch.tensor([0, 3])
+    for flag in (False, True):
+        pooled = ddn_cuda.robust_pool(x, return_info=flag)
+        assert_type(pooled, Tensor | tuple[Tensor, RobustPoolInfo])
+        segments = ddn_cuda.segment_robust_pool(x, ptr, return_info=flag)
+        assert_type(segments, Tensor | tuple[Tensor, RobustPoolInfo])
+        assert isinstance(pooled, tuple) == isinstance(segments, tuple) == flag
+    assert_type(ddn_cuda.robust_pool(x), Tensor)
+    assert_type(ddn_cuda.robust_pool(x, return_info=True), tuple[Tensor, RobustPoolInfo])
+    assert_type(Status(2).value, int)

@@ -70,6 +70,51 @@ def test_a_learned_alpha_is_a_parameter_and_stays_positive(device):
     assert log_alpha is pool.scale.log_alpha
 
 
+@pytest.mark.parametrize("step", [-1e6, -200.0, 200.0, 1e6])
+def test_a_learned_alpha_stays_in_range_and_comes_back(step, device, dtype):
+    """After a step at which exp would give 0 or infinity, and NaN from then on."""
+    pool = ddn_cuda.RobustPool("pseudo_huber", 0.7, learn_alpha=True).to(device)
+    log_alpha = pool.scale.log_alpha
+    with torch.no_grad():
+        log_alpha += step
+    x = torch.randn(40, 99, dtype=dtype, device=device)
+    limit = 1e30 if dtype == torch.float64 else 1e15
+    alpha = pool.scale(x)
+    assert alpha.item() == pytest.approx(limit if step > 0 else 1 / limit, rel=1e-4)
+    ddn_cuda.robust_pool(x, "pseudo_huber", alpha, validate=True)  # raises out of the range
+    assert pool(x).isfinite().all()
+    (g,) = torch.autograd.grad(alpha, log_alpha)
+    assert g.item() == pytest.approx(alpha.item(), rel=1e-6)
+
+
+def test_the_derivatives_of_a_learned_alpha(device):
+    """Those of exp, of any order, within the range."""
+    scale = ddn_cuda.RobustPool("welsch", 0.7, learn_alpha=True).to(device, torch.float64).scale
+
+    def alpha(log_alpha):
+        return torch.func.functional_call(scale, {"log_alpha": log_alpha}, ())
+
+    log_alpha = scale.log_alpha.detach().requires_grad_()
+    assert torch.autograd.gradcheck(alpha, log_alpha, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(alpha, log_alpha)
+    assert torch.equal(torch.func.hessian(alpha)(log_alpha.detach()), log_alpha.detach().exp())
+
+
+def test_a_learned_alpha_in_16_bits(device):
+    """exp is taken in float32: 1e5 is beyond float16."""
+    pool = ddn_cuda.RobustPool("huber", 1e5, learn_alpha=True).to(device).half()
+    assert pool.alpha.dtype == torch.float32
+    assert float(pool.alpha) == pytest.approx(1e5, rel=1e-2)
+
+
+@pytest.mark.parametrize("learn_alpha", [False, True])
+def test_a_parameter_for_alpha_raises(learn_alpha):
+    """Its values would be copied, and it would get no gradient."""
+    alpha = torch.nn.Parameter(torch.tensor(0.5))
+    with pytest.raises(TypeError, match=r"`alpha` is an nn\.Parameter.*learn_alpha=True"):
+        ddn_cuda.RobustPool("huber", alpha, learn_alpha=learn_alpha)
+
+
 @pytest.mark.parametrize("learn_alpha", [False, True])
 def test_one_alpha_for_each_channel(learn_alpha, device):
     alpha = torch.tensor([[0.25], [0.5], [4.0]])

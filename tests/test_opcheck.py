@@ -170,6 +170,23 @@ def test_inner_double_backward(problem, penalty, device, dtype):
             )
 
 
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("still", [False, True])
+def test_inner_gradients_of_other_layouts(still, segments, device):
+    """Fakes know their strides, also where nothing moves and all is zero."""
+    for x in (torch.randn(4, 5, 6).transpose(0, 1), torch.randn(5, 4, 12)[..., ::2]):
+        x = x.to(device)
+        weight, alpha = torch.ones_like(x), torch.ones(1, 1, 1, device=device)
+        ptr = torch.tensor([0, 2, 5], device=device) if segments else None
+        sets = solved(x, ("welsch", 0.5, alpha, weight, ptr, [0]))
+        direction = (None, None, None) if still else (x, weight, alpha)
+        opcheck(
+            OPS._robust_pool_double_backward.default,
+            (torch.randn_like(sets[1]), *direction, *sets, [True, True, True]),
+            test_utils=("test_schema", "test_faketensor"),
+        )
+
+
 @pytest.mark.parametrize("penalty", ["pseudo_huber", "huber", "welsch", "truncated_quadratic"])
 def test_inner_outputs_give_the_unrounded_answer(penalty, device):
     """y + remainder in float32 is nearer to the float64 answer than y can be."""

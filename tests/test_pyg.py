@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import math
 import pickle
@@ -352,6 +353,36 @@ def test_a_learned_alpha_stays_positive_and_can_be_reset():
     assert aggr.alpha.item() != pytest.approx(0.5)
     aggr.reset_parameters()
     assert aggr.alpha.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("learn_alpha", [False, True])
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, -2, -3])
+def test_an_alpha_tensor_goes_along_the_dims_of_the_output(dim, learn_alpha, device):
+    """Whatever dim is aggregated: against one dense pool of each set and channel."""
+    index = torch.tensor([0, 0, 1, 1, 1, 0], device=device)
+    x = torch.randn(6, 6, 6, dtype=torch.float64, device=device)
+    shape = [6, 6, 6]
+    shape[dim] = 2
+    for kept in itertools.product((False, True), repeat=3):
+        alpha = 0.3 + torch.rand([n if k else 1 for n, k in zip(shape, kept, strict=True)])
+        while alpha.dim() and alpha.shape[0] == 1:
+            alpha = alpha[0]  # a shape of fewer dims, which broadcasts as well
+        alpha = alpha.double()
+        aggr = RobustAggregation("huber", alpha, learn_alpha=learn_alpha).to(device)
+        found, own = aggr(x, index, dim=dim), aggr.alpha.detach().expand(shape)
+        for s in range(2):
+            chosen = x.index_select(dim, (index == s).nonzero()[:, 0])
+            expected = ddn_cuda.robust_pool(
+                chosen, "huber", own.select(dim, s).unsqueeze(dim), dim=dim
+            )
+            torch.testing.assert_close(found.select(dim, s), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_alpha_that_does_not_fit_the_output_raises(device):
+    x = torch.randn(2, 6, 3, device=device)
+    aggr = RobustAggregation("huber", torch.ones(2, 1, 1)).to(device)
+    with pytest.raises(ValueError, match=r"`alpha` has shape \[2, 1, 1\]; .*output, \[1, 6, 3\]"):
+        aggr(x, dim=0)
 
 
 @pytest.mark.parametrize("learn_alpha", [False, True])

@@ -108,10 +108,20 @@ CAPTURED = {
     "tensor alpha": lambda x, a, w: ddn_cuda.robust_pool(x, "huber", a),
     "weight": lambda x, a, w: ddn_cuda.robust_pool(x, "truncated_quadratic", a, weight=w),
     "strided": lambda x, a, w: ddn_cuda.robust_pool(x, "pseudo_huber", 0.7, dim=0),
-    "segments": lambda x, a, w: ddn_cuda.segment_robust_pool(
-        x, (w[:4] > 2).cumsum(0), "huber", 0.7
-    ),
+    "segments": lambda x, a, w: ddn_cuda.segment_robust_pool(x, offsets(x, w), "huber", 0.7),
 }
+
+
+def offsets(x, w):
+    """Of segments of 1, 0, 3 (4 if the first weight is above 1), all other and 0 rows of x, made on
+    the device of what is there: a copy from the host could not be captured."""
+    steps, more = torch.arange(6, device=x.device), (w[0] > 1).long()
+    return steps.clamp(max=1) + (3 + more) * (steps > 2) + (len(x) - 4 - more) * (steps > 3)
+
+
+def test_the_captured_segments_are_of_several_lengths():
+    for w, expected in ((0.5, [0, 1, 1, 4, 12, 12]), (1.5, [0, 1, 1, 5, 12, 12])):
+        assert offsets(torch.zeros(12, 49), torch.full((49,), w)).tolist() == expected
 
 
 @pytest.mark.parametrize("name", CAPTURED)
@@ -287,10 +297,13 @@ def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
     assert large == [bytes_of_x]
 
 
+@pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("shape", [(), (1024,), (16, 1), (4, 1, 1), (1, 16, 1024)], ids=str)
-def test_the_memory_of_broadcast_weights(shape, penalty, device, dtype):
-    """Not expanded in the forward; its gradient takes one temporary of x's size at most."""
+def test_the_memory_of_broadcast_weights(shape, half, penalty, device, dtype):
+    """Not expanded in the forward; its gradient takes one temporary of x's size at most: of 16-bit
+    x, whose weights have gradients in float32, one after the other."""
     x = torch.randn(4, 16, 1024, dtype=dtype, device=device)
+    x = x.bfloat16() if half else x
     weight = (0.5 + torch.rand(shape, dtype=dtype)).to(device).requires_grad_()
     size = x.numel() * x.element_size()
 
@@ -300,7 +313,7 @@ def test_the_memory_of_broadcast_weights(shape, penalty, device, dtype):
     y = forward()
     assert max(allocations(forward, device)) < size / 8
     taken = allocations(lambda: torch.autograd.grad(y.sum(), weight, retain_graph=True), device)
-    assert sum(t > size / 2 for t in taken) <= 1
+    assert half or sum(t > size / 2 for t in taken) <= 1
     assert max(taken) <= size
 
 
@@ -326,6 +339,26 @@ def test_the_memory_of_segments(penalty, device, dtype):
     assert max(allocations(forward, device)) < size / 8
     taken = allocations(lambda: torch.autograd.grad(y.sum(), x, retain_graph=True), device)
     assert [t for t in taken if t > size / 8] == [size]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("channels", [4, 40])
+def test_the_lists_of_long_segments(channels, weighted, cuda, dtype):
+    """docs/features.md, Memory: of a global search over more points than the chip holds."""
+    points, segments = 20_000, 100
+    x = torch.randn(points, channels, dtype=dtype, device=cuda)
+    weight = torch.rand(points, 1, dtype=dtype, device=cuda) if weighted else None
+    ptr = torch.arange(segments + 1, device=cuda) * (points // segments)
+
+    def forward(penalty):
+        return ddn_cuda.segment_robust_pool(x, ptr, penalty, 0.7, weight=weight)
+
+    by_length = 64 + 24 * segments
+    lists = points * min(channels, 32) * x.element_size() * (2 if weighted else 1)
+    taken = allocations(lambda: forward("welsch"), cuda)
+    assert lists + by_length <= max(taken) < lists + by_length + 512
+    answer = segments * channels * max(x.element_size(), 4)
+    assert max(allocations(lambda: forward("huber"), cuda)) < max(by_length, answer) + 512
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")

@@ -446,6 +446,23 @@ def test_third_derivatives_raise(penalty, device):
             third()
 
 
+def test_third_derivatives_of_segments_raise_in_their_name(device):
+    ptr = torch.tensor([0, 2, 5], device=device)
+    x = torch.randn(5, dtype=torch.float64, device=device)
+    func = torch.func
+
+    def f(x):
+        return ddn_cuda.segment_robust_pool(x, ptr, "welsch").sin().sum()
+
+    def along(g):
+        return lambda x: func.jvp(g, (x,), (torch.ones_like(x),))[1]
+
+    expected = "^segment_robust_pool: this derivative is not supported"
+    for third in (func.jacrev(func.hessian(f)), func.jacfwd(func.hessian(f)), along(along(f))):
+        with pytest.raises(NotImplementedError, match=expected):
+            third(x)
+
+
 def inner_calls(penalty, device):
     """Each inner operator's arguments with the places of what may carry a tangent."""
     x = torch.randn(3, 4, dtype=torch.float64, device=device)

@@ -325,6 +325,7 @@ BAD = [  # arguments, the exception, the argument it names, what of its message 
     ({"ptr": lambda: torch.tensor(OFFSETS, dtype=torch.int32)}, TypeError, "ptr", ("Int", "Long")),
     ({"ptr": lambda: torch.tensor([0.0, 4.0])}, TypeError, "ptr", ("Float", "Long")),
     ({"ptr": lambda: torch.tensor([OFFSETS])}, ValueError, "ptr", (r"\[1, 3\]", "one dim")),
+    ({"ptr": lambda: torch.tensor(OFFSETS).to_sparse()}, TypeError, "ptr", ("[Ss]parse", "dense")),
     ({"ptr": lambda: torch.tensor(3)}, ValueError, "ptr", (r"\[\]", "one dim")),
     (
         {"ptr": lambda: torch.empty(0, dtype=torch.int64)},

@@ -18,12 +18,25 @@ bool is_stored(at::ScalarType dtype) {
          dtype == at::kBFloat16;
 }
 
+// Conditions on sizes that a compiler may know at run time alone: an expected one holds until then
+// and is checked then, a known one does not hold.
+bool expected(const c10::SymBool& condition) { return condition.expect_true(__FILE__, __LINE__); }
+bool known(const c10::SymBool& condition) { return condition.guard_or_false(__FILE__, __LINE__); }
+
+bool broadcasts_to(const c10::SymInt& size, const c10::SymInt& wanted) {
+  return known(size.sym_eq(1)) || expected(size.sym_eq(wanted));
+}
+
+void check_dense(const at::Tensor& t, const char* op, const char* name) {
+  TORCH_CHECK_TYPE(t.layout() == at::kStrided, op, ": `", name, "` has layout ", t.layout(),
+                   "; expected a dense (strided) tensor");
+}
+
 }  // namespace
 
 void Checks::points(const at::Tensor& x) const {
   TORCH_CHECK_TYPE(x.defined(), op, ": `x` is None; expected a tensor");
-  TORCH_CHECK_TYPE(x.layout() == at::kStrided, op, ": `x` has layout ", x.layout(),
-                   "; expected a dense (strided) tensor");
+  check_dense(x, op, "x");
   const at::ScalarType dtype = x.scalar_type();
   TORCH_CHECK_TYPE(is_stored(dtype), op, ": `x` has dtype ", dtype,
                    "; expected a real floating-point tensor (Float, Double, Half or BFloat16)");
@@ -47,7 +60,7 @@ std::vector<int64_t> Checks::dims(const at::Tensor& x, at::IntArrayRef dim) cons
                     " dims, which names a dim twice; expected distinct dims");
   if (rank == 0) dims.clear();
   for (const int64_t d : dims) {
-    TORCH_CHECK_VALUE(x.sym_size(d) != 0, op, ": `x` has shape ", x.sym_sizes(),
+    TORCH_CHECK_VALUE(expected(x.sym_size(d).sym_ne(0)), op, ": `x` has shape ", x.sym_sizes(),
                       ", which is empty in pooled dim ", d, "; expected at least one point");
   }
   return dims;
@@ -63,6 +76,7 @@ void Checks::alpha(double alpha, const at::Tensor& x) const {
 
 void Checks::alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
                    const std::optional<at::Tensor>& ptr) const {
+  check_dense(alpha, op, "alpha");
   TORCH_CHECK_TYPE(is_stored(alpha.scalar_type()), op, ": `alpha` has dtype ", alpha.scalar_type(),
                    "; expected a real floating-point tensor (Float, Double, Half or BFloat16) or a "
                    "float");
@@ -72,10 +86,9 @@ void Checks::alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef
   for (int64_t d = 1; broadcasts && d <= alpha.dim(); ++d) {
     const int64_t at = x.dim() - d;
     const bool pooled = std::find(dim.begin(), dim.end(), at) != dim.end();
-    const c10::SymInt size = alpha.sym_size(alpha.dim() - d);
     const c10::SymInt answers =
         !pooled ? x.sym_size(at) : (ptr.has_value() ? ptr->sym_size(0) - 1 : c10::SymInt(1));
-    broadcasts = size == 1 || size == answers;
+    broadcasts = broadcasts_to(alpha.sym_size(alpha.dim() - d), answers);
   }
   TORCH_CHECK_VALUE(broadcasts, op, ": `alpha` has shape ", alpha.sym_sizes(), " for x of shape ",
                     x.sym_sizes(), " pooled over dims ", dim, ptr.has_value() ? " by segments" : "",
@@ -86,17 +99,17 @@ void Checks::offsets(const at::Tensor& ptr, const at::Tensor& x) const {
   TORCH_CHECK_VALUE(x.dim() >= 1, op,
                     ": `x` is a 0-dim tensor; expected one whose "
                     "first dim holds the points");
+  check_dense(ptr, op, "ptr");
   TORCH_CHECK_TYPE(ptr.scalar_type() == at::kLong, op, ": `ptr` has dtype ", ptr.scalar_type(),
                    "; expected Long");
-  TORCH_CHECK_VALUE(ptr.dim() == 1 && ptr.sym_size(0) >= 1, op, ": `ptr` has shape ",
+  TORCH_CHECK_VALUE(ptr.dim() == 1 && expected(ptr.sym_size(0).sym_ge(1)), op, ": `ptr` has shape ",
                     ptr.sym_sizes(), "; expected one dim of at least one offset");
   TORCH_CHECK_VALUE(ptr.device() == x.device(), op, ": `ptr` is on ", ptr.device(), " but x is on ",
                     x.device(), "; expected both on the same device");
 }
 
 void Checks::weight(const at::Tensor& weight, const at::Tensor& x) const {
-  TORCH_CHECK_TYPE(weight.layout() == at::kStrided, op, ": `weight` has layout ", weight.layout(),
-                   "; expected a dense (strided) tensor");
+  check_dense(weight, op, "weight");
   const at::ScalarType dtype = weight.scalar_type();
   TORCH_CHECK_TYPE(is_stored(dtype) || dtype == at::kBool, op, ": `weight` has dtype ", dtype,
                    "; expected a real floating-point tensor (Float, Double, Half or BFloat16) or a "
@@ -105,8 +118,7 @@ void Checks::weight(const at::Tensor& weight, const at::Tensor& x) const {
                     " but x is on ", x.device(), "; expected both on the same device");
   bool broadcasts = weight.dim() <= x.dim();
   for (int64_t d = 1; broadcasts && d <= weight.dim(); ++d) {
-    const c10::SymInt size = weight.sym_size(weight.dim() - d);
-    broadcasts = size == 1 || size == x.sym_size(x.dim() - d);
+    broadcasts = broadcasts_to(weight.sym_size(weight.dim() - d), x.sym_size(x.dim() - d));
   }
   TORCH_CHECK_VALUE(broadcasts, op, ": `weight` has shape ", weight.sym_sizes(), " for x of shape ",
                     x.sym_sizes(), "; expected a shape that broadcasts against x");

@@ -35,8 +35,11 @@ struct Checks {
   void stopping(std::optional<int64_t> max_iter, std::optional<double> tol) const;
 };
 
+inline Checks checks_for(bool segments) {
+  return {segments ? "segment_robust_pool" : "robust_pool"};
+}
 inline Checks checks_for(const std::optional<at::Tensor>& ptr) {
-  return {ptr.has_value() ? "segment_robust_pool" : "robust_pool"};
+  return checks_for(ptr.has_value());
 }
 
 }  // namespace ddn

@@ -82,15 +82,10 @@ const void* data_or_null(const at::Tensor& t) { return t.defined() ? t.const_dat
 void check_inner(const Problem& problem) {
   const Checks checks = checks_for(problem.ptr);
   checks.points(problem.x);
-  checks.no_tangent(problem.x, "x");
-  if (problem.weight.has_value()) {
-    checks.weight(*problem.weight, problem.x);
-    checks.no_tangent(*problem.weight, "weight");
-  }
+  if (problem.weight.has_value()) checks.weight(*problem.weight, problem.x);
   if (problem.ptr.has_value()) checks.offsets(*problem.ptr, problem.x);
   if (problem.alpha.has_value()) {
     checks.alpha(*problem.alpha, problem.x, problem.dim, problem.ptr);
-    checks.no_tangent(*problem.alpha, "alpha");
   }
   int64_t previous = -1;
   for (const int64_t d : problem.dim) {
@@ -187,7 +182,6 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
   const at::Tensor& x = problem.x;
   const Checks checks = checks_for(problem.ptr);
   const auto per_set = [&](const at::Tensor& t, const char* name, at::ScalarType dtype) {
-    checks.no_tangent(t, name);
     TORCH_CHECK_VALUE(
         t.sizes() == at::IntArrayRef(shape) && t.scalar_type() == dtype && t.device() == x.device(),
         checks.op, ": `", name, "` is ", t.toString(), " of shape ", t.sizes(), "; expected ",
@@ -204,15 +198,10 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
 // Direction parts as the kernels take them.
 void add_direction(Operands& operands, const Problem& problem, const Direction& direction) {
   const at::Tensor& x = problem.x;
-  const Checks checks = checks_for(problem.ptr);
-  for (const auto& [part, name] :
-       {std::pair{direction.x, "x_tangent"}, std::pair{direction.weight, "weight_tangent"},
-        std::pair{direction.alpha, "alpha_tangent"}}) {
-    if (part.has_value()) checks.no_tangent(*part, name);
-  }
   if (direction.x.has_value()) {
-    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), checks.op, ": `x_tangent` has shape ",
-                      direction.x->sizes(), "; expected that of x, ", x.sizes());
+    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), checks_for(problem.ptr).op,
+                      ": `x_tangent` has shape ", direction.x->sizes(), "; expected that of x, ",
+                      x.sizes());
   }
   operands.x_tangent = expanded(direction.x, x.sizes(), x.scalar_type());
   operands.weight_tangent = expanded(direction.weight, x.sizes(), opmath(x));
@@ -235,22 +224,22 @@ BackwardArgs backward_args(const Operands& operands, const Problem& problem, con
   return args;
 }
 
+Gradients empty_gradients(const Problem& problem, const Wanted& wanted) {
+  const at::Tensor& x = problem.x;
+  const auto real = x.options().dtype(opmath(x));
+  return {wanted[0] ? at::empty_like(x) : at::empty({0}, x.options()),
+          wanted[1] ? at::empty_like(x, real) : at::empty({0}, real),
+          at::empty(wanted[2] ? shape_of_answer(problem) : std::vector<int64_t>{0}, real)};
+}
+
 // Runs a backward launch into new tensors; answer was checked.
 Gradients gradients_with(const LaunchBackward& launch, const Problem& problem, const Answer& answer,
                          Operands& operands, const Wanted& wanted) {
-  const at::Tensor& x = problem.x;
-  const auto options = [&](bool real) {
-    return x.options().dtype(real ? opmath(x) : x.scalar_type());
-  };
-  // Of points in no segment the gradient is zero.
-  const auto like_x = [&](bool wanted_, bool real) {
-    if (!wanted_) return at::empty({0}, options(real));
-    return operands.ptr.defined() ? at::zeros_like(x, options(real))
-                                  : at::empty_like(x, options(real));
-  };
-  const at::Tensor grad_x = like_x(wanted[0], false), grad_weight = like_x(wanted[1], true);
-  const at::Tensor grad_alpha = wanted[2] ? at::empty(shape_of_answer(problem), options(true))
-                                          : at::empty({0}, options(true));
+  const auto [grad_x, grad_weight, grad_alpha] = empty_gradients(problem, wanted);
+  if (operands.ptr.defined()) {  // of points in no segment the gradient is zero
+    grad_x.zero_();
+    grad_weight.zero_();
+  }
   operands.grad_x = wanted[0] ? grad_x : at::Tensor();
   operands.grad_weight = wanted[1] ? grad_weight : at::Tensor();
   operands.describe();
@@ -364,13 +353,11 @@ Gradients double_backward_with(const LaunchBackward& launch, const Problem& prob
   Operands operands(problem);
   add_direction(operands, problem, direction);
   if (direction.is_zero()) {
-    const auto zeros = [&](bool wanted_, at::IntArrayRef shape, at::ScalarType dtype) {
-      return at::zeros(wanted_ ? shape : at::IntArrayRef{0}, problem.x.options().dtype(dtype));
-    };
-    const at::ScalarType real = opmath(problem.x);
-    return {zeros(wanted[0], problem.x.sizes(), problem.x.scalar_type()),
-            zeros(wanted[1], problem.x.sizes(), real),
-            zeros(wanted[2], shape_of_answer(problem), real)};
+    const Gradients gradients = empty_gradients(problem, wanted);
+    for (at::Tensor t : {std::get<0>(gradients), std::get<1>(gradients), std::get<2>(gradients)}) {
+      t.zero_();
+    }
+    return gradients;
   }
   return gradients_with(launch, problem, checked, operands, wanted);
 }

@@ -4,6 +4,7 @@
 // vmap and derivatives (ddn_cuda/_operators.py). The forward one hands its curvature to the others.
 
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/stack.h>
 #include <torch/library.h>
 
 #include "ops/checks.h"
@@ -90,6 +91,24 @@ at::Tensor segment_robust_pool_float(const at::Tensor& x, const at::Tensor& ptr,
   return pool(x, penalty, alpha, std::nullopt, {0}, true, weight, ptr, solver, max_iter, tol);
 }
 
+// Raises when an argument of an inner operator carries a forward-mode tangent, else goes on to its
+// kernel. That itself would look too late: below autograd's keys torch.func has taken tangents off
+// their tensors, while above them vmap may still hide them.
+void refuse_tangents(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                     torch::jit::Stack* stack) {
+  const std::vector<c10::Argument>& arguments = op.schema().arguments();
+  const auto values = torch::jit::last(*stack, arguments.size());
+  bool segments = false;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    segments |= arguments[i].name() == "ptr" && values[i].isTensor();
+  }
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (!values[i].isTensor()) continue;
+    checks_for(segments).no_tangent(values[i].toTensor(), arguments[i].name().c_str());
+  }
+  op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+}
+
 }  // namespace
 
 TORCH_LIBRARY(ddn, m) {
@@ -150,6 +169,14 @@ TORCH_LIBRARY_IMPL(ddn, FuncTorchBatched, m) {
   m.impl("segment_robust_pool.tensor", segment_robust_pool_tensor);
   m.impl("segment_robust_pool", segment_robust_pool_float);
   m.impl("_robust_pool_check", check);
+}
+
+TORCH_LIBRARY_IMPL(ddn, ADInplaceOrView, m) {
+  for (const char* inner :
+       {"_robust_pool_forward", "_robust_pool_forward_info", "_robust_pool_backward",
+        "_robust_pool_tangent", "_robust_pool_double_backward"}) {
+    m.impl(inner, torch::CppFunction::makeFromBoxedFunction<&refuse_tangents>());
+  }
 }
 
 }  // namespace ddn
