@@ -416,7 +416,7 @@ def _checked_dims(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> li
 
     x, tensor, weight, ptr = map(distributed.without_data, (x, tensor, weight, ptr))
     checked: list[int] = check(x, penalty, value, tensor, dims, weight, ptr, *solver)
-    distributed.check_sharding(name, problem.x, problem.weight, checked)
+    distributed.check_sharding(name, problem.x, problem.weight, checked, problem.alpha, problem.ptr)
     return checked
 
 
