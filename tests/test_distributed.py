@@ -496,8 +496,10 @@ def a_plain_tensor_beside_a_dtensor_is_named():
     x, plain = distributed(torch.randn(6, 4), tensors().Shard(0)), torch.rand(4) + 1
     with pytest.raises(TypeError, match=r"robust_pool: `weight` is a plain tensor of shape \(4,\)"):
         ddn_cuda.robust_pool(x, weight=plain)
-    with pytest.raises(TypeError, match=r"robust_pool: `alpha` is a plain tensor of shape \(6,\)"):
-        ddn_cuda.robust_pool(x, alpha=torch.ones(6))
+    with pytest.raises(
+        TypeError, match=r"robust_pool: `alpha` is a plain tensor of shape \(6, 1\)"
+    ):
+        ddn_cuda.robust_pool(x, alpha=torch.ones(6, 1))
     with pytest.raises(TypeError, match=r"segment_robust_pool: `ptr` is a plain tensor of shape"):
         ddn_cuda.segment_robust_pool(x, torch.tensor([0, 2, 6]))
     with importlib.import_module("torch.distributed.tensor.experimental").implicit_replication():
