@@ -25,7 +25,7 @@ DDN_HD double accepted_step(const Problem& problem, double range) {
 // The accepted relative error of a curvature: by so much gradients fail to sum to one.
 template <class Real>
 DDN_HD double accepted_error() {
-  return sizeof(Real) == 8 ? 2e-15 : 1e-6;
+  return sizeof(Real) == 8 ? 1e-15 : 1e-6;
 }
 // Unit roundoff.
 template <class Real>
