@@ -140,8 +140,8 @@ DDN_HD double robust_start(const Set& set, double start, const Bounds& bounds,
 // Note: [Short of the robust start]
 // Where the objective is convex, it does not matter whence a descent begins. One look at the Huber
 // objective, at any u, tells how far away its minimiser can be: its slope is known, and within a
-// quarter of alpha so is a curvature that it does not fall below. When the descent from about there
-// ends where the curvature exceeds all that the twist can take from it on the way to any such
+// quarter of alpha so is a curvature that it does not fall below. When the descent from there ends
+// where the curvature exceeds all that the twist can take from it on the way to any such
 // place, then the objective is convex between the two, and the descent from the robust start ends
 // there as well.
 template <class P, class Set>

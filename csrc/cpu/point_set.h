@@ -6,7 +6,7 @@
 // of the terms and then, once a block, to sums in double precision; the lanes are added by halves,
 // and the chunks from first to last. Long sums of doubles keep their rounding errors. So the seven
 // additions within a block decide the error of a mean: below 3.5 eps of the mean magnitude, however
-// large the set.
+// large the set. Sums that are wanted to some digits are added up so once in `rough_vectors`.
 #pragma once
 
 #include <algorithm>

@@ -3,7 +3,8 @@
 // Note: [The order of summation]
 // It depends on the number of points alone: thread r of a team of t takes the points r, r + t,
 // r + 2t, ...; it adds `run` of their terms in the precision of the terms and then those sums in
-// double precision; the threads are added by the team's reduction.
+// double precision (on the chip, sums that are wanted to some digits only in the end); the threads
+// are added by the team's reduction.
 #pragma once
 
 #include <type_traits>
