@@ -55,6 +55,20 @@ DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
   return bounded((curvature * (set.inverse * weight)) * set.grad);
 }
 
+// Whether grad / curvature is a number that no rounding spoils, so that the points of a set without
+// weights have that times their curvature, which is one at most.
+template <class Real>
+DDN_HD bool has_scale(const SetGradient<Real>& set) {
+  const double scale = ::fabs(static_cast<double>(set.inverse * set.grad));
+  return set.grad == 0 ? is_finite(static_cast<double>(set.inverse))
+                       : scale >= detail::smallest_normal<Real>() &&
+                             scale <= 0.5 * static_cast<double>(Math<Real>::largest());
+}
+template <class P, class V>
+DDN_HD V scaled_gradient(V x, const SetGradient<V>& set, V scale) {
+  return P::terms(residual(x, set.base, set.offset), set.alpha).curvature * scale;
+}
+
 // grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero
 // the quotient may be larger than any number.
 template <class P, class V>

@@ -52,14 +52,22 @@ struct Bounds {
   double range;
 };
 
+// V: of the arithmetic.
+template <class P, class V, class Set>
+DDN_HD Descent<P> make_descent(const Set& set, double start, const Bounds& bounds,
+                               const Problem& problem) {
+  using Real = typename Set::Real;
+  return {start, bounds.lo, bounds.hi,
+          {problem.alpha, accepted_step<Real>(problem, bounds.range), accepted_error<Real>(),
+           rounding<V>(), set.total_weight(), bounds.range,
+           problem.alpha * kink_distance(set.points())}};
+}
+
 // at_start: the sums there, if they are known.
 template <class P, class V, class Set>
 DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const Problem& problem,
                        int64_t& passes_left, const SumsOf<P>* at_start = nullptr) {
-  Descent<P> descent(start, bounds.lo, bounds.hi,
-                     {problem.alpha, accepted_step<typename Set::Real>(problem, bounds.range),
-                      accepted_error<typename Set::Real>(), rounding<V>(), set.total_weight(),
-                      bounds.range, problem.alpha * kink_distance(set.points())});
+  auto descent = make_descent<P, V>(set, start, bounds, problem);
   bool done = at_start != nullptr && descent.update(*at_start);
   set.template with_sums<P, V>(problem.alpha, [&](auto sums) {
     while (!done && passes_left != 0) {
@@ -87,6 +95,22 @@ DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& b
     }
   }
   return it;
+}
+
+// Where a convex descent may begin: a step from `start`, for which some digits of a smooth
+// penalty's sums are enough.
+template <class P, class Set>
+DDN_HD double first_step(const Set& set, double start, const Bounds& bounds, const Problem& problem,
+                         int64_t& passes_left) {
+  if constexpr (P::is_smooth) {
+    if (passes_left == 0) return start;
+    --passes_left;
+    auto descent = make_descent<P, typename Set::Real>(set, start, bounds, problem);
+    descent.update(set.template sums<typename P::Rough, typename Set::Real>(start, problem.alpha));
+    return descent.point();
+  } else {
+    return start;
+  }
 }
 
 // Weights of two sides that differ by less, in units of all, are equal: weights are rounded

@@ -1,7 +1,8 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
 // arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
 // adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster; gauss(t^2) is
-// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows. sum and largest_of combine the
+// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows; rough_rsqrt is rsqrt to four
+// digits or more, where they are to be had for less. sum and largest_of combine the
 // lanes.
 #pragma once
 
@@ -46,6 +47,7 @@ struct Math<float> {
 #else
   static DDN_HD float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
 #endif
+  static DDN_HD float rough_rsqrt(float x) { return rsqrt(x); }
 };
 
 template <>
@@ -73,6 +75,7 @@ struct Math<double> {
 #else
   static DDN_HD double rsqrt(double x) { return 1.0 / ::sqrt(x); }
 #endif
+  static DDN_HD double rough_rsqrt(double x) { return rsqrt(x); }
 };
 
 template <class V>

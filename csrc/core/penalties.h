@@ -115,7 +115,10 @@ struct Quadratic {
   static DDN_HD double second(double) { return 1; }
 };
 
+struct PseudoHuberRough;
+
 struct PseudoHuber {
+  using Rough = PseudoHuberRough;
   static constexpr const char* name = "pseudo_huber";
   static constexpr const char* alias = "PH";
   static constexpr bool convex = true;
@@ -135,24 +138,27 @@ struct PseudoHuber {
   }
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
-    z = clip(z, a.alpha * limit<V>());
-    const V t = z * a.inverse;
-    const V r = Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1)));
+    const V t = z * a.inverse, most = limit<V>();
+    const V r = Math<V>::rsqrt(smaller(Math<V>::fma(t, t, Math<V>::splat(1)), most * most));
     const V square = r * r, cube = square * r;
-    return {z * r, cube, Math<V>::splat(-3) * t * square * cube};
+    return {clip(z, a.alpha * most) * r, cube, Math<V>::splat(-3) * clip(t, most) * square * cube};
   }
   static constexpr int moments = 3, first_rough = 3, first_count = 3;
   template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
-    z = clip(z, a.alpha * limit<V>());
-    const V t = z * a.inverse;
-    const V r = Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1)));
+  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+    t = clip(t, limit<V>());
+    add_with(t, Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1))), add);
+  }
+  template <class V, class Add>
+  static DDN_HD void add_with(V t, V r, const Add& add) {
     const V square = r * r, cube = square * r;
-    add(0, z, r);
+    add(0, t, r);
     add(1, cube, One{});
     add(2, t * square, cube);
   }
-  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[1], 0, -3 * m[2]}; }
+  static DDN_HD Sums sums(const double* m, double alpha) {
+    return {m[0] * alpha, m[1], 0, -3 * m[2]};
+  }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
     const V t = clip(z * a.inverse, limit<V>());
@@ -165,6 +171,15 @@ struct PseudoHuber {
     return alpha * ::fabs(z) * (t < 1e150 ? t / (1 + ::sqrt(1 + t * t)) : 1);
   }
   static DDN_HD double second(double) { return 1; }
+};
+
+// The same to some digits, for a first step.
+struct PseudoHuberRough : PseudoHuber {
+  template <class V, class Add>
+  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+    t = clip(t, limit<V>());
+    add_with(t, Math<V>::rough_rsqrt(Math<V>::fma(t, t, Math<V>::splat(1))), add);
+  }
 };
 
 struct Huber {
@@ -237,29 +252,27 @@ struct Welsch {
   template <class V>
   static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), far = limit(a);
-    const auto reached = absolute(z) < far;
-    z = clip(z, far);
+    const V limit = Math<V>::splat(Math<V>::gauss_limit), most = limit * limit;
     const V t = z * a.inverse;
-    const V square = t * t;
-    const V e = reached ? Math<V>::gauss(square) : zero;
-    const V curvature = e - square * e;
-    return {z * e, curvature, -t * (curvature + (e + e))};
+    const V square = smaller(t * t, most);
+    const V e = square < most ? Math<V>::gauss(square) : zero;
+    const V curvature = Math<V>::fma(-square, e, e);
+    return {clip(z, far) * e, curvature, -clip(t, limit) * (curvature + (e + e))};
   }
   static constexpr int moments = 4, first_rough = 4, first_count = 4;
   template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
-    z = clip(z, limit(a));
-    const V t = z * a.inverse;
+  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+    t = clip(t, Math<V>::splat(Math<V>::gauss_limit));
     const V square = t * t;
     const V e = Math<V>::gauss(square);
     const V lost = square * e;
-    add(0, z, e);
+    add(0, t, e);
     add(1, e, One{});
     add(2, e - lost, One{});  // as in `terms`, so that gradients sum to one
     add(3, lost, t);
   }
   static DDN_HD Sums sums(const double* m, double alpha) {
-    return {m[0], m[2], m[1], m[3] - 3 * (m[0] / alpha)};
+    return {m[0] * alpha, m[2], m[1], m[3] - 3 * m[0]};
   }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
@@ -282,13 +295,12 @@ struct WelschFar : Welsch {
   static constexpr double most_rest = 105;
   static constexpr int moments = 8, first_rough = 4, first_count = 8;
   template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
-    z = clip(z, limit(a));
-    const V t = z * a.inverse;
+  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+    t = clip(t, Math<V>::splat(Math<V>::gauss_limit));
     const V square = t * t;
     const V e = Math<V>::gauss(square);
     const V lost = square * e, fourth = square * lost, sixth = square * fourth;
-    add(0, z, e);
+    add(0, t, e);
     add(1, e, One{});
     add(2, e - lost, One{});
     add(3, lost, t);
@@ -300,11 +312,11 @@ struct WelschFar : Welsch {
   // The n-th derivative of t exp(-t^2/2) is (-1)^n He_(n+1)(t) exp(-t^2/2), with the Hermite
   // polynomials of probability theory.
   static DDN_HD SeriesSums sums(const double* m, double alpha) {
-    const double slope = m[0] / alpha, lost = m[1] - m[2];
-    return {{m[0], m[2], m[1], m[3] - 3 * slope},
-            {(6 * lost - 3 * m[1] - m[4]) * (1.0 / 6), (m[5] - 10 * m[3] + 15 * slope) * (1.0 / 24),
+    const double lost = m[1] - m[2];
+    return {{m[0] * alpha, m[2], m[1], m[3] - 3 * m[0]},
+            {(6 * lost - 3 * m[1] - m[4]) * (1.0 / 6), (m[5] - 10 * m[3] + 15 * m[0]) * (1.0 / 24),
              (15 * m[4] - 45 * lost + 15 * m[1] - m[6]) * (1.0 / 120),
-             (m[7] - 21 * m[5] + 105 * m[3] - 105 * slope) * (1.0 / 720)}};
+             (m[7] - 21 * m[5] + 105 * m[3] - 105 * m[0]) * (1.0 / 720)}};
   }
 };
 
@@ -317,13 +329,13 @@ struct WelschAndHuber : WelschFar {
     double least;  // no less is Huber's curvature wherever within a quarter of alpha u may move
   };
   template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
-    WelschFar::add_moments(z, a, add);
-    add(8, clip(z, a.alpha), One{});
-    add.count(9, absolute(z), a.alpha * Math<V>::splat(0.75 - 1e-5));
+  static DDN_HD void add_moments(V t, const Alpha<V>& a, const Add& add) {
+    WelschFar::add_moments(t, a, add);
+    add(8, clip(t, Math<V>::splat(1)), One{});
+    add.count(9, absolute(t), Math<V>::splat(0.75 - 1e-5));
   }
   static DDN_HD Look sums(const double* m, double alpha) {
-    return {WelschFar::sums(m, alpha), m[8], m[9]};
+    return {WelschFar::sums(m, alpha), m[8] * alpha, m[9]};
   }
 };
 

@@ -112,5 +112,10 @@ template <class V>
 DDN_HD V residual(V x, V base, V offset) {
   return (base - x) + offset;
 }
+// The same in units of alpha, as is the offset.
+template <class V>
+DDN_HD V scaled_residual(V x, V base, V offset, V inverse_alpha) {
+  return Math<V>::fma(base - x, inverse_alpha, offset);
+}
 
 }  // namespace ddn

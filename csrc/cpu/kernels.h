@@ -76,6 +76,13 @@ class Staged {
     buffer_.resize(static_cast<size_t>(place.num_points));
     return buffer_.data();
   }
+  // How far the next set's points lie from those of this set of n; zero where there is none, they
+  // are not read in place, or so few that the processor has fetched them by itself.
+  int64_t ahead(int64_t set, int64_t n) const {
+    constexpr int64_t few = 512;
+    if (n < few || !in_place_ || set + 1 >= layout_.num_sets) return 0;
+    return layout_.place(set + 1).first - layout_.place(set).first;
+  }
   const T* read(int64_t set) {
     T* const numbers = room(set);
     if (tensor_ != nullptr && !in_place_) {
@@ -185,8 +192,8 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
       weighted.visit(parallel_for, &workspace,
                      [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
     } else {
-      const PointSet<T> set({points, nullptr, n}, static_cast<double>(n), 1, parallel_for,
-                            &workspace);
+      const PointSet<T> set({points, nullptr, n, x.ahead(i, n)}, static_cast<double>(n), 1,
+                            parallel_for, &workspace);
       solve_and_write<P, global>(args, i, set);
     }
   }
@@ -274,13 +281,22 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
     constexpr int lanes = VectorOf<T>::lanes;
     int64_t i = 0;
     if (past_caches && reinterpret_cast<uintptr_t>(out) % DDN_VECTOR_BYTES == 0) {
-      for (; i + lanes <= points.n; i += lanes) stream<T>(out + i, gradient(i, lanes));
+      constexpr int64_t ahead = 4096 / sizeof(T);  // a page, where the processor stops by itself
+      for (; i + lanes <= points.n; i += lanes) {
+        if constexpr (!P::is_mean) __builtin_prefetch(x + i + ahead);
+        stream<T>(out + i, gradient(i, lanes));
+      }
     }
     for (; i + lanes <= points.n; i += lanes) store<T>(out + i, gradient(i, lanes));
     const int rest = static_cast<int>(points.n - i);
     if (rest > 0) store_first<T>(out + i, gradient(i, rest), rest);
   };
-  if (points.grad_x != nullptr && weight == nullptr) {
+  if (points.grad_x != nullptr && weight == nullptr && has_scale(one)) {
+    const Vector<T> scale = splat(one.inverse * one.grad);
+    write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
+      return scaled_gradient<P>(load_up_to<T>(x + i, count), set, scale);
+    });
+  } else if (points.grad_x != nullptr && weight == nullptr) {
     write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
       return point_gradient<P>(load_up_to<T>(x + i, count), One{}, set);
     });

@@ -33,11 +33,12 @@ struct Points {
   const T* x;
   const T* weights;  // null unless `weighted`
   int64_t n;
+  int64_t ahead = 0;  // from a point to its like of the set that comes next; see for_each_vector
 
   DDN_HD double point(int64_t i) const { return static_cast<double>(x[i]); }
   DDN_HD double weight(int64_t i) const { return weighted ? static_cast<double>(weights[i]) : 1.0; }
   DDN_HD Points part(int64_t first, int64_t count) const {
-    return {x + first, weighted ? weights + first : nullptr, count};
+    return {x + first, weighted ? weights + first : nullptr, count, ahead};
   }
   template <class V>
   DDN_HD auto load_weights(int64_t i) const {
@@ -59,6 +60,8 @@ struct Points {
 
 // Calls body(points, weights, mask) for the vectors of the points: weights are a vector or One,
 // mask is AllLanes but for the last, partial vector; flush() after each block.
+//
+// Meanwhile the next set is fetched, of which the processor's own prefetching sees only the start.
 template <class V, class T, bool weighted, class Body, class Flush>
 DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flush&& flush) {
   constexpr int lanes = VectorOf<V>::lanes;
@@ -68,7 +71,10 @@ DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flus
   };
   int64_t i = 0;
   for (; i + block_vectors * lanes <= n; i += block_vectors * lanes) {
-    for (int k = 0; k < block_vectors; ++k) whole(i + k * lanes);
+    for (int k = 0; k < block_vectors; ++k) {
+      __builtin_prefetch(points.x + i + k * lanes + points.ahead);
+      whole(i + k * lanes);
+    }
     flush();
   }
   for (; i + lanes <= n; i += lanes) whole(i);
@@ -115,6 +121,7 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
   const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
   const Alpha<Lanes> a{splat(static_cast<V>(alpha)), splat(static_cast<V>(1 / alpha)),
                        splat(static_cast<V>(kink))};
+  const Lanes scaled_offset = offset * a.inverse;
   constexpr int count = P::moments;
   Lanes moments[count] = {};
   int64_t counts[count] = {};
@@ -128,7 +135,11 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
         [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
           const MomentAdder<V, decltype(weights), decltype(mask)> add{moments, counts, weights,
                                                                       mask};
-          P::add_moments(residual(points, base, offset), a, add);
+          if constexpr (P::is_smooth) {
+            P::add_moments(scaled_residual(points, base, scaled_offset, a.inverse), a, add);
+          } else {
+            P::add_moments(residual(points, base, offset), a, add);
+          }
         },
         [&]() __attribute__((always_inline)) {
           for (int k = 0; k < (weighted ? count : P::first_count); ++k) {
@@ -165,8 +176,8 @@ template <class P, class V, class T>
 class KinkedSums {
  public:
   // Room for n + lanes numbers in the list. known: of an earlier look at the set at this alpha.
-  KinkedSums(const T* x, int64_t n, double alpha, T* list, KinkLook& known)
-      : x_(x), n_(n), alpha_(alpha), kink_(alpha * kink_distance(n)), list_(list), known_(known) {}
+  KinkedSums(const Points<T, false>& set, double alpha, T* list, KinkLook& known)
+      : set_(set), alpha_(alpha), kink_(alpha * kink_distance(set.n)), list_(list), known_(known) {}
 
   Sums operator()(double u) {
     if (!(::fabs(u - known_.centre) <= known_.reach && (!squares || known_.has_squares) &&
@@ -197,7 +208,7 @@ class KinkedSums {
     DoublePair sums, all_squares;
     int64_t inside = 0, left = 0, size = 0;  // of those beyond the kinks, left of u
     for_each_vector<V>(
-        Points<T, false>{x_, nullptr, n_},
+        set_,
         [&](Lanes points, One, auto mask) __attribute__((always_inline)) {
           const Lanes z = residual(points, base, offset), distance = absolute(z);
           const auto all = selected<V>(mask);
@@ -221,12 +232,11 @@ class KinkedSums {
     // Less what the distances are rounded by, and twice what is near a kink.
     const double reach = alpha_ * (width - 1e-5) - 2 * kink_;
     const Settled others{static_cast<double>(inside), sums.total(), all_squares.total(),
-                         static_cast<double>(2 * left - (n_ - inside - size))};
+                         static_cast<double>(2 * left - (set_.n - inside - size))};
     known_ = {u, reach, size, others, squares, beyond};
   }
 
-  const T* x_;
-  int64_t n_;
+  Points<T, false> set_;
   double alpha_, kink_;
   T* list_;
   KinkLook& known_;
@@ -621,7 +631,7 @@ class PointSet {
       if (set_.n <= chunk_points) {
         std::vector<T>& list = workspace_->near;
         list.resize(static_cast<size_t>(set_.n + VectorOf<T>::lanes));
-        return f(KinkedSums<P, V, T>(set_.x, set_.n, alpha, list.data(), known_));
+        return f(KinkedSums<P, V, T>(set_, alpha, list.data(), known_));
       }
     }
     return f([&](double u) { return sums<P, V>(u, alpha); });

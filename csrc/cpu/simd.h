@@ -450,11 +450,19 @@ struct VectorMath {
   static constexpr double gauss_limit = Math<T>::gauss_limit;
   static DDN_HD V gauss(V square) { return ddn::gauss(square); }
 
+  static DDN_HD V rough_rsqrt(V x) {
+#if DDN_VECTOR_BYTES == 64
+    if constexpr (sizeof(T) == 4) {
+      return reinterpret_cast<V>(_mm512_rsqrt14_ps(reinterpret_cast<__m512>(x)));
+    }
+#endif
+    return rsqrt(x);
+  }
   static DDN_HD V rsqrt(V x) {
 #if DDN_VECTOR_BYTES == 64
     if constexpr (sizeof(T) == 4) {
       // The estimate is good to 2^-14, a step of Newton's method to the last bit but one.
-      const V estimate = reinterpret_cast<V>(_mm512_rsqrt14_ps(reinterpret_cast<__m512>(x)));
+      const V estimate = rough_rsqrt(x);
       const V error = fused(x * estimate, -estimate, splat(1));
       return fused(error * estimate, splat(0.5), estimate);
     }
