@@ -334,17 +334,55 @@ DDN_HD Vector<T> without_sign(Vector<T> x) {
   return x;
 }
 
-// x 2^n for an integer n that lies in the low bits of `shifted`.
-template <class Integer, class V>
-DDN_HD V exponent_added(V x, V shifted, int mantissa_bits) {
-  typedef Integer I __attribute__((vector_size(sizeof(V))));
-  I bits, exponent;
-  memcpy(&bits, &x, sizeof x);
-  memcpy(&exponent, &shifted, sizeof x);
-  bits += exponent << mantissa_bits;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
+// The integer n nearest to x, and y 2^n. Without an instruction for either, adding 1.5 times two to
+// the number of mantissa bits rounds, and leaves n in the low bits.
+template <class T>
+class NearestInteger {
+  using V = Vector<T>;
+  using Integer = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+  using Integers = typename LanesOf<Integer, T>::type;
+  static constexpr int mantissa_bits = sizeof(T) == 8 ? 52 : 23;
+  static constexpr T magic = T(Integer{3} << (mantissa_bits - 1));
+
+ public:
+#if DDN_VECTOR_BYTES == 64
+  explicit DDN_HD NearestInteger(V x) {
+    constexpr int to_nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    if constexpr (sizeof(T) == 4) {
+      n_ = reinterpret_cast<V>(_mm512_roundscale_ps(reinterpret_cast<__m512>(x), to_nearest));
+    } else {
+      n_ = reinterpret_cast<V>(_mm512_roundscale_pd(reinterpret_cast<__m512d>(x), to_nearest));
+    }
+  }
+  DDN_HD V value() const { return n_; }
+  DDN_HD V scale(V y) const {
+    if constexpr (sizeof(T) == 4) {
+      return reinterpret_cast<V>(
+          _mm512_scalef_ps(reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(n_)));
+    } else {
+      return reinterpret_cast<V>(
+          _mm512_scalef_pd(reinterpret_cast<__m512d>(y), reinterpret_cast<__m512d>(n_)));
+    }
+  }
+
+ private:
+  V n_;
+#else
+  explicit DDN_HD NearestInteger(V x) : shifted_(x + magic) {}
+  DDN_HD V value() const { return shifted_ - magic; }
+  DDN_HD V scale(V y) const {
+    Integers bits, exponent;
+    memcpy(&bits, &y, sizeof y);
+    memcpy(&exponent, &shifted_, sizeof shifted_);
+    bits += exponent << mantissa_bits;
+    memcpy(&y, &bits, sizeof y);
+    return y;
+  }
+
+ private:
+  V shifted_;
+#endif
+};
 
 // All lanes combined, by halves.
 template <class V, class Combine>
@@ -391,28 +429,27 @@ struct DoublePair {
 };
 
 // exp(-square / 2) = 2^y for squares up to gauss_limit^2, where nothing underflows: y = n + f with
-// |f| <= 1/2, a polynomial for 2^f, and n added to the exponent. Adding 1.5 * 2^23 rounds to the
-// nearest integer and leaves it in the low bits.
+// |f| <= 1/2, and a polynomial for 2^f.
 //
 // The polynomial in single precision has the least relative error of its degree that is one at
 // zero, 1.1e-7 with its coefficients rounded.
 DDN_HD Vector<float> gauss(Vector<float> square) {
   const Vector<float> y = square * -0.72134752044448170368f;
-  const Vector<float> shifted = y + 12582912.0f;
-  const Vector<float> f = y - (shifted - 12582912.0f), f2 = f * f;
+  const NearestInteger<float> n(y);
+  const Vector<float> f = y - n.value(), f2 = f * f;
   const Vector<float> low = fused(f, splat(0.6931470036506653f), splat(1.0f)),
                       middle = fused(f, splat(0.05550733953714371f), splat(0.24022242426872253f)),
                       high = fused(f, splat(0.001326472032815218f), splat(0.009671512991189957f));
-  return exponent_added<int32_t>(fused(fused(high, f2, middle), f2, low), shifted, 23);
+  return n.scale(fused(fused(high, f2, middle), f2, low));
 }
 
 // In double precision, Taylor's polynomial of exp to the degree at which its remainder is below
 // half an ulp.
 DDN_HD Vector<double> gauss(Vector<double> square) {
   constexpr int degree = 13;
-  constexpr double magic = 6755399441055744.0;
   const Vector<double> x = square * -0.5;
-  const Vector<double> shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
+  const NearestInteger<double> nearest(x * 1.4426950408889634);
+  const Vector<double> n = nearest.value();
   const Vector<double> r = (x - n * 6.93147180369123816490e-01) - n * 1.90821492927058770002e-10;
   double factorial = 1;
   for (int i = 2; i <= degree; ++i) factorial *= i;
@@ -421,7 +458,7 @@ DDN_HD Vector<double> gauss(Vector<double> square) {
     factorial /= i;
     p = fused(p, r, splat(1 / factorial));
   }
-  return exponent_added<int64_t>(p, shifted, 52);
+  return nearest.scale(p);
 }
 
 template <class T>
