@@ -158,6 +158,9 @@ class Descent {
       }
     }
     if (P::convex) return newton;  // NaN or infinite without curvature
+    // Without the kinks, which take some two thirds of it, a curvature is too much by far: the first
+    // step out of the Huber answer is the longer.
+    if (P::has_kinks && passes_ == 1 && ::fabs(newton) < 0.2 * options_.alpha) return 2.5 * newton;
     // Where there is none, or Newton's step leads out of its neighbourhood, the minimiser of the
     // quadratic that touches the objective here and lies above it everywhere (mean shift): it
     // descends, however far away it leads. Its curvature sums phi'(z)/z, which is `depth` for

@@ -33,6 +33,9 @@ struct MomentAdder {
   }
 };
 
+// Points of a set by their numbers. Those that a tensor has may lie in several dims, and then the
+// places take divisions; `in_line` and `in_line_weight` read where they are known not to.
+
 // Points that lie one after the other, in shared memory.
 template <class T>
 struct Consecutive {
@@ -41,6 +44,8 @@ struct Consecutive {
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
+  __device__ __forceinline__ T in_line(int64_t i) const { return x[i]; }
+  __device__ __forceinline__ One in_line_weight(int64_t) const { return {}; }
 };
 
 // The same with weights, in their unit.
@@ -52,6 +57,8 @@ struct WeightedConsecutive {
   const T* weights;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ T weight(int64_t i) const { return weights[i]; }
+  __device__ __forceinline__ T in_line(int64_t i) const { return x[i]; }
+  __device__ __forceinline__ T in_line_weight(int64_t i) const { return weights[i]; }
 };
 
 // Points where the tensor has them, in global memory.
@@ -67,6 +74,11 @@ struct InPlace {
     return load_real<T>(x, dtype, first + dims->offset(i));
   }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
+  __device__ __forceinline__ bool lies_in_line() const { return dims->rank <= 1; }
+  __device__ __forceinline__ T in_line(int64_t i) const {
+    return load_real<T>(x, dtype, first + i * dims->stride[0]);
+  }
+  __device__ __forceinline__ One in_line_weight(int64_t) const { return {}; }
 };
 
 template <class T>
@@ -82,6 +94,15 @@ struct WeightedInPlace {
   }
   __device__ __forceinline__ T weight(int64_t i) const {
     return static_cast<T>(static_cast<double>(given(i)) * inverse_unit);
+  }
+  __device__ __forceinline__ bool lies_in_line() const {
+    return points.lies_in_line() && weights.lies_in_line();
+  }
+  __device__ __forceinline__ T in_line(int64_t i) const { return points.in_line(i); }
+  __device__ __forceinline__ T in_line_weight(int64_t i) const {
+    const T given =
+        load_weight<T>(weights.x, weights.dtype, weights.first + i * weights.dims->stride[0]);
+    return static_cast<T>(static_cast<double>(given) * inverse_unit);
   }
 };
 
@@ -500,17 +521,24 @@ class PointSet {
     const V base = static_cast<V>(at.base);
     const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha),
                      static_cast<V>(alpha * kink_distance(n_))};
+    const V scaled_offset = at.offset * a.inverse;
     V moments[P::moments] = {};
     double totals[P::moments] = {};
     // Those are added up in the end alone, where a thread has no more than 64 points: on the chip.
     const auto is_rough = [](int k) {
       return !Points::in_place && k >= P::first_rough && k < P::first_count;
     };
-    for_each(
+    for_each</*branches=*/false>(
         [&](T x, auto given) {
           const auto weight = weight_in<V>(given);
+          if constexpr (weighted) x = weight > 0 ? x : at.base;
           const MomentAdder<V, decltype(weight)> add{moments, weight};
-          P::add_moments(residual(static_cast<V>(x), base, at.offset), a, add);
+          if constexpr (P::is_smooth) {
+            P::add_moments(scaled_residual(static_cast<V>(x), base, scaled_offset, a.inverse), a,
+                           add);
+          } else {
+            P::add_moments(residual(static_cast<V>(x), base, at.offset), a, add);
+          }
         },
         [&] {
 #pragma unroll
@@ -631,23 +659,38 @@ class PointSet {
 
  private:
   // Calls body(point, weight) for this thread's points, and flush after every `run` of them and at
-  // the end. A weight is a T, or One; points of zero weight are passed over.
-  template <class Body, class Flush>
+  // the end. A weight is a T, or One; points of zero weight are passed over, or left to the body,
+  // which then has no branch.
+  template <bool branches = true, class Body, class Flush>
   __device__ __forceinline__ void for_each(Body&& body, Flush&& flush) const {
-    const auto visit = [&](int64_t i) {
-      const auto weight = points_.weight(i);
-      if constexpr (weighted) {
+    const auto visit = [&](T x, auto weight) {
+      if constexpr (weighted && branches) {
         if (!(weight > 0)) return;
       }
-      body(points_[i], weight);
+      body(x, weight);
     };
     int64_t i = Team::rank();
+    if constexpr (Points::in_place) {
+      if (!points_.lies_in_line()) {
+        // The divisions take longest: nothing is gained by several at a time.
+#pragma unroll 1
+        for (int visited = 0; i < n_; i += Team::threads) {
+          visit(points_[i], points_.weight(i));
+          if (++visited % run == 0) flush();
+        }
+        flush();
+        return;
+      }
+    }
+    const auto visit_in_line = [&](int64_t k) {
+      visit(points_.in_line(k), points_.in_line_weight(k));
+    };
     for (; i + (run - 1) * Team::threads < n_; i += run * Team::threads) {
 #pragma unroll
-      for (int k = 0; k < run; ++k) visit(i + k * Team::threads);
+      for (int k = 0; k < run; ++k) visit_in_line(i + k * Team::threads);
       flush();
     }
-    for (; i < n_; i += Team::threads) visit(i);
+    for (; i < n_; i += Team::threads) visit_in_line(i);
     flush();
   }
 
