@@ -30,14 +30,15 @@ __device__ __forceinline__ void write_gradients(const BackwardArgs& args, T x, T
 }
 
 // simple: the tile has all of its points, and these lie in one stretch, as do their weights and
-// gradients. Most of them are; then no place has to be looked for. first: this lane's first point.
+// gradients. Most of them are; then no place has to be looked for. Others lie in one dim. first:
+// this lane's first point.
 template <class P, class S, class T, bool simple>
 __device__ __forceinline__ void backward_tile(const BackwardArgs& args, int64_t set,
                                               int64_t first) {
   const int64_t n = args.layout.num_points;
   const auto there = [&](int64_t i) { return simple || i < n; };
   const auto place = [](const SetLayout& layout, int64_t i) {
-    return simple ? i : layout.points.offset(i);
+    return simple ? i : i * layout.points.stride[0];
   };
   const S* const x = static_cast<const S*>(args.x) + args.layout.sets.offset(set);
   T points[points_per_lane], weights[points_per_lane];
@@ -71,17 +72,43 @@ __device__ __forceinline__ void backward_tile(const BackwardArgs& args, int64_t 
   }
 }
 
+// A tile of points, weights or gradients in several dims. The divisions that find their places take
+// longest: nothing is gained by several at a time.
+template <class P, class S, class T>
+__device__ __forceinline__ void backward_tile_anywhere(const BackwardArgs& args, int64_t set,
+                                                       int64_t first) {
+  const int64_t n = args.layout.num_points, end = first + tile < n ? first + tile : n;
+  const SetGradient<T> shared = set_gradient<T>(args, set);
+  const auto place = [set](const SetLayout& layout, int64_t i) {
+    return layout.sets.offset(set) + layout.points.offset(i);
+  };
+#pragma unroll 1
+  for (int64_t i = first; i < end; i += warp_size) {
+    const T x = to_real(static_cast<const S*>(args.x)[place(args.layout, i)]);
+    const T weight =
+        args.weight != nullptr && args.grad_x.data != nullptr
+            ? load_weight<T>(args.weight, args.weight_dtype, place(args.weight_layout, i))
+            : T(1);
+    write_gradients<P, S>(args, x, weight, shared, place(args.grad_x.layout, i),
+                          place(args.grad_weight.layout, i));
+  }
+}
+
 // A warp takes a tile of a set: small sets do not waste a block, and large ones are shared out.
 template <class P, class S, class T>
 __global__ void __launch_bounds__(block_threads, 2)
     backward(const __grid_constant__ BackwardArgs args) {
   const int64_t n = args.layout.num_points;
-  const auto flat = [](const void* data, const SetLayout& layout) {
-    return data == nullptr || layout.contiguous_points();
+  const auto all = [&](const auto& are) {
+    const auto absent_or = [&](const void* data, const SetLayout& layout) {
+      return data == nullptr || are(layout);
+    };
+    return are(args.layout) && absent_or(args.weight, args.weight_layout) &&
+           absent_or(args.grad_x.data, args.grad_x.layout) &&
+           absent_or(args.grad_weight.data, args.grad_weight.layout);
   };
-  const bool all_flat = flat(args.x, args.layout) && flat(args.weight, args.weight_layout) &&
-                        flat(args.grad_x.data, args.grad_x.layout) &&
-                        flat(args.grad_weight.data, args.grad_weight.layout);
+  const bool all_flat = all([](const SetLayout& layout) { return layout.contiguous_points(); });
+  const bool all_in_line = all([](const SetLayout& layout) { return layout.points.rank <= 1; });
   const int64_t tiles_per_set = (n + tile - 1) / tile;
   constexpr int warps = block_threads / warp_size;
   // Divisions of 64 bits are long: one for the first tile, one for the step to the next.
@@ -93,8 +120,10 @@ __global__ void __launch_bounds__(block_threads, 2)
     const int64_t start = in_set * tile, first = start + threadIdx.x % warp_size;
     if (all_flat && start + tile <= n) {
       backward_tile<P, S, T, true>(args, set, first);
-    } else {
+    } else if (all_in_line) {
       backward_tile<P, S, T, false>(args, set, first);
+    } else {
+      backward_tile_anywhere<P, S, T>(args, set, first);
     }
     set += step_sets;
     in_set += step_tiles;
