@@ -27,6 +27,11 @@ struct SetGradient {
   V inverse;       // 1 / curvature; zero where the forward pass left zero for one that vanishes
   V grad;          // of y
   Alpha<V> alpha;
+
+  template <class P>
+  DDN_HD Terms<V> terms(V x) const {
+    return P::terms(Residuals<P, V>(base, offset, alpha)(x), alpha);
+  }
 };
 
 template <class Real>
@@ -51,7 +56,7 @@ DDN_HD V bounded(V x) {
 // quotients come first: they have no units, whatever the sizes of their parts. W: One, or V.
 template <class P, class V, class W>
 DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
-  const V curvature = P::terms(residual(x, set.base, set.offset), set.alpha).curvature;
+  const V curvature = set.template terms<P>(x).curvature;
   return bounded((curvature * (set.inverse * weight)) * set.grad);
 }
 
@@ -66,14 +71,14 @@ DDN_HD bool has_scale(const SetGradient<Real>& set) {
 }
 template <class P, class V>
 DDN_HD V scaled_gradient(V x, const SetGradient<V>& set, V scale) {
-  return P::terms(residual(x, set.base, set.offset), set.alpha).curvature * scale;
+  return set.template terms<P>(x).curvature * scale;
 }
 
 // grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero
 // the quotient may be larger than any number.
 template <class P, class V>
 DDN_HD V weight_gradient(V x, const SetGradient<V>& set) {
-  const V slope = P::terms(residual(x, set.base, set.offset), set.alpha).slope;
+  const V slope = set.template terms<P>(x).slope;
   const V most = Math<V>::largest();
   const V finite = absolute(x) <= most ? clip(slope, most) : Math<V>::splat(0);
   return bounded(-bounded(finite * set.inverse) * set.grad);

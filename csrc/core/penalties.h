@@ -12,6 +12,8 @@
 // A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
 //
+// Of the smooth penalties terms, moments and by_alpha are given t = z / alpha in place of z.
+//
 // `terms` has slope, curvature and twist of one point. What solvers need are their sums over a set,
 // and `add_moments` adds fewer numbers, of which `sums` makes the others: add(k, a, b) adds a b,
 // two factors that one instruction multiplies and adds, to the k-th of `moments` sums; add.count(k,
@@ -137,11 +139,11 @@ struct PseudoHuber {
     return Math<V>::splat(sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18);
   }
   template <class V>
-  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
-    const V t = z * a.inverse, most = limit<V>();
+  static DDN_HD Terms<V> terms(V t, const Alpha<V>& a) {
+    const V most = limit<V>(), near = clip(t, most);
     const V r = Math<V>::rsqrt(smaller(Math<V>::fma(t, t, Math<V>::splat(1)), most * most));
     const V square = r * r, cube = square * r;
-    return {clip(z, a.alpha * most) * r, cube, Math<V>::splat(-3) * clip(t, most) * square * cube};
+    return {near * r * a.alpha, cube, Math<V>::splat(-3) * near * square * cube};
   }
   static constexpr int moments = 3, first_rough = 3, first_count = 3;
   template <class V, class Add>
@@ -160,8 +162,8 @@ struct PseudoHuber {
     return {m[0] * alpha, m[1], 0, -3 * m[2]};
   }
   template <class V>
-  static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
-    const V t = clip(z * a.inverse, limit<V>());
+  static DDN_HD V by_alpha(V t, const Alpha<V>&) {
+    t = clip(t, limit<V>());
     const V sine = t * Math<V>::rsqrt(t * t + Math<V>::splat(1));
     return sine * sine * sine;
   }
@@ -246,40 +248,35 @@ struct Welsch {
 
   // Beyond it the exponential is nothing beside that of a point within alpha: 2e-37 or less.
   template <class V>
-  static DDN_HD V limit(const Alpha<V>& a) {
-    return a.alpha * Math<V>::splat(Math<V>::gauss_limit);
+  static DDN_HD V limit() {
+    return Math<V>::splat(Math<V>::gauss_limit);
   }
   template <class V>
-  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
-    const V zero = Math<V>::splat(0), far = limit(a);
-    const V limit = Math<V>::splat(Math<V>::gauss_limit), most = limit * limit;
-    const V t = z * a.inverse;
+  static DDN_HD Terms<V> terms(V t, const Alpha<V>& a) {
+    const V near = clip(t, limit<V>()), most = limit<V>() * limit<V>();
     const V square = smaller(t * t, most);
-    const V e = square < most ? Math<V>::gauss(square) : zero;
+    const V e = square < most ? Math<V>::gauss(square) : Math<V>::splat(0);
     const V curvature = Math<V>::fma(-square, e, e);
-    return {clip(z, far) * e, curvature, -clip(t, limit) * (curvature + (e + e))};
+    return {near * e * a.alpha, curvature, -near * (curvature + (e + e))};
   }
   static constexpr int moments = 4, first_rough = 4, first_count = 4;
   template <class V, class Add>
   static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
-    t = clip(t, Math<V>::splat(Math<V>::gauss_limit));
+    t = clip(t, limit<V>());
     const V square = t * t;
     const V e = Math<V>::gauss(square);
-    const V lost = square * e;
     add(0, t, e);
     add(1, e, One{});
-    add(2, e - lost, One{});  // as in `terms`, so that gradients sum to one
-    add(3, lost, t);
+    add(2, Math<V>::fma(-square, e, e), One{});  // as in `terms`, so that gradients sum to one
+    add(3, square * e, t);
   }
   static DDN_HD Sums sums(const double* m, double alpha) {
     return {m[0] * alpha, m[2], m[1], m[3] - 3 * m[0]};
   }
   template <class V>
-  static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
-    const V zero = Math<V>::splat(0), far = limit(a);
-    const V t = clip(z, far) * a.inverse;
-    const V square = t * t;
-    return absolute(z) < far ? square * t * Math<V>::gauss(square) : zero;
+  static DDN_HD V by_alpha(V t, const Alpha<V>&) {
+    const V near = clip(t, limit<V>()), square = near * near;
+    return absolute(t) < limit<V>() ? square * near * Math<V>::gauss(square) : Math<V>::splat(0);
   }
   static DDN_HD double value(double z, double alpha) {
     const double t = clip(z / alpha, 1e3);
@@ -296,13 +293,13 @@ struct WelschFar : Welsch {
   static constexpr int moments = 8, first_rough = 4, first_count = 8;
   template <class V, class Add>
   static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
-    t = clip(t, Math<V>::splat(Math<V>::gauss_limit));
+    t = clip(t, limit<V>());
     const V square = t * t;
     const V e = Math<V>::gauss(square);
     const V lost = square * e, fourth = square * lost, sixth = square * fourth;
     add(0, t, e);
     add(1, e, One{});
-    add(2, e - lost, One{});
+    add(2, Math<V>::fma(-square, e, e), One{});
     add(3, lost, t);
     add(4, fourth, One{});
     add(5, fourth, t);

@@ -50,7 +50,7 @@ struct PointTerms {
 template <class P, class V>
 DDN_HD PointTerms<V> point_terms(const MovingPoint<V>& point, const SetGradient<V>& set) {
   const V zero = Math<V>::splat(0), most = Math<V>::largest();
-  const V z = residual(point.x, set.base, set.offset);
+  const V z = Residuals<P, V>(set.base, set.offset, set.alpha)(point.x);
   const Terms<V> terms = P::terms(z, set.alpha);
   const V by_alpha = P::by_alpha(z, set.alpha);
   const auto finite = absolute(point.x) <= most;
@@ -61,7 +61,7 @@ DDN_HD PointTerms<V> point_terms(const MovingPoint<V>& point, const SetGradient<
           finite ? terms.curvature : zero,
           finite ? by_alpha : zero,
           point.x == point.x ? by_alpha : zero,
-          finite ? clip(z * set.alpha.inverse, far) : zero,
+          finite ? clip(P::is_smooth ? z : z * set.alpha.inverse, far) : zero,
           finite ? terms.twist : zero};
 }
 

@@ -54,6 +54,7 @@
 
 #include "core/args.h"
 #include "core/math.h"
+#include "core/penalties.h"
 
 namespace ddn {
 
@@ -112,10 +113,27 @@ template <class V>
 DDN_HD V residual(V x, V base, V offset) {
   return (base - x) + offset;
 }
-// The same in units of alpha, as is the offset.
-template <class V>
-DDN_HD V scaled_residual(V x, V base, V offset, V inverse_alpha) {
-  return Math<V>::fma(base - x, inverse_alpha, offset);
-}
+
+// What a penalty is given of a point: z = u - x, or t = z / alpha where it is smooth.
+template <class P, class V>
+class Residuals {
+ public:
+  DDN_HD Residuals(V base, V offset, const Alpha<V>& alpha)
+      : base_(base), offset_(offset), inverse_(alpha.inverse) {
+    // Bounded, or it might become an infinity beside another one of the other sign. What it is
+    // beyond that does not matter: u - x is either no less or all that there is of z.
+    if constexpr (P::is_smooth) offset_ = clip(offset * alpha.inverse, Math<V>::splat(1e18));
+  }
+  DDN_HD V operator()(V x) const {
+    if constexpr (P::is_smooth) {
+      return Math<V>::fma(base_ - x, inverse_, offset_);
+    } else {
+      return residual(x, base_, offset_);
+    }
+  }
+
+ private:
+  V base_, offset_, inverse_;
+};
 
 }  // namespace ddn

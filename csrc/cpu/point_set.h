@@ -118,10 +118,10 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
                                   double kink) {
   using Lanes = Vector<V>;
   const Split<T, V> at(u);
-  const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
+  const Lanes zero{};
   const Alpha<Lanes> a{splat(static_cast<V>(alpha)), splat(static_cast<V>(1 / alpha)),
                        splat(static_cast<V>(kink))};
-  const Lanes scaled_offset = offset * a.inverse;
+  const Residuals<P, Lanes> residual(splat(static_cast<V>(at.base)), splat(at.offset), a);
   constexpr int count = P::moments;
   Lanes moments[count] = {};
   int64_t counts[count] = {};
@@ -135,11 +135,7 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
         [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
           const MomentAdder<V, decltype(weights), decltype(mask)> add{moments, counts, weights,
                                                                       mask};
-          if constexpr (P::is_smooth) {
-            P::add_moments(scaled_residual(points, base, scaled_offset, a.inverse), a, add);
-          } else {
-            P::add_moments(residual(points, base, offset), a, add);
-          }
+          P::add_moments(residual(points), a, add);
         },
         [&]() __attribute__((always_inline)) {
           for (int k = 0; k < (weighted ? count : P::first_count); ++k) {

@@ -518,10 +518,9 @@ class PointSet {
   template <class P, class V>
   __device__ __forceinline__ auto sums(double u, double alpha) const {
     const Split<T, V> at(u);
-    const V base = static_cast<V>(at.base);
     const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha),
                      static_cast<V>(alpha * kink_distance(n_))};
-    const V scaled_offset = at.offset * a.inverse;
+    const Residuals<P, V> residual(static_cast<V>(at.base), at.offset, a);
     V moments[P::moments] = {};
     double totals[P::moments] = {};
     // Those are added up in the end alone, where a thread has no more than 64 points: on the chip.
@@ -533,12 +532,7 @@ class PointSet {
           const auto weight = weight_in<V>(given);
           if constexpr (weighted) x = weight > 0 ? x : at.base;
           const MomentAdder<V, decltype(weight)> add{moments, weight};
-          if constexpr (P::is_smooth) {
-            P::add_moments(scaled_residual(static_cast<V>(x), base, scaled_offset, a.inverse), a,
-                           add);
-          } else {
-            P::add_moments(residual(static_cast<V>(x), base, at.offset), a, add);
-          }
+          P::add_moments(residual(static_cast<V>(x)), a, add);
         },
         [&] {
 #pragma unroll

@@ -25,7 +25,12 @@ MUTATIONS = (
     Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
     Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
     Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
-    Mutation("tail of a sum", "cuda/point_set.cuh", r"i < n_;", "i + 1 < n_;"),
+    Mutation(
+        "tail of a sum",
+        "cuda/point_set.cuh",
+        r"i < n_; (i \+= Team::threads\) visit_in_line)",
+        r"i + 1 < n_; \1",
+    ),
     *(
         Mutation(name, "cuda/point_set.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
