@@ -15,6 +15,8 @@
 // or not.
 #pragma once
 
+#include <type_traits>
+
 #include "core/args.h"
 #include "core/solve.h"
 
@@ -51,27 +53,26 @@ DDN_HD V bounded(V x) {
   return within(x, Math<V>::largest());
 }
 
-// grad * dy/dx for a point x; zero for a point at infinity, which has no curvature. (That of a mean
-// has, but `inverse` is zero where the mean is infinite, and NaN where there is none.) The
-// quotients come first: they have no units, whatever the sizes of their parts. W: One, or V.
-template <class P, class V, class W>
-DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
-  const V curvature = set.template terms<P>(x).curvature;
-  return bounded((curvature * (set.inverse * weight)) * set.grad);
+// Whether grad / H is an ordinary number.
+template <class Real>
+DDN_HD bool is_ordinary(const SetGradient<Real>& set) {
+  const double scale = static_cast<double>(set.inverse) * static_cast<double>(set.grad);
+  return ::fabs(scale) <= 0.5 * static_cast<double>(Math<Real>::largest());
 }
 
-// Whether grad / curvature is a number that no rounding spoils, so that the points of a set without
-// weights have that times their curvature, which is one at most.
-template <class Real>
-DDN_HD bool has_scale(const SetGradient<Real>& set) {
-  const double scale = ::fabs(static_cast<double>(set.inverse * set.grad));
-  return set.grad == 0 ? is_finite(static_cast<double>(set.inverse))
-                       : scale >= detail::smallest_normal<Real>() &&
-                             scale <= 0.5 * static_cast<double>(Math<Real>::largest());
-}
-template <class P, class V>
-DDN_HD V scaled_gradient(V x, const SetGradient<V>& set, V scale) {
-  return set.template terms<P>(x).curvature * scale;
+// grad * dy/dx for a point x; zero for a point at infinity, which has no curvature. (That of a mean
+// has, but `inverse` is zero where the mean is infinite, and NaN where there is none.) The
+// quotients come first: they have no units, whatever the sizes of their parts. But where grad / H
+// `is_ordinary` and the weight does not change that, its product with the curvature, which is one
+// at most, is as good. W: One, or V.
+template <class P, bool is_ordinary = false, class V, class W>
+DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
+  const V curvature = set.template terms<P>(x).curvature;
+  const V scale = (set.inverse * weight) * set.grad;
+  if constexpr (is_ordinary && std::is_same_v<W, One>) return curvature * scale;
+  const V careful = bounded((curvature * (set.inverse * weight)) * set.grad);
+  if constexpr (!is_ordinary) return careful;
+  return absolute(scale) <= Math<V>::splat(0.5) * Math<V>::largest() ? curvature * scale : careful;
 }
 
 // grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero

@@ -12,7 +12,8 @@
 // A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
 //
-// Of the smooth penalties terms, moments and by_alpha are given t = z / alpha in place of z.
+// Of the smooth penalties terms, moments and by_alpha are given t = z / alpha in place of z;
+// add_moments<true> is told that |t| is at most `most_bounded`.
 //
 // `terms` has slope, curvature and twist of one point. What solvers need are their sums over a set,
 // and `add_moments` adds fewer numbers, of which `sums` makes the others: add(k, a, b) adds a b,
@@ -62,6 +63,9 @@ DDN_HD double kink_distance(int64_t points) {
   const double distance = 0.2 / static_cast<double>(points);
   return distance < 1e-5 ? 1e-5 : (distance < 2e-3 ? distance : 2e-3);
 }
+
+// No power of it that is needed overflows, in either precision.
+constexpr double most_bounded = 1e15;
 
 template <class V>
 struct Terms {
@@ -146,9 +150,9 @@ struct PseudoHuber {
     return {near * r * a.alpha, cube, Math<V>::splat(-3) * near * square * cube};
   }
   static constexpr int moments = 3, first_rough = 3, first_count = 3;
-  template <class V, class Add>
+  template <bool bounded, class V, class Add>
   static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
-    t = clip(t, limit<V>());
+    if constexpr (!bounded) t = clip(t, limit<V>());
     add_with(t, Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1))), add);
   }
   template <class V, class Add>
@@ -177,9 +181,9 @@ struct PseudoHuber {
 
 // The same to some digits, for a first step.
 struct PseudoHuberRough : PseudoHuber {
-  template <class V, class Add>
+  template <bool bounded, class V, class Add>
   static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
-    t = clip(t, limit<V>());
+    if constexpr (!bounded) t = clip(t, limit<V>());
     add_with(t, Math<V>::rough_rsqrt(Math<V>::fma(t, t, Math<V>::splat(1))), add);
   }
 };
@@ -259,11 +263,18 @@ struct Welsch {
     const V curvature = Math<V>::fma(-square, e, e);
     return {near * e * a.alpha, curvature, -near * (curvature + (e + e))};
   }
-  static constexpr int moments = 4, first_rough = 4, first_count = 4;
-  template <class V, class Add>
-  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+  // t^2 where the exponential is anything, and what it is at the limit beyond. Of a bounded t nothing
+  // but the square is clipped: no power of it makes up for such an exponential.
+  template <bool bounded, class V>
+  static DDN_HD V clipped_square(V& t) {
+    if constexpr (bounded) return smaller(t * t, limit<V>() * limit<V>());
     t = clip(t, limit<V>());
-    const V square = t * t;
+    return t * t;
+  }
+  static constexpr int moments = 4, first_rough = 4, first_count = 4;
+  template <bool bounded, class V, class Add>
+  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+    const V square = clipped_square<bounded>(t);
     const V e = Math<V>::gauss(square);
     add(0, t, e);
     add(1, e, One{});
@@ -291,10 +302,9 @@ struct WelschFar : Welsch {
   static constexpr int degree = 6;
   static constexpr double most_rest = 105;
   static constexpr int moments = 8, first_rough = 4, first_count = 8;
-  template <class V, class Add>
+  template <bool bounded, class V, class Add>
   static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
-    t = clip(t, limit<V>());
-    const V square = t * t;
+    const V square = clipped_square<bounded>(t);
     const V e = Math<V>::gauss(square);
     const V lost = square * e, fourth = square * lost, sixth = square * fourth;
     add(0, t, e);
@@ -325,9 +335,9 @@ struct WelschAndHuber : WelschFar {
     double slope;  // Huber's
     double least;  // no less is Huber's curvature wherever within a quarter of alpha u may move
   };
-  template <class V, class Add>
+  template <bool bounded, class V, class Add>
   static DDN_HD void add_moments(V t, const Alpha<V>& a, const Add& add) {
-    WelschFar::add_moments(t, a, add);
+    WelschFar::add_moments<bounded>(t, a, add);
     add(8, clip(t, Math<V>::splat(1)), One{});
     add.count(9, absolute(t), Math<V>::splat(0.75 - 1e-5));
   }

@@ -291,19 +291,23 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
     const int rest = static_cast<int>(points.n - i);
     if (rest > 0) store_first<T>(out + i, gradient(i, rest), rest);
   };
-  if (points.grad_x != nullptr && weight == nullptr && has_scale(one)) {
-    const Vector<T> scale = splat(one.inverse * one.grad);
-    write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
-      return scaled_gradient<P>(load_up_to<T>(x + i, count), set, scale);
-    });
-  } else if (points.grad_x != nullptr && weight == nullptr) {
-    write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
-      return point_gradient<P>(load_up_to<T>(x + i, count), One{}, set);
-    });
+  const auto write_points = [&](auto ordinary) {
+    constexpr bool is_ordinary = decltype(ordinary)::value;
+    if (weight == nullptr) {
+      write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
+        return point_gradient<P, is_ordinary>(load_up_to<T>(x + i, count), One{}, set);
+      });
+    } else {
+      write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
+        return point_gradient<P, is_ordinary>(load_up_to<T>(x + i, count),
+                                              load_up_to<T>(weight + i, count), set);
+      });
+    }
+  };
+  if (points.grad_x != nullptr && is_ordinary(one)) {
+    write_points(std::true_type{});
   } else if (points.grad_x != nullptr) {
-    write(points.grad_x, [&](int64_t i, int count) __attribute__((always_inline)) {
-      return point_gradient<P>(load_up_to<T>(x + i, count), load_up_to<T>(weight + i, count), set);
-    });
+    write_points(std::false_type{});
   }
   if (points.grad_weight != nullptr) {
     write(points.grad_weight, [&](int64_t i, int count) __attribute__((always_inline)) {

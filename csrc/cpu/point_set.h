@@ -113,7 +113,8 @@ struct MomentAdder {
   }
 };
 
-template <class P, class V, class T, bool weighted>
+// bounded: no point is further from u than most_bounded alpha.
+template <class P, class V, bool bounded, class T, bool weighted>
 Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, double alpha,
                                   double kink) {
   using Lanes = Vector<V>;
@@ -135,7 +136,11 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
         [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
           const MomentAdder<V, decltype(weights), decltype(mask)> add{moments, counts, weights,
                                                                       mask};
-          P::add_moments(residual(points), a, add);
+          if constexpr (P::is_smooth) {
+            P::template add_moments<bounded>(residual(points), a, add);
+          } else {
+            P::add_moments(residual(points), a, add);
+          }
         },
         [&]() __attribute__((always_inline)) {
           for (int k = 0; k < (weighted ? count : P::first_count); ++k) {
@@ -181,7 +186,7 @@ class KinkedSums {
       look(u);
     }
     const Moments<P::moments> listed =
-        chunk_moments<P, V, T, false>({list_, nullptr, known_.size}, u, alpha_, kink_);
+        chunk_moments<P, V, false>(Points<T, false>{list_, nullptr, known_.size}, u, alpha_, kink_);
     const Sums near = P::sums(listed.m, alpha_);
     const Sums others = P::moved(known_.others, u - known_.centre, alpha_);
     return {near.slope + others.slope, near.curvature + others.curvature, near.depth + others.depth,
@@ -611,14 +616,10 @@ class PointSet {
 
   template <class P, class V>
   auto sums(double u, double alpha) const {
-    const double kink = alpha * kink_distance(set_.n);
-    using All = Moments<P::moments>;
-    const All all =
-        over_chunks<All>([=](const Set& part) { return chunk_moments<P, V>(part, u, alpha, kink); },
-                         [](All& sum, const All& one) {
-                           for (int k = 0; k < P::moments; ++k) sum.m[k] += one.m[k];
-                         });
-    return P::sums(all.m, alpha);
+    if constexpr (P::is_smooth) {
+      if (range_ <= most_bounded * alpha) return sums<P, V, true>(u, alpha);
+    }
+    return sums<P, V, false>(u, alpha);
   }
   // Calls f with what gives the sums at any u.
   template <class P, class V, class F>
@@ -664,6 +665,7 @@ class PointSet {
                                  });
     const double mean = all.sum.total() / total_weight_;
     const double start = all.groups > 0 ? all.medians / all.groups : mean;
+    range_ = all.hi - all.lo;
     return {mean, all.lo, all.hi, total_weight_, 0, 0, 0, is_finite(start) ? start : mean};
   }
 
@@ -701,6 +703,18 @@ class PointSet {
   }
 
  private:
+  template <class P, class V, bool bounded>
+  auto sums(double u, double alpha) const {
+    const double kink = alpha * kink_distance(set_.n);
+    using All = Moments<P::moments>;
+    const All all = over_chunks<All>(
+        [=](const Set& part) { return chunk_moments<P, V, bounded>(part, u, alpha, kink); },
+        [](All& sum, const All& one) {
+          for (int k = 0; k < P::moments; ++k) sum.m[k] += one.m[k];
+        });
+    return P::sums(all.m, alpha);
+  }
+
   // Puts those of the points that leave or enter where |u - centre| <= half in the list, adds those
   // that are inside throughout to the sums, and counts the former. The points may lie in the list.
   void select(const Set& points, double centre, double half, SweepInput& in) const {
@@ -905,7 +919,8 @@ class PointSet {
   double unit_;
   const cpu::ParallelFor* parallel_for_;
   Workspace<T>* workspace_;
-  mutable KinkLook known_;  // its list is workspace_->near
+  mutable double range_ = detail::infinity;  // of the points, at most
+  mutable KinkLook known_;                   // its list is workspace_->near
 };
 
 }  // namespace DDN_ISA

@@ -532,7 +532,11 @@ class PointSet {
           const auto weight = weight_in<V>(given);
           if constexpr (weighted) x = weight > 0 ? x : at.base;
           const MomentAdder<V, decltype(weight)> add{moments, weight};
-          P::add_moments(residual(static_cast<V>(x)), a, add);
+          if constexpr (P::is_smooth) {
+            P::template add_moments</*bounded=*/false>(residual(static_cast<V>(x)), a, add);
+          } else {
+            P::add_moments(residual(static_cast<V>(x)), a, add);
+          }
         },
         [&] {
 #pragma unroll
