@@ -211,7 +211,7 @@ class Descent {
     // Also catches a step that is NaN, zero, or points out of the bracket. An end of the set that
     // was never looked at may itself be the minimiser.
     const double landing = near_point_ + s;
-    const bool inside = s / half > 0 && (half > 0 ? landing < far_ : landing > far_);
+    const bool inside = half > 0 ? s > 0 && landing < far_ : s < 0 && landing > far_;
     if (!inside && !(landing == far_ && !far_seen_)) s = half;
     trial_ = near_point_ + s;
     if (trial_ == near_point_) return true;  // the step is below the rounding of u

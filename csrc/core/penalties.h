@@ -355,8 +355,8 @@ struct TruncatedQuadratic {
   }
   static DDN_HD Sums sums(const double* m, double) { return {m[0], m[2], m[2] - m[1], 0}; }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
-    const double squares = s.squares + shift * (2 * s.sum + s.inside * shift);
-    return {s.sum + s.inside * shift, s.inside, s.inside - squares / alpha / alpha, 0};
+    const double squares = s.squares + shift * (2 * s.sum + s.inside * shift), inverse = 1 / alpha;
+    return {s.sum + s.inside * shift, s.inside, s.inside - squares * inverse * inverse, 0};
   }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {
