@@ -204,6 +204,29 @@ def test_special_sets(n, penalty, dtype, shim):
         assert not grad_x[5].any()
 
 
+def kinked(n, dtype):
+    """Sets [3, n] with alpha = 1 for which lists of the points near kinks serve badly."""
+    rng = np.random.default_rng(n)
+    found = [
+        np.where(rng.random(n) < 0.5, -1, 1) * rng.uniform(0.9, 1.1, n),  # all of them are near
+        np.where(rng.random(n) < 0.7, 0, 40) + rng.normal(0, 0.3, n),  # the start is far away
+        np.where(rng.random(n) < 0.8, 0, 3) + rng.normal(0, 0.7, n),  # it is out of reach
+    ]
+    return np.array(found).astype(NUMPY[dtype])
+
+
+@pytest.mark.parametrize("n", [100, 2048, 2049, 9000])
+@pytest.mark.parametrize("penalty", ["huber", "truncated_quadratic"])
+def test_lists_of_points_near_kinks(n, penalty, dtype, shim):
+    """Where there is no room for them, and where the descent leaves what they are good for: answers
+    are right, and segments, which are given more room, have the same bits."""
+    x = kinked(n, dtype)
+    y, *others, grad_x = in_every_schedule(shim, lambda: solve_and_differentiate(shim, x, penalty))
+    assert_right(x, y, grad_x, penalty, 1.0, dtype)
+    segments = shim.forward(x.reshape(-1, 1), penalty, ptr=n * np.arange(len(x) + 1))
+    np.testing.assert_array_equal(segments, (y, *others))
+
+
 # ---- The kernels of the global search ------------------------------------------------------------
 
 
@@ -497,8 +520,8 @@ def test_votes(ordered):
     halves = np.repeat([0xFFFF, 1 << 20], 16)
     expected = np.concatenate([np.repeat([thirds, 1, 10], 32), halves])
     np.testing.assert_array_equal(ordered.toy("votes")[:128], expected)
-    expected = np.repeat([40, 85, 69], [32, 16, 16])
-    np.testing.assert_array_equal(ordered.toy("reductions")[:64], expected)
+    expected = np.repeat([40, 85, 69, 120, 376], [32, 16, 16, 16, 16])
+    np.testing.assert_array_equal(ordered.toy("reductions")[:96], expected)
     np.testing.assert_array_equal(ordered.toy("early_return")[:21], [(1 << 20) - 1] * 20 + [np.nan])
 
 

@@ -158,8 +158,8 @@ class Descent {
       }
     }
     if (P::convex) return newton;  // NaN or infinite without curvature
-    // Without the kinks, which take some two thirds of it, a curvature is too much by far: the first
-    // step out of the Huber answer is the longer.
+    // Without the kinks, which take some two thirds of it, a curvature is too much by far: the
+    // first step out of the Huber answer is the longer.
     if (P::has_kinks && passes_ == 1 && ::fabs(newton) < 0.2 * options_.alpha) return 2.5 * newton;
     // Where there is none, or Newton's step leads out of its neighbourhood, the minimiser of the
     // quadratic that touches the objective here and lies above it everywhere (mean shift): it
@@ -214,7 +214,7 @@ class Descent {
     // Also catches a step that is NaN, zero, or points out of the bracket. An end of the set that
     // was never looked at may itself be the minimiser.
     const double landing = near_point_ + s;
-    const bool inside = s / half > 0 && (half > 0 ? landing < far_ : landing > far_);
+    const bool inside = half > 0 ? s > 0 && landing < far_ : s < 0 && landing > far_;
     if (!inside && !(landing == far_ && !far_seen_)) s = half;
     trial_ = near_point_ + s;
     if (trial_ == near_point_) return true;  // the step is below the rounding of u

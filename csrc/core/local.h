@@ -57,7 +57,9 @@ template <class P, class V, class Set>
 DDN_HD Descent<P> make_descent(const Set& set, double start, const Bounds& bounds,
                                const Problem& problem) {
   using Real = typename Set::Real;
-  return {start, bounds.lo, bounds.hi,
+  return {start,
+          bounds.lo,
+          bounds.hi,
           {problem.alpha, accepted_step<Real>(problem, bounds.range), accepted_error<Real>(),
            rounding<V>(), set.total_weight(), bounds.range,
            problem.alpha * kink_distance(set.points())}};

@@ -6,13 +6,17 @@
 // For functions so large that a call costs nothing beside them and copies of them would fill the
 // registers.
 #define DDN_LARGE inline __host__ __device__ __noinline__
+// For what a loop does seldom: the CPU calls it, a GPU would pass its arguments through memory.
+#define DDN_SELDOM __host__ __device__ __forceinline__
 #elif defined(DDN_CUDA_SHIM)
 #define DDN_HD inline __attribute__((always_inline))
 #define DDN_LARGE inline __attribute__((noinline))
+#define DDN_SELDOM inline __attribute__((noinline))
 #else
 // Always inline: the same template is compiled once per instruction set, and an out-of-line
 // copy made for a wide one must never be picked by the linker for a narrow one. What is large
 // has a name of its own in each, as a template over their types or as a static function.
 #define DDN_HD inline __attribute__((always_inline))
 #define DDN_LARGE inline __attribute__((noinline))
+#define DDN_SELDOM inline __attribute__((noinline))
 #endif

@@ -263,8 +263,8 @@ struct Welsch {
     const V curvature = Math<V>::fma(-square, e, e);
     return {near * e * a.alpha, curvature, -near * (curvature + (e + e))};
   }
-  // t^2 where the exponential is anything, and what it is at the limit beyond. Of a bounded t nothing
-  // but the square is clipped: no power of it makes up for such an exponential.
+  // t^2 where the exponential is anything, and what it is at the limit beyond. Of a bounded t
+  // nothing but the square is clipped: no power of it makes up for such an exponential.
   template <bool bounded, class V>
   static DDN_HD V clipped_square(V& t) {
     if constexpr (bounded) return smaller(t * t, limit<V>() * limit<V>());
@@ -374,8 +374,8 @@ struct TruncatedQuadratic {
   }
   static DDN_HD Sums sums(const double* m, double) { return {m[0], m[2], m[2] - m[1], 0}; }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
-    const double squares = s.squares + shift * (2 * s.sum + s.inside * shift);
-    return {s.sum + s.inside * shift, s.inside, s.inside - squares / alpha / alpha, 0};
+    const double squares = s.squares + shift * (2 * s.sum + s.inside * shift), inverse = 1 / alpha;
+    return {s.sum + s.inside * shift, s.inside, s.inside - squares * inverse * inverse, 0};
   }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {

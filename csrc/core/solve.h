@@ -225,7 +225,9 @@ DDN_HD void solve_and_write(const ForwardArgs& args, int64_t index, const Set& s
   if (set.rank() == 0) write_solution<Real>(args, index, solution, set.unit());
   if (args.info.status != nullptr) {
     const double y = static_cast<double>(rounded<Real>(args.dtype, solution.y));
-    write_info<P>(args.info, index, set, y, solution, problem);
+    // A copy: a set whose address is taken would be kept in memory.
+    const Set copy = set;
+    write_info<P>(args.info, index, copy, y, solution, problem);
   }
 }
 

@@ -17,6 +17,7 @@
 
 #include "core/global.h"
 #include "core/gradient.h"
+#include "core/kinks.h"
 #include "cpu/robust_pool_cpu.h"
 #include "cpu/simd.h"
 
@@ -162,54 +163,27 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
   return result;
 }
 
-// What a look at a set at one u tells of penalties that are a parabola between kinks at distance
-// alpha and beyond them a line or nothing: wherever within reach u goes from there, only the points
-// in the list pass a kink.
-struct KinkLook {
-  double centre = 0, reach = -1;
-  int64_t size = 0;  // of the list
-  Settled others{};  // about the centre
-  bool has_squares = false, has_beyond = false;
-};
+// The lists of KinkedSums (see core/kinks.h).
+template <class V, class T>
+struct KinkLister {
+  static constexpr bool bounded = false;
 
-// Sums at several u near each other, for such a penalty.
-template <class P, class V, class T>
-class KinkedSums {
- public:
-  // Room for n + lanes numbers in the list. known: of an earlier look at the set at this alpha.
-  KinkedSums(const Points<T, false>& set, double alpha, T* list, KinkLook& known)
-      : set_(set), alpha_(alpha), kink_(alpha * kink_distance(set.n)), list_(list), known_(known) {}
+  Points<T, false> set;
+  double alpha, kink;
+  T* list;  // room for set.n + lanes numbers
 
-  Sums operator()(double u) {
-    if (!(::fabs(u - known_.centre) <= known_.reach && (!squares || known_.has_squares) &&
-          (!beyond || known_.has_beyond))) {
-      look(u);
-    }
-    const Moments<P::moments> listed =
-        chunk_moments<P, V, false>(Points<T, false>{list_, nullptr, known_.size}, u, alpha_, kink_);
-    const Sums near = P::sums(listed.m, alpha_);
-    const Sums others = P::moved(known_.others, u - known_.centre, alpha_);
-    return {near.slope + others.slope, near.curvature + others.curvature, near.depth + others.depth,
-            0};
-  }
-
- private:
-  static constexpr bool first = std::is_same_v<P, HuberFirst>;
-  static constexpr bool squares = !P::convex || first, beyond = P::convex;
-  // Of the list, in units of alpha.
-  static constexpr double width = P::convex && !first ? 0.1 : 0.15;
-
-  void look(double u) {
+  template <bool squares, bool beyond>
+  DDN_HD KinkLook look(double u, double inner_distance, double outer_distance) const {
     using Lanes = Vector<V>;
     const Split<T, V> at(u);
     const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
-    const Lanes inner = splat(static_cast<V>(alpha_ * (1 - width))),
-                outer = splat(static_cast<V>(alpha_ * (1 + width)));
+    const Lanes inner = splat(static_cast<V>(inner_distance)),
+                outer = splat(static_cast<V>(outer_distance));
     Lanes sum{}, square{};
     DoublePair sums, all_squares;
     int64_t inside = 0, left = 0, size = 0;  // of those beyond the kinks, left of u
     for_each_vector<V>(
-        set_,
+        set,
         [&](Lanes points, One, auto mask) __attribute__((always_inline)) {
           const Lanes z = residual(points, base, offset), distance = absolute(z);
           const auto all = selected<V>(mask);
@@ -220,7 +194,7 @@ class KinkedSums {
           if constexpr (beyond) left += (all & at_most<V>(zero, z)).without(about).count();
           if constexpr (squares) square = added(square, kept, kept);
           inside += within.count();
-          size += store_selected<T>(list_ + size, points, about.without(within));
+          size += store_selected<T>(list + size, points, about.without(within));
         },
         [&]() __attribute__((always_inline)) {
           sums.add(sum);
@@ -230,17 +204,17 @@ class KinkedSums {
             square = zero;
           }
         });
-    // Less what the distances are rounded by, and twice what is near a kink.
-    const double reach = alpha_ * (width - 1e-5) - 2 * kink_;
     const Settled others{static_cast<double>(inside), sums.total(), all_squares.total(),
-                         static_cast<double>(2 * left - (set_.n - inside - size))};
-    known_ = {u, reach, size, others, squares, beyond};
+                         static_cast<double>(2 * left - (set.n - inside - size))};
+    return {u, 0, others, static_cast<int>(size), squares, beyond};
   }
 
-  Points<T, false> set_;
-  double alpha_, kink_;
-  T* list_;
-  KinkLook& known_;
+  template <class P>
+  DDN_HD Sums listed(double u, const KinkLook& known) const {
+    const Moments<P::moments> sums =
+        chunk_moments<P, V, false>(Points<T, false>{list, nullptr, known.size}, u, alpha, kink);
+    return P::sums(sums.m, alpha);
+  }
 };
 
 template <class V>
@@ -359,7 +333,7 @@ struct Workspace {
   std::vector<double> masses, moments;  // sums that need more digits than their result
   std::vector<float> mass, moment, centre, upper, blocks, bounds;  // of Bins
   std::vector<T> list, list_weights;
-  std::vector<T> near;  // of KinkedSums
+  std::vector<T> near;  // of a KinkLister
 };
 
 // A list of up to so many numbers is sorted by ranks: that takes n^2 comparisons, but as many at
@@ -628,7 +602,8 @@ class PointSet {
       if (set_.n <= chunk_points) {
         std::vector<T>& list = workspace_->near;
         list.resize(static_cast<size_t>(set_.n + VectorOf<T>::lanes));
-        return f(KinkedSums<P, V, T>(set_, alpha, list.data(), known_));
+        const KinkLister<V, T> lister{set_, alpha, alpha * kink_distance(set_.n), list.data()};
+        return f(KinkedSums<P, KinkLister<V, T>>(lister, alpha, set_.n, known_));
       }
     }
     return f([&](double u) { return sums<P, V>(u, alpha); });

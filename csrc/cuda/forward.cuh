@@ -29,53 +29,85 @@ struct LocalArgs {
 constexpr int loads = 16;
 
 // Copies n numbers to shared memory, each thread those that it reads back itself (see PointSet):
-// there is no barrier. Most sets lie in one stretch, and then no place has to be looked for.
-template <class Team, class T, class S>
-__device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int64_t n, T* staged) {
+// there is no barrier. Calls visit(number) for each, and flush() after every `run` of them and at
+// the end. Most sets lie in one stretch, and then no place has to be looked for.
+template <class Team, class T, class S, class Visit, class Flush>
+__device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int64_t points,
+                                              T* staged, const Visit& visit, const Flush& flush) {
+  const int n = static_cast<int>(points);
+  const auto put = [&](int i, S number) {
+    const T real = static_cast<T>(to_real(number));
+    staged[i] = real;
+    visit(real);
+  };
+  const auto copy_the_rest = [&](int i, auto place) {
+#pragma unroll 1
+    for (; i < n; i += Team::threads) {
+      put(i, x[place(i)]);
+      if (i / Team::threads % run == run - 1) flush();
+    }
+    flush();
+  };
   const auto copy = [&](auto place) {
-    int64_t i = Team::rank();
+    int i = Team::rank();
     for (; i + (loads - 1) * Team::threads < n; i += loads * Team::threads) {
       S batch[loads];
 #pragma unroll
       for (int k = 0; k < loads; ++k) batch[k] = x[place(i + k * Team::threads)];
 #pragma unroll
       for (int k = 0; k < loads; ++k) {
-        staged[i + k * Team::threads] = static_cast<T>(to_real(batch[k]));
+        put(i + k * Team::threads, batch[k]);
+        if ((k + 1) % run == 0) flush();
       }
     }
-    for (; i < n; i += Team::threads) staged[i] = static_cast<T>(to_real(x[place(i)]));
+    copy_the_rest(i, place);
   };
   if (dims.rank <= 1) {
     const int64_t stride = dims.rank == 0 ? 1 : dims.stride[0];
     if (stride == 1) {
-      copy([](int64_t i) { return i; });
+      copy([](int i) { return i; });
     } else {
-      copy([=](int64_t i) { return i * stride; });
+      copy([=](int i) { return i * stride; });
     }
   } else {
     // The divisions take longest: nothing is gained by several at a time.
-#pragma unroll 1
-    for (int64_t i = Team::rank(); i < n; i += Team::threads) {
-      staged[i] = static_cast<T>(to_real(x[dims.offset(i)]));
-    }
+    copy_the_rest(Team::rank(), [&](int i) { return dims.offset(i); });
   }
 }
 
-// A set in shared memory. Weights lie `capacity` points further.
-template <bool weighted, class T, class Team>
+// Whether a kernel keeps lists of points near their kinks.
+template <class P, bool weighted>
+constexpr bool keeps_lists = P::has_kinks && !weighted;
+
+// Numbers that a team keeps in shared memory: points and their weights, or lists.
+template <class P, class T, class Team, bool weighted>
+DDN_HD int64_t team_numbers(int64_t capacity) {
+  const int lists =
+      keeps_lists<P, weighted> ? Team::warps * Listing<T>::room(capacity, Team::warps) : 0;
+  return (weighted ? 2 : 1) * capacity + lists;
+}
+
+// A set in shared memory. Weights, or lists, lie `capacity` points further.
+template <bool weighted, class T, class Team, bool lists = false>
 __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* points,
                                       int64_t capacity, Weights& weights) {
   const Place place = args.layout.place(set);
+  Surveyor<T, /*weighted=*/false> surveyor;
   with_storage<T>(args.dtype, [&](auto zero) {
     const auto* const x = static_cast<const decltype(zero)*>(args.x) + place.first;
-    stage_numbers<Team>(x, args.layout.points, place.num_points, points);
+    const auto visit = [&](T point) {
+      if constexpr (!weighted) surveyor.add(point, One{});
+    };
+    stage_numbers<Team>(x, args.layout.points, place.num_points, points, visit,
+                        [&] { surveyor.flush(); });
   });
   if constexpr (weighted) {
     T* const staged = points + capacity;
     with_weight_storage(args.weight_dtype, [&](auto zero) {
       const auto* const given =
           static_cast<const decltype(zero)*>(args.weight) + args.weight_layout.place(set).first;
-      stage_numbers<Team>(given, args.weight_layout.points, place.num_points, staged);
+      stage_numbers<Team>(
+          given, args.weight_layout.points, place.num_points, staged, [](T) {}, [] {});
     });
     weights = survey_weights<Team, T>(place.num_points, [&](int64_t i) { return staged[i]; });
     const double inverse = 1 / weights.unit;
@@ -83,8 +115,10 @@ __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* p
       staged[i] = static_cast<T>(static_cast<double>(staged[i]) * inverse);
     }
     return WeightedConsecutive<T>{points, staged};
+  } else if constexpr (lists) {
+    return Listing<T>{{{points}, surveyor.seen()}, points + capacity};
   } else {
-    return Consecutive<T>{points};
+    return Staged<T>{{points}, surveyor.seen()};
   }
 }
 
@@ -124,13 +158,14 @@ __global__ void __launch_bounds__(block_threads, 2)
   constexpr int teams = block_threads / Team::threads;
   const int team = static_cast<int>(threadIdx.x) / Team::threads;
   const int64_t capacity = args.work.capacity;
-  T* const points = shared + team * (weighted ? 2 : 1) * capacity;
+  T* const points = shared + team * team_numbers<P, T, Team, weighted>(capacity);
   const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
   const int64_t items = args.work.items(args.forward.layout);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * teams + team; i < items; i += step) {
     const int64_t set = args.work.set(args.forward.layout, i);
     Weights weights{};
-    const auto staged = stage<weighted, T, Team>(args.forward, set, points, capacity, weights);
+    const auto staged = stage<weighted, T, Team, keeps_lists<P, weighted>>(
+        args.forward, set, points, capacity, weights);
     solve_set<P, /*global=*/false, T, Team>(args.forward, set, staged, weights);
   }
 }
@@ -152,29 +187,32 @@ __global__ void __launch_bounds__(large_threads, 1)
 template <class T, bool weighted>
 constexpr int64_t point_bytes = static_cast<int64_t>(sizeof(T)) * (weighted ? 2 : 1);
 
-// most_bytes: of shared memory, for the largest sets.
+// most_points: of a set.
 template <class P, class T, class Team, bool weighted>
-cudaError_t launch_on_chip(const LocalArgs& args, int64_t most_bytes, cudaStream_t stream) {
+cudaError_t launch_on_chip(const LocalArgs& args, int64_t most_points, cudaStream_t stream) {
   constexpr int teams = block_threads / Team::threads;
   using Kernel = void (*)(LocalArgs);
   const Kernel kernel = forward_on_chip<P, T, Team, weighted>;
+  const auto bytes = [](int64_t points) {
+    return teams * team_numbers<P, T, Team, weighted>(points) * static_cast<int64_t>(sizeof(T));
+  };
   const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most_bytes));
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes(most_points)));
   if (error != cudaSuccess) return error;
-  const int64_t bytes = teams * args.work.capacity * point_bytes<T, weighted>;
   DDN_LAUNCH(kernel, args.work.grid(args.forward.layout, teams), block_threads,
-             static_cast<size_t>(bytes), stream, args);
+             static_cast<size_t>(bytes(args.work.capacity)), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
 cudaError_t launch_warps(const LocalArgs& args, cudaStream_t stream) {
-  return launch_on_chip<P, T, Warp, weighted>(args, block_threads / warp_size * warp_bytes, stream);
+  return launch_on_chip<P, T, Warp, weighted>(args, warp_bytes / point_bytes<T, weighted>, stream);
 }
 
 template <class P, class T, bool weighted>
 cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
-  return launch_on_chip<P, T, Block<block_threads>, weighted>(args, block_bytes, stream);
+  return launch_on_chip<P, T, Block<block_threads>, weighted>(
+      args, block_bytes / point_bytes<T, weighted>, stream);
 }
 
 template <class P, class T, bool weighted>

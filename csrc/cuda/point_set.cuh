@@ -4,7 +4,8 @@
 // It depends on the number of points alone: thread r of a team of t takes the points r, r + t,
 // r + 2t, ...; it adds `run` of their terms in the precision of the terms and then those sums in
 // double precision (on the chip, sums that are wanted to some digits only in the end); the threads
-// are added by the team's reduction.
+// are added by the team's reduction. Which points are near a kink, and are added apart from the
+// others, depends on the points alone.
 #pragma once
 
 #include <type_traits>
@@ -12,6 +13,7 @@
 #include "core/args.h"
 #include "core/global.h"
 #include "core/gradient.h"
+#include "core/kinks.h"
 #include "cuda/team.cuh"
 
 namespace ddn::cuda {
@@ -33,13 +35,51 @@ struct MomentAdder {
   }
 };
 
+// In place of a CompensatedSum.
+struct PlainSum {
+  double sum = 0;
+  __device__ __forceinline__ void add(double x) { sum += x; }
+  __device__ __forceinline__ double total() const { return sum; }
+};
+
+// A thread's part of a survey.
+template <class T>
+struct Seen {
+  double sum;
+  T lo, hi;
+};
+
+// What makes it, of points one after the other.
+template <class T, bool weighted>
+struct Surveyor {
+  // Products with weights are added in double precision, for the accuracy of a weighted mean.
+  using V = std::conditional_t<weighted, double, T>;
+  V sum = 0;
+  // Doubles have digits enough for the errors of sums in single precision.
+  std::conditional_t<sizeof(V) == sizeof(double), CompensatedSum<double>, PlainSum> sums;
+  T lo = static_cast<T>(detail::infinity), hi = -static_cast<T>(detail::infinity);
+
+  template <class Weight>
+  __device__ __forceinline__ void add(T x, Weight weight) {
+    sum += static_cast<V>(x) * weight_in<V>(weight);
+    lo = smaller(x, lo);
+    hi = larger(x, hi);
+  }
+  // After every `run` of them and at the end.
+  __device__ __forceinline__ void flush() {
+    sums.add(static_cast<double>(sum));
+    sum = 0;
+  }
+  __device__ __forceinline__ Seen<T> seen() const { return {sums.total(), lo, hi}; }
+};
+
 // Points of a set by their numbers. Those that a tensor has may lie in several dims, and then the
 // places take divisions; `in_line` and `in_line_weight` read where they are known not to.
 
 // Points that lie one after the other, in shared memory.
 template <class T>
 struct Consecutive {
-  static constexpr bool weighted = false, in_place = false;
+  static constexpr bool weighted = false, in_place = false, surveyed = false, listing = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
@@ -48,10 +88,31 @@ struct Consecutive {
   __device__ __forceinline__ One in_line_weight(int64_t) const { return {}; }
 };
 
+// The same, surveyed on the way there.
+template <class T>
+struct Staged : Consecutive<T> {
+  static constexpr bool surveyed = true;
+  Seen<T> seen;
+};
+
+// The same with room for a list of points near their kinks, of each warp of the team.
+template <class T>
+struct Listing : Staged<T> {
+  static constexpr bool listing = true;
+  T* lists;
+
+  // Of one of the warps of a team: a quarter of its points, as no more lie near the kinks of most
+  // sets. A multiple of the warp's size.
+  static DDN_HD int room(int64_t points, int warps) {
+    const auto own = static_cast<int>((points + warps - 1) / warps);
+    return (own + 4 * warp_size - 1) / (4 * warp_size) * warp_size;
+  }
+};
+
 // The same with weights, in their unit.
 template <class T>
 struct WeightedConsecutive {
-  static constexpr bool weighted = true, in_place = false;
+  static constexpr bool weighted = true, in_place = false, surveyed = false, listing = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
   const T* weights;
@@ -64,7 +125,7 @@ struct WeightedConsecutive {
 // Points where the tensor has them, in global memory.
 template <class T>
 struct InPlace {
-  static constexpr bool weighted = false, in_place = true;
+  static constexpr bool weighted = false, in_place = true, surveyed = false, listing = false;
   using Index = int64_t;
   const void* x;
   DType dtype;
@@ -83,7 +144,7 @@ struct InPlace {
 
 template <class T>
 struct WeightedInPlace {
-  static constexpr bool weighted = true, in_place = true;
+  static constexpr bool weighted = true, in_place = true, surveyed = false, listing = false;
   using Index = int64_t;
   InPlace<T> points;
   InPlace<T> weights;  // not in their unit
@@ -300,11 +361,12 @@ class PointSet {
   using BinMath = Math<float>;
   static constexpr bool weighted = Points::weighted;
   using Space = Memory<T, weighted>;
+  using Index = typename Points::Index;
 
   // The weights are for weighted points, the memory for the global search.
   __device__ __forceinline__ PointSet(Points points, int64_t n, const Weights& weights,
                                       const Space* memory)
-      : points_(points), n_(n), weights_(weights), memory_(memory) {}
+      : points_(points), n_(static_cast<Index>(n)), weights_(weights), memory_(memory) {}
 
   __device__ __forceinline__ int64_t points() const { return n_; }
   __device__ __forceinline__ double total_weight() const {
@@ -517,47 +579,24 @@ class PointSet {
 
   template <class P, class V>
   __device__ __forceinline__ auto sums(double u, double alpha) const {
-    const Split<T, V> at(u);
-    const Alpha<V> a{static_cast<V>(alpha), static_cast<V>(1 / alpha),
-                     static_cast<V>(alpha * kink_distance(n_))};
-    const Residuals<P, V> residual(static_cast<V>(at.base), at.offset, a);
-    V moments[P::moments] = {};
-    double totals[P::moments] = {};
-    // Those are added up in the end alone, where a thread has no more than 64 points: on the chip.
-    const auto is_rough = [](int k) {
-      return !Points::in_place && k >= P::first_rough && k < P::first_count;
-    };
-    for_each</*branches=*/false>(
-        [&](T x, auto given) {
-          const auto weight = weight_in<V>(given);
-          if constexpr (weighted) x = weight > 0 ? x : at.base;
-          const MomentAdder<V, decltype(weight)> add{moments, weight};
-          if constexpr (P::is_smooth) {
-            P::template add_moments</*bounded=*/false>(residual(static_cast<V>(x)), a, add);
-          } else {
-            P::add_moments(residual(static_cast<V>(x)), a, add);
-          }
-        },
-        [&] {
-#pragma unroll
-          for (int k = 0; k < P::moments; ++k) {
-            if (is_rough(k)) continue;
-            totals[k] += static_cast<double>(moments[k]);
-            moments[k] = 0;
-          }
-        });
-#pragma unroll
-    for (int k = 0; k < P::moments; ++k) {
-      if (is_rough(k)) totals[k] = static_cast<double>(moments[k]);
-    }
-    Team::template reduce<Add>(totals);
-    return P::sums(totals, alpha);
+    return sums_over<P, double>(
+        u, alpha, alpha_in<V>(alpha),
+        [&](const auto& body, const auto& flush) { for_each<false>(body, flush); });
   }
 
   // Calls f with what gives the sums at any u.
   template <class P, class V, class F>
   __device__ __forceinline__ void with_sums(double alpha, const F& f) const {
-    f([&](double u) { return sums<P, V>(u, alpha); });
+    const Alpha<V> a = alpha_in<V>(alpha);
+    if constexpr (P::has_kinks && Points::listing && std::is_same_v<V, T>) {
+      f(KinkedSums<P, Lister>({*this, alpha, a}, alpha, n_, known_));
+    } else {
+      f([&](double u) {
+        return sums_over<P, double>(u, alpha, a, [&](const auto& body, const auto& flush) {
+          for_each<false>(body, flush);
+        });
+      });
+    }
   }
 
   template <class P>
@@ -578,28 +617,13 @@ class PointSet {
 
   template <bool>
   __device__ __forceinline__ Survey survey() const {
-    // Products with weights are added in double precision, for the accuracy of a weighted mean.
-    using V = std::conditional_t<weighted, double, T>;
-    V sum = 0;
-    CompensatedSum<double> sums;
-    const T infinity = static_cast<T>(detail::infinity);
-    T lo = infinity, hi = -infinity;
-    for_each(
-        [&](T x, auto weight) {
-          sum += static_cast<V>(x) * weight_in<V>(weight);
-          lo = smaller(x, lo);
-          hi = larger(x, hi);
-        },
-        [&] {
-          sums.add(static_cast<double>(sum));
-          sum = 0;
-        });
-    double total[1] = {sums.total()};
-    double ends[2] = {-static_cast<double>(lo), static_cast<double>(hi)};
+    const Seen<T> own = seen();
+    double total[1] = {own.sum};
     Team::template reduce<Add>(total);
-    Team::template reduce<Larger>(ends);
+    const auto lo = static_cast<double>(largest(-own.lo));
+    const auto hi = static_cast<double>(largest(own.hi));
     const double mean = total[0] / total_weight();
-    return {mean, -ends[0], ends[1], total_weight(), 0, 0, 0, mean};
+    return {mean, -lo, hi, total_weight(), 0, 0, 0, mean};
   }
 
   __device__ __forceinline__ Survey careful_survey() const {
@@ -656,6 +680,195 @@ class PointSet {
   }
 
  private:
+  __device__ __forceinline__ Seen<T> seen() const {
+    if constexpr (Points::surveyed) {
+      return points_.seen;
+    } else {
+      Surveyor<T, weighted> surveyor;
+      for_each([&](T x, auto weight) { surveyor.add(x, weight); }, [&] { surveyor.flush(); });
+      return surveyor.seen();
+    }
+  }
+
+  // See core/kinks.h. Each warp lists points of its own, evenly shared out among its lanes: which
+  // of them a thread has staged does not matter then. Places in a last, partial row hold points at
+  // infinity, beyond the kink on the right; they are made up for on the left.
+  struct Lister {
+    static constexpr bool bounded = true;
+
+    const PointSet& set;
+    double alpha;
+    Alpha<T> a;
+
+    __device__ __forceinline__ int room() const { return Points::room(set.n_, Team::warps); }
+    __device__ __forceinline__ T* list() const {
+      return set.points_.lists + Team::rank() / warp_size * room();
+    }
+
+    template <bool squares, bool beyond>
+    __device__ __forceinline__ KinkLook look(double u, double inner_distance,
+                                             double outer_distance) const {
+      const Split<T, T> at(u);
+      const T inner = static_cast<T>(inner_distance), outer = static_cast<T>(outer_distance);
+      T sum = 0, square = 0, inside = 0, left = 0;
+      double sums[squares ? 2 : 1] = {};
+      uint64_t near = 0;  // bits of this thread's points that are to be listed
+      const T* const x = set.points_.x + Team::rank();
+      const auto visit = [&](T point, unsigned bit, unsigned& some) {
+        const T z = residual(point, at.base, at.offset), distance = absolute(z);
+        const bool within = distance <= inner;
+        if (within) {
+          sum += z;
+          if constexpr (squares) square = added(square, z, z);
+          inside += 1;
+        }
+        if (distance <= outer && !within) some |= bit;
+        if constexpr (beyond) left += z > outer ? T(1) : T(0);
+      };
+      const auto flush = [&] {
+        sums[0] += static_cast<double>(sum);
+        if constexpr (squares) sums[1] += static_cast<double>(square);
+        sum = square = 0;
+      };
+      // From last to first, so that a row's bit has its number.
+      const int rows = (set.n_ - Team::rank() + Team::threads - 1) / Team::threads;
+      static_assert(run * 8 == 64, "bits of a thread's points on the chip");
+      int row = rows / run * run;
+      unsigned some = 0;
+      for (int k = row; k < rows; ++k) visit(x[k * Team::threads], 1u << (k - row), some);
+      flush();
+      near = some;
+      while (row > 0) {
+        row -= run;
+        some = 0;
+#pragma unroll
+        for (int k = 0; k < run; ++k) visit(x[(row + k) * Team::threads], 1u << k, some);
+        flush();
+        near = near << run | some;
+      }
+
+      const unsigned halves[2] = {static_cast<unsigned>(near), static_cast<unsigned>(near >> 32)};
+      const int listed = __popc(halves[0]) + __popc(halves[1]);
+      int last = listed;  // with the lanes before
+#pragma unroll
+      for (int distance = 1; distance < warp_size; distance *= 2) {
+        const int before = __shfl_up_sync(full_mask, last, distance);
+        if (lane() >= distance) last += before;
+      }
+      const int size = __shfl_sync(full_mask, last, warp_size - 1);
+      const int pads = -size & (warp_size - 1);
+      if (size <= room()) {
+        __syncwarp();  // for those who may still read an earlier list
+        T* to = list() + last - listed;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          for (unsigned bits = halves[half]; bits != 0; bits &= bits - 1) {
+            const int k = 32 * half + __ffs(static_cast<int>(bits)) - 1;
+            *to++ = x[k * Team::threads];
+          }
+        }
+        if (lane() < pads) list()[size + lane()] = static_cast<T>(detail::infinity);
+        __syncwarp();
+      }
+      const bool leads = lane() == 0;
+      int numbers[] = {static_cast<int>(inside), listed, static_cast<int>(left), leads ? pads : 0,
+                       leads && size > room()};
+      Team::template reduce<Add>(sums);
+      Team::sum(numbers);
+      const int right = set.n_ - numbers[0] - numbers[1] - numbers[2];
+      const Settled others{static_cast<double>(numbers[0]), sums[0], squares ? sums[1] : 0,
+                           static_cast<double>(numbers[2] - right + numbers[3])};
+      const int rows_listed = (size + pads) / warp_size;
+      return {u, 0, others, rows_listed, squares, beyond, numbers[4] == 0};
+    }
+
+    template <class P>
+    __device__ __forceinline__ Sums listed(double u, const KinkLook& known) const {
+      // In the precision of the terms: there are few, and what they may err by is that of the rest.
+      return set.template sums_over<P, T>(u, alpha, a, [&](const auto& body, const auto& flush) {
+        constexpr int some = 4;
+        const T* x = list() + lane();
+        int rows = known.size;
+#pragma unroll 1
+        for (; rows >= some; rows -= some, x += some * warp_size) {
+#pragma unroll
+          for (int k = 0; k < some; ++k) body(x[k * warp_size], One{});
+        }
+#pragma unroll 1
+        for (; rows > 0; --rows, x += warp_size) body(*x, One{});
+        flush();
+      });
+    }
+    template <class P>
+    __device__ __forceinline__ Sums all(double u) const {
+      return set.template sums_over<P, double>(
+          u, alpha, a,
+          [&](const auto& body, const auto& flush) { set.template for_each<false>(body, flush); });
+    }
+  };
+
+  template <class V>
+  __device__ __forceinline__ Alpha<V> alpha_in(double alpha) const {
+    return {static_cast<V>(alpha), static_cast<V>(1 / alpha),
+            static_cast<V>(alpha * kink_distance(n_))};
+  }
+
+  // Total: in which runs and threads are added. for_each: as below, of the points that are wanted.
+  template <class P, class Total, class V, class ForEach>
+  __device__ __forceinline__ auto sums_over(double u, double alpha, const Alpha<V>& a,
+                                            const ForEach& for_each) const {
+    // A thread has no more than 64 points on the chip: their number is exact in any precision.
+    constexpr bool counts = !weighted && !Points::in_place;
+    const Split<T, V> at(u);
+    const Residuals<P, V> residual(static_cast<V>(at.base), at.offset, a);
+    V moments[P::moments] = {};
+    // Those are added up in the end alone, on the chip.
+    const auto is_rough = [](int k) {
+      return !Points::in_place && k >= P::first_rough && (counts || k < P::first_count);
+    };
+    Total totals[P::moments] = {};
+    for_each(
+        [&](T x, auto given) {
+          const auto weight = weight_in<V>(given);
+          if constexpr (weighted) x = weight > 0 ? x : at.base;  // it adds nothing
+          const MomentAdder<V, decltype(weight)> add{moments, weight};
+          if constexpr (P::is_smooth) {
+            P::template add_moments</*bounded=*/false>(residual(static_cast<V>(x)), a, add);
+          } else {
+            P::add_moments(residual(static_cast<V>(x)), a, add);
+          }
+        },
+        [&] {
+#pragma unroll
+          for (int k = 0; k < P::moments; ++k) {
+            if (is_rough(k)) continue;
+            totals[k] += static_cast<Total>(moments[k]);
+            moments[k] = 0;
+          }
+        });
+    constexpr int first_number = counts ? P::first_count : P::moments;
+    constexpr int last_numbers = P::moments - first_number;
+    Total sums[first_number];
+    int numbers[last_numbers > 0 ? last_numbers : 1];
+#pragma unroll
+    for (int k = 0; k < first_number; ++k) {
+      sums[k] = is_rough(k) ? static_cast<Total>(moments[k]) : totals[k];
+    }
+#pragma unroll
+    for (int k = 0; k < last_numbers; ++k) {
+      numbers[k] = static_cast<int>(moments[first_number + k]);
+    }
+    Team::template reduce<Add>(sums);
+    if constexpr (last_numbers > 0) Team::sum(numbers);
+    double all[P::moments];
+#pragma unroll
+    for (int k = 0; k < P::moments; ++k) {
+      all[k] = k < first_number ? static_cast<double>(sums[k])
+                                : static_cast<double>(numbers[k - first_number]);
+    }
+    return P::sums(all, alpha);
+  }
+
   // Calls body(point, weight) for this thread's points, and flush after every `run` of them and at
   // the end. A weight is a T, or One; points of zero weight are passed over, or left to the body,
   // which then has no branch.
@@ -667,7 +880,7 @@ class PointSet {
       }
       body(x, weight);
     };
-    int64_t i = Team::rank();
+    Index i = Team::rank();
     if constexpr (Points::in_place) {
       if (!points_.lies_in_line()) {
         // The divisions take longest: nothing is gained by several at a time.
@@ -680,7 +893,7 @@ class PointSet {
         return;
       }
     }
-    const auto visit_in_line = [&](int64_t k) {
+    const auto visit_in_line = [&](Index k) {
       visit(points_.in_line(k), points_.in_line_weight(k));
     };
     for (; i + (run - 1) * Team::threads < n_; i += run * Team::threads) {
@@ -708,9 +921,10 @@ class PointSet {
   static constexpr int sharers = warp_size / least_block;
 
   Points points_;
-  int64_t n_;
+  Index n_;
   Weights weights_;
   const Space* memory_;
+  mutable KinkLook known_;  // its list is in the points' room
 };
 
 }  // namespace ddn::cuda

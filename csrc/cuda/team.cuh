@@ -11,7 +11,10 @@ constexpr int warp_size = 32;
 constexpr unsigned full_mask = 0xffffffffu;
 
 struct Add {
-  static __device__ __forceinline__ double combine(double a, double b) { return a + b; }
+  template <class V>
+  static __device__ __forceinline__ V combine(V a, V b) {
+    return a + b;
+  }
 };
 struct Larger {
   static __device__ __forceinline__ double combine(double a, double b) { return larger(a, b); }
@@ -19,8 +22,8 @@ struct Larger {
 
 // A butterfly: both partners of an exchange combine the same two numbers, and the operations are
 // commutative to the last bit.
-template <class Op, int count>
-__device__ __forceinline__ void reduce_warp(double (&values)[count]) {
+template <class Op, class V, int count>
+__device__ __forceinline__ void reduce_warp(V (&values)[count]) {
 #pragma unroll
   for (int distance = warp_size / 2; distance > 0; distance /= 2) {
 #pragma unroll
@@ -48,13 +51,22 @@ __device__ __forceinline__ int lane() { return threadIdx.x % warp_size; }
 
 struct Warp {
   static constexpr int threads = warp_size;
+  static constexpr int warps = 1;
 
   static __device__ __forceinline__ int rank() { return threadIdx.x % warp_size; }
 
-  template <class Op, int count>
-  static __device__ __forceinline__ void reduce(double (&values)[count]) {
+  template <class Op, class V, int count>
+  static __device__ __forceinline__ void reduce(V (&values)[count]) {
     reduce_warp<Op>(values);
   }
+
+  template <int count>
+  static __device__ __forceinline__ void sum(int (&values)[count]) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) values[k] = __reduce_add_sync(full_mask, values[k]);
+  }
+
+  static __device__ __forceinline__ float largest(float x) { return largest_in_warp(x); }
 };
 
 template <int block_threads>
@@ -64,9 +76,9 @@ struct Block {
 
   static __device__ __forceinline__ int rank() { return threadIdx.x; }
 
-  template <class Op, int count>
-  static __device__ __forceinline__ void reduce(double (&values)[count]) {
-    __shared__ double parts[warps * count];
+  template <class Op, class V, int count>
+  static __device__ __forceinline__ void reduce(V (&values)[count]) {
+    __shared__ V parts[warps * count];
     reduce_warp<Op>(values);
     __syncthreads();  // the readers of an earlier reduction have left `parts`
     if (threadIdx.x % warp_size == 0) {
@@ -78,6 +90,25 @@ struct Block {
     for (int k = 0; k < count; ++k) {
       values[k] = parts[k];
       for (int w = 1; w < warps; ++w) values[k] = Op::combine(values[k], parts[w * count + k]);
+    }
+  }
+
+  template <int count>
+  static __device__ __forceinline__ void sum(int (&values)[count]) {
+    __shared__ int parts[warps * count];
+#pragma unroll
+    for (int k = 0; k < count; ++k) values[k] = __reduce_add_sync(full_mask, values[k]);
+    __syncthreads();  // likewise
+    if (lane() == 0) {
+#pragma unroll
+      for (int k = 0; k < count; ++k) parts[threadIdx.x / warp_size * count + k] = values[k];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      values[k] = parts[k];
+#pragma unroll 1  // all loads together would crowd the registers
+      for (int w = 1; w < warps; ++w) values[k] += parts[w * count + k];
     }
   }
 

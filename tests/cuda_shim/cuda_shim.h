@@ -160,10 +160,13 @@ inline unsigned ballot(const Site& site, unsigned mask, bool value) {
 // Over the lanes of the mask.
 template <class Combine>
 int reduce(const Site& site, unsigned mask, int value, const Combine& combine) {
-  int all = value;
+  int all = 0;
+  bool first = true;
   for (int i = 0; i < warpSize; ++i) {
     if ((mask >> i & 1) == 0) continue;
-    all = combine(all, shuffle(site, Shuffle::index, mask, value, i, warpSize));
+    const int other = shuffle(site, Shuffle::index, mask, value, i, warpSize);
+    all = first ? other : combine(all, other);
+    first = false;
   }
   return all;
 }
@@ -219,6 +222,10 @@ inline int __all_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
   return cuda_shim::ballot({"__all_sync", file, line}, mask, value == 0) == 0;
 }
 
+inline int __reduce_add_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::reduce({"__reduce_add_sync", file, line}, mask, value,
+                           [](int a, int b) { return a + b; });
+}
 inline int __reduce_max_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
   return cuda_shim::reduce({"__reduce_max_sync", file, line}, mask, value,
                            [](int a, int b) { return a > b ? a : b; });

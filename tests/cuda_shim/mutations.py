@@ -24,6 +24,7 @@ REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
 MUTATIONS = (
     Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
     Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
+    Mutation("barrier before numbers of points are read", "cuda/team.cuh", BARRIER, "", 3),
     Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
     Mutation(
         "tail of a sum",
@@ -48,9 +49,9 @@ MUTATIONS = (
     *(
         Mutation(name, "cuda/team.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
-            (3, "barrier before sums over threads are read"),
-            (4, "barrier before the largest of warps is written"),
-            (5, "barrier before the largest of warps is read"),
+            (5, "barrier before sums over threads are read"),
+            (6, "barrier before the largest of warps is written"),
+            (7, "barrier before the largest of warps is read"),
         )
     ),
     *(
@@ -61,6 +62,7 @@ MUTATIONS = (
             (3, "barrier after the bounds on blocks"),
         )
     ),
+    Mutation("places past the end of a list", "cuda/point_set.cuh", r" \+ numbers\[3\]", ""),
     Mutation("tail of staging", "cuda/forward.cuh", r"for \(; i < n;", "for (; i + 1 < n;"),
     Mutation(
         "tail of the gradient", "cuda/backward.cu", r"\|\| i < n", "|| i <= n", 0, "backward.cu"

@@ -44,6 +44,7 @@ __global__ void reductions(double* out) {
   out[i] = __reduce_max_sync(full, i == 9 ? 40 : -i);
   const unsigned half = i < 16 ? 0xffffu : 0xffff0000u;
   out[32 + i] = __reduce_min_sync(half, 100 - i);
+  out[64 + i] = __reduce_add_sync(half, i);
 }
 
 // Lanes that have returned are not waited for.
