@@ -33,17 +33,22 @@ MUTATIONS = (
         r"i + 1 < n_; \1",
     ),
     *(
-        Mutation(name, "cuda/point_set.cuh", BARRIER, "", nth, "global_float32.cu")
+        Mutation(name, "cuda/memory.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
             (0, "barrier in a sort, after the steps of warps"),
             (1, "barrier in a sort, after the mirrored step"),
             (2, "barrier in a sort, after the other steps"),
-            (3, "barrier of the grid's bounds"),
-            (4, "barrier between clearing the bins and counting"),
-            (5, "barrier between counting and the sums"),
-            (6, "barrier after the bins"),
-            (7, "barrier after a list"),
-            (9, "barrier after a list is cleared"),
+        )
+    ),
+    *(
+        Mutation(name, "cuda/point_set.cuh", BARRIER, "", nth, "global_float32.cu")
+        for nth, name in (
+            (0, "barrier of the grid's bounds"),
+            (1, "barrier between clearing the bins and counting"),
+            (2, "barrier between counting and the sums"),
+            (3, "barrier after the bins"),
+            (4, "barrier after a list"),
+            (6, "barrier after a list is cleared"),
         )
     ),
     *(
