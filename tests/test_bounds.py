@@ -89,7 +89,7 @@ void print() {
     for (double t = -0.25; t <= 0.25; t += 0.03125) {
       double m[16] = {};
       add.m = m;
-      P::add_moments(z * 0.5, ddn::Alpha<double>{0.5, 2.0}, add);
+      P::template add_moments<BOUNDED>(z, ddn::Alpha<double>{0.5, 2.0}, add);
       const auto sums = P::sums(m, 0.5);
       const ddn::SlopeSeries<P> series(sums, 2.0);
       std::printf("%.17g %.17g %.17g %.17g %.17g %.17g\\n", z, t, series.value(t),
@@ -101,10 +101,11 @@ int main() { print<ddn::PENALTY>(); }
 """
 
 
+@pytest.mark.parametrize("bounded", ["true", "false"])
 @pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch", "WelschFar"])
-def test_the_series_of_a_slope(penalty, tmp_path):
+def test_the_series_of_a_slope(penalty, bounded, tmp_path):
     source = tmp_path / "series.cpp"
-    source.write_text(SERIES_OF_SLOPES.replace("PENALTY", penalty))
+    source.write_text(SERIES_OF_SLOPES.replace("PENALTY", penalty).replace("BOUNDED", bounded))
     program, compiler = tmp_path / "series", os.environ.get("CXX", "c++")
     subprocess.run(
         [compiler, "-std=c++20", "-O1", f"-I{CORE.parent}", source, "-o", program], check=True
