@@ -64,8 +64,8 @@ DDN_HD double kink_distance(int64_t points) {
   return distance < 1e-5 ? 1e-5 : (distance < 2e-3 ? distance : 2e-3);
 }
 
-// No power of it that is needed overflows, in either precision.
-constexpr double most_bounded = 1e15;
+// No product of its powers with an exponential at its limit is anything.
+constexpr double most_bounded = 1e3;
 
 template <class V>
 struct Terms {
