@@ -16,7 +16,7 @@
 //
 // Note: [The bound on the passes]
 // After `free_passes` every trial is the middle of the bracket counted in representable doubles,
-// of which each such pass discards half: at most free_passes + 64 passes for any finite input.
+// of which each such pass discards half: at most free_passes + 64 passes of one descent.
 #pragma once
 
 #include "core/penalties.h"

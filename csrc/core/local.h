@@ -100,15 +100,21 @@ DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& b
 }
 
 // Where a convex descent may begin: a step from `start`, for which some digits of a smooth
-// penalty's sums are enough.
+// penalty's sums are enough. So they are for the side on which the minimiser lies, unless it is
+// near.
 template <class P, class Set>
-DDN_HD double first_step(const Set& set, double start, const Bounds& bounds, const Problem& problem,
+DDN_HD double first_step(const Set& set, double start, const Problem& problem, Bounds& bounds,
                          int64_t& passes_left) {
   if constexpr (P::is_smooth) {
-    if (passes_left == 0) return start;
+    using Real = typename Set::Real;
+    if (passes_left == 0 || passes_left == 1) return start;  // its end is not looked at here
     --passes_left;
-    auto descent = make_descent<P, typename Set::Real>(set, start, bounds, problem);
-    descent.update(set.template sums<typename P::Rough, typename Set::Real>(start, problem.alpha));
+    auto descent = make_descent<P, Real>(set, start, bounds, problem);
+    const Sums rough = set.template sums<typename P::Rough, Real>(start, problem.alpha);
+    descent.update(rough);
+    const double doubt = 0x1p-12 * set.total_weight() * problem.alpha;
+    if (rough.slope > doubt) bounds.hi = start;
+    if (rough.slope < -doubt) bounds.lo = start;
     return descent.point();
   } else {
     return start;

@@ -114,7 +114,9 @@ DDN_HD V residual(V x, V base, V offset) {
   return (base - x) + offset;
 }
 
-// What a penalty is given of a point: z = u - x, or t = z / alpha where it is smooth.
+// What a penalty is given of a point: z = u - x, or t = z / alpha where it is smooth. (Where all z
+// are so small beside alpha that t is subnormal, below 1e-38 in single precision, slopes lose
+// digits: far below the accuracy of an answer, which is in units of alpha.)
 template <class P, class V>
 class Residuals {
  public:

@@ -109,8 +109,9 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     const double middle = larger(smaller(survey.middle, survey.hi), survey.lo);
     detail::Iterate it;
     if constexpr (P::convex) {
-      const double near = detail::first_step<P>(set, middle, bounds, problem, passes_left);
-      it = detail::descend_to_accuracy<P>(set, near, bounds, problem, passes_left);
+      detail::Bounds within = bounds;
+      const double near = detail::first_step<P>(set, middle, problem, within, passes_left);
+      it = detail::descend_to_accuracy<P>(set, near, within, problem, passes_left);
       if constexpr (P::has_flats) {
         if (detail::find_flat(set, bounds.range, problem, it)) {
           solution = fixed(it.u, 0, Status::flat);
