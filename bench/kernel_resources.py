@@ -189,7 +189,7 @@ def print_table(
             name = short_name(kernel.name)
             short = condensed and not kernel.is_called
             rows.setdefault((kernel.arch, template(name) if short else name), []).append(kernel)
-    columns = "{:8}{:>9}{:>7}{:>8}{:>11}{:>7}{:>4}  {}"
+    columns = "{:8}{:>9}{:>7}{:>11}{:>11}{:>9}{:>4}  {}"
     head = ("regs", "warps", "shared", "stack", "spill", "of")
     print(columns.format("arch", *head, "kernel"))
     passed = True
@@ -199,7 +199,7 @@ def print_table(
         for good, remark in dict.fromkeys(verdict(k, accepted) for k in of):
             passed &= good
             if remark:
-                print(f"{'':56}^ {remark}")
+                print(f"{'':61}^ {remark}")
     return passed
 
 
