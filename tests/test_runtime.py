@@ -425,21 +425,35 @@ def test_more_than_2_to_the_31_numbers(pool, device):
     assert torch.equal(y, value.expand(3, 2**16))
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", [(4096, 512), (2, 2**19)])
-def test_sets_and_chunks_are_shared_among_the_threads(shape, threads):
-    """By the time that this thread works for the process: no matter how busy the cores are."""
+def test_sets_and_chunks_are_shared_among_the_threads(shape):
+    """By the time for which other threads work, in units of what one thread needs for everything.
+
+    The calling thread's own time says nothing on a busy machine: it includes waiting for the rest.
+    """
     if "OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("torch has no OpenMP")
     x = torch.randn(shape, dtype=torch.float64)
-    before = torch.get_num_threads()
-    try:
+
+    def seconds_of_work(threads):
         torch.set_num_threads(threads)
         ddn_cuda.robust_pool(x, "pseudo_huber")  # threads are there
         own, all_threads = time.thread_time(), time.process_time()
         for _ in range(5):
             ddn_cuda.robust_pool(x, "pseudo_huber")
-        share = (time.thread_time() - own) / (time.process_time() - all_threads)
+        own = time.thread_time() - own
+        return own, time.process_time() - all_threads - own
+
+    before = torch.get_num_threads()
+    shares = []
+    try:
+        for _ in range(20):  # where a core is taken, whoever comes first takes what there is to do
+            alone, others_of_one = seconds_of_work(1)
+            assert others_of_one < 0.1 * alone
+            _, others = seconds_of_work(2)
+            shares.append(others / alone)
+            if shares[-1] > 0.25:
+                break
     finally:
         torch.set_num_threads(before)
-    assert share > 0.9 if threads == 1 else share < 0.75
+    assert max(shares) > 0.25, shares

@@ -24,10 +24,10 @@
 //   float   largest(float x)               likewise
 //   void    sum(values)                    of their numbers, for each of an array; likewise
 //   void    sum_before(values)             of those of threads of smaller rank; likewise
-//   int     group(), groups()              the thread's own among groups, which take blocks of
-//   cells bool    leads_group()                  whether it writes what is of its group float
-//   group_largest(x)               of the group's numbers int     place(), places()              of
-//   the thread's own cell, or vector of cells, among those
+//   int     group(), groups()              of a thread; groups take blocks of cells
+//   bool    leads_group()                  whether it writes what is of its group
+//   float   group_largest(x)               of the group's numbers
+//   int     place(), places()              of a thread's cell, or vector of cells, among those
 //                                          that a group takes at a time
 //   Share   share()                        of the thread in a sum over bins (core/bins.h), and
 //   V       shared_sum(x)                  of the shares
