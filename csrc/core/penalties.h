@@ -74,13 +74,15 @@ struct Terms {
   V twist;  // of the smooth penalties; no term is larger than their most_twist
 };
 
-// Sums over a set at one point u.
-struct Sums {
-  double slope = 0;
-  double curvature = 0;
-  double depth = 0;  // of the non-convex penalties; for Huber, see there
-  double twist = 0;  // of the smooth penalties
+// Sums over a set at one point u. V: double, or a SIMD vector with those of a set in each lane.
+template <class V>
+struct SumsIn {
+  V slope{};
+  V curvature{};
+  V depth{};  // of the non-convex penalties; for Huber, see there
+  V twist{};  // of the smooth penalties
 };
+using Sums = SumsIn<double>;
 // Of those whose `degree` is above two, with the Taylor coefficients from the third on.
 struct SeriesSums : Sums {
   double higher[4];
@@ -112,7 +114,10 @@ struct Quadratic {
     add(0, z, One{});
     add.count(1, Math<V>::splat(0), Math<V>::splat(0));
   }
-  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[1], 0, 0}; }
+  template <class V>
+  static DDN_HD SumsIn<V> sums(const V* m, V) {
+    return {m[0], m[1]};
+  }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {
     return Math<V>::splat(0);
@@ -162,8 +167,9 @@ struct PseudoHuber {
     add(1, cube, One{});
     add(2, t * square, cube);
   }
-  static DDN_HD Sums sums(const double* m, double alpha) {
-    return {m[0] * alpha, m[1], 0, -3 * m[2]};
+  template <class V>
+  static DDN_HD SumsIn<V> sums(const V* m, V alpha) {
+    return {m[0] * alpha, m[1], V{}, -3.0 * m[2]};
   }
   template <class V>
   static DDN_HD V by_alpha(V t, const Alpha<V>&) {
@@ -213,7 +219,10 @@ struct Huber {
     add.count(1, distance, a.alpha);
     add.count(2, absolute(distance - a.alpha), a.kink);
   }
-  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[1], m[2], 0}; }
+  template <class V>
+  static DDN_HD SumsIn<V> sums(const V* m, V) {
+    return {m[0], m[1], m[2]};
+  }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
     return {s.sum + s.inside * shift + s.beyond * alpha, s.inside, 0, 0};
   }
@@ -281,8 +290,9 @@ struct Welsch {
     add(2, Math<V>::fma(-square, e, e), One{});  // as in `terms`, so that gradients sum to one
     add(3, square * e, t);
   }
-  static DDN_HD Sums sums(const double* m, double alpha) {
-    return {m[0] * alpha, m[2], m[1], m[3] - 3 * m[0]};
+  template <class V>
+  static DDN_HD SumsIn<V> sums(const V* m, V alpha) {
+    return {m[0] * alpha, m[2], m[1], m[3] - 3.0 * m[0]};
   }
   template <class V>
   static DDN_HD V by_alpha(V t, const Alpha<V>&) {
@@ -372,7 +382,10 @@ struct TruncatedQuadratic {
     add(1, t, t);
     add.count(2, distance, a.alpha);
   }
-  static DDN_HD Sums sums(const double* m, double) { return {m[0], m[2], m[2] - m[1], 0}; }
+  template <class V>
+  static DDN_HD SumsIn<V> sums(const V* m, V) {
+    return {m[0], m[2], m[2] - m[1]};
+  }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
     const double squares = s.squares + shift * (2 * s.sum + s.inside * shift), inverse = 1 / alpha;
     return {s.sum + s.inside * shift, s.inside, s.inside - squares * inverse * inverse, 0};
@@ -391,7 +404,7 @@ struct TruncatedQuadratic {
 
 // What P::sums returns.
 template <class P>
-using SumsOf = decltype(P::sums(nullptr, 0.0));
+using SumsOf = decltype(P::sums(static_cast<const double*>(nullptr), 0.0));
 
 template <class... P>
 struct TypeList {

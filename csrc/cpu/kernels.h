@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/second_order.h"
+#include "cpu/pack.h"
 #include "cpu/point_set.h"
 
 namespace ddn {
@@ -52,30 +53,67 @@ void scatter(const T* buffer, S* x, const Dims& points) {
   });
 }
 
+// The same of sets whose points lie side by side in memory, as many as a vector has lanes at most:
+// to and from one row of a buffer each.
+template <class S, class T>
+void gather_rows(const S* x, int64_t stride, int64_t n, int sets, T* rows) {
+  constexpr int lanes = VectorOf<T>::lanes;
+  for (int64_t j = 0; j < n; j += lanes) {
+    const int count = static_cast<int>(std::min<int64_t>(lanes, n - j));
+    Vector<T> tile[lanes] = {};
+    for (int k = 0; k < count; ++k) {
+      const S* const points = x + (j + k) * stride;
+      if constexpr (std::is_same_v<S, T>) {
+        tile[k] = load_up_to<T>(points, sets);
+      } else {
+        T here[lanes] = {};
+        for (int i = 0; i < sets; ++i) here[i] = static_cast<T>(to_real(points[i]));
+        tile[k] = load<T>(here);
+      }
+    }
+    transpose<T>(tile);
+    for (int i = 0; i < sets; ++i) store_up_to<T>(rows + i * n + j, tile[i], count);
+  }
+}
+template <class S, class T>
+void scatter_rows(const T* rows, int64_t stride, int64_t n, int sets, S* x) {
+  constexpr int lanes = VectorOf<T>::lanes;
+  for (int64_t j = 0; j < n; j += lanes) {
+    const int count = static_cast<int>(std::min<int64_t>(lanes, n - j));
+    Vector<T> tile[lanes] = {};
+    for (int i = 0; i < sets; ++i) tile[i] = load_up_to<T>(rows + i * n + j, count);
+    transpose<T>(tile);
+    for (int k = 0; k < count; ++k) {
+      S* const points = x + (j + k) * stride;
+      if constexpr (std::is_same_v<S, T>) {
+        store_up_to<T>(points, tile[k], sets);
+      } else {
+        for (int i = 0; i < sets; ++i) points[i] = bounded_from_real<S>(tile[k][i]);
+      }
+    }
+  }
+}
+
 // The dtype of the arithmetic, and of what belongs to alpha.
 template <class T>
 constexpr DType real_dtype = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
 
 // The numbers of one set after another in one stretch, as type T: where they lie if they lie so,
-// else in a buffer. A null tensor has none.
+// else in a buffer, to which sets that lie side by side are brought together. The sets are asked
+// for in order and up to `end`. A null tensor has none.
 template <class T>
 class Staged {
  public:
-  Staged(const void* tensor, DType dtype, const SetLayout& layout)
+  Staged(const void* tensor, DType dtype, const SetLayout& layout, int64_t end)
       : tensor_(const_cast<void*>(tensor)),
         dtype_(dtype),
         layout_(layout),
+        end_(end),
         in_place_(layout.contiguous_points() && dtype == real_dtype<T>) {}
-  Staged(const PointArray& array, DType dtype) : Staged(array.data, dtype, array.layout) {}
+  Staged(const PointArray& array, DType dtype, int64_t end)
+      : Staged(array.data, dtype, array.layout, end) {}
 
-  // Room for the set, for write() to put back.
-  T* room(int64_t set) {
-    if (tensor_ == nullptr) return nullptr;
-    const Place place = layout_.place(set);
-    if (in_place_) return static_cast<T*>(tensor_) + place.first;
-    buffer_.resize(static_cast<size_t>(place.num_points));
-    return buffer_.data();
-  }
+  bool in_place() const { return in_place_; }
   // How far the next set's points lie from those of this set of n; zero where there is none, they
   // are not read in place, or so few that the processor has fetched them by itself.
   int64_t ahead(int64_t set, int64_t n) const {
@@ -83,37 +121,74 @@ class Staged {
     if (n < few || !in_place_ || set + 1 >= layout_.num_sets) return 0;
     return layout_.place(set + 1).first - layout_.place(set).first;
   }
+
+  // Room for the set, for write() to put back.
+  T* room(int64_t set) {
+    if (tensor_ == nullptr) return nullptr;
+    if (in_place_) return static_cast<T*>(tensor_) + layout_.place(set).first;
+    if (set >= past_) begin_group(set);
+    return row(set);
+  }
   const T* read(int64_t set) {
+    const bool is_new = set >= past_;
     T* const numbers = room(set);
-    if (tensor_ != nullptr && !in_place_) {
-      const Place place = layout_.place(set);
+    if (tensor_ != nullptr && !in_place_ && is_new) {
       with_weight_storage(dtype_, [&](auto zero) {
         using S = decltype(zero);
-        gather(static_cast<const S*>(tensor_) + place.first, dims(place), numbers);
+        const S* const x = static_cast<const S*>(tensor_) + place_.first;
+        if (past_ - first_ == 1) {
+          gather(x, dims(), numbers);
+        } else {
+          gather_rows(x, layout_.points.stride[0], place_.num_points,
+                      static_cast<int>(past_ - first_), numbers);
+        }
       });
     }
     return numbers;
   }
   void write(int64_t set) {
-    if (tensor_ == nullptr || in_place_) return;
-    const Place place = layout_.place(set);
+    if (tensor_ == nullptr || in_place_ || set + 1 < past_) return;
     with_storage<T>(dtype_, [&](auto zero) {
       using S = decltype(zero);
-      scatter(buffer_.data(), static_cast<S*>(tensor_) + place.first, dims(place));
+      S* const x = static_cast<S*>(tensor_) + place_.first;
+      if (past_ - first_ == 1) {
+        scatter(buffer_.data(), x, dims());
+      } else {
+        scatter_rows(buffer_.data(), layout_.points.stride[0], place_.num_points,
+                     static_cast<int>(past_ - first_), x);
+      }
     });
   }
 
  private:
-  Dims dims(const Place& place) const {
+  T* row(int64_t set) { return buffer_.data() + (set - first_) * place_.num_points; }
+  Dims dims() const {
     Dims points = layout_.points;
-    if (layout_.ptr != nullptr) points.size[0] = place.num_points;
+    if (layout_.ptr != nullptr) points.size[0] = place_.num_points;
     return points;
+  }
+  void begin_group(int64_t set) {
+    constexpr int64_t most_points = 1 << 12;  // of a set, for a group to stay in the caches
+    const Dims& sets = layout_.sets;
+    int64_t count = 1;
+    place_ = layout_.place(set);
+    if (layout_.points.rank == 1 && sets.rank > 0 && sets.stride[sets.rank - 1] == 1 &&
+        place_.num_points <= most_points) {
+      const int64_t row = sets.size[sets.rank - 1], left = row - set % row;
+      count = std::min<int64_t>({VectorOf<T>::lanes, left, end_ - set});
+    }
+    first_ = set;
+    past_ = set + count;
+    buffer_.resize(static_cast<size_t>(count * place_.num_points));
   }
 
   void* tensor_;
   DType dtype_;
   const SetLayout& layout_;
+  int64_t end_;
   bool in_place_;
+  int64_t first_ = 0, past_ = 0;  // the sets in the buffer
+  Place place_{};                 // of the first of them
   std::vector<T> buffer_;
 };
 
@@ -157,6 +232,11 @@ class WeightedPoints {
     if (!valid) total_ = __builtin_nan("");
   }
 
+  // The points, where all weights are equal: then they are the unit, and can be left out.
+  const T* equal_points() const { return equal_ ? points_.data() : nullptr; }
+  int64_t kept() const { return kept_; }
+  double unit() const { return unit_; }
+
   // Calls f with the set. One whose weights are equal is solved as if it had none: a mask gives the
   // same bits as the points that it leaves.
   template <class F>
@@ -180,23 +260,47 @@ class WeightedPoints {
 template <class P, bool global, class T>
 void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
                   const cpu::ParallelFor* parallel_for) {
-  Staged<T> x(args.x, args.dtype, args.layout);
-  Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout);
+  Staged<T> x(args.x, args.dtype, args.layout, end);
+  Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout, end);
   WeightedPoints<T> weighted;
   Workspace<T> workspace(global);
+  Pack<T> pack;
+  constexpr bool can_pack = Pack<T>::template takes<P, global>(2);
+  const auto solve_alone = [&](int64_t i, const T* points, int64_t n, double unit, int64_t ahead) {
+    const PointSet<T> set({points, nullptr, n, ahead}, static_cast<double>(n), unit, parallel_for,
+                          &workspace);
+    solve_and_write<P, global>(args, i, set);
+  };
+  const auto solve_pack = [&] {
+    if constexpr (can_pack) {
+      pack.template solve<P, global>(args, [&](int64_t i, const T* points, int64_t n, double unit) {
+        solve_alone(i, points, n, unit, 0);
+      });
+    }
+  };
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t n = args.layout.place(i).num_points;
-    const T* const points = x.read(i);
+    int64_t n = args.layout.place(i).num_points;
+    const T* points = x.read(i);
+    double unit = 1;
+    bool stays = x.in_place();
     if (args.weight != nullptr) {
       weighted.read(points, weight.read(i), n);
+      points = weighted.equal_points();
+      n = weighted.kept();
+      unit = weighted.unit();
+      stays = false;
+    }
+    if (points == nullptr) {
       weighted.visit(parallel_for, &workspace,
                      [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
+    } else if (pack.template takes<P, global>(n)) {
+      pack.add(i, points, n, unit, static_cast<double>(set_alpha<T>(args, i)), stays);
+      if (pack.is_full()) solve_pack();
     } else {
-      const PointSet<T> set({points, nullptr, n, x.ahead(i, n)}, static_cast<double>(n), 1,
-                            parallel_for, &workspace);
-      solve_and_write<P, global>(args, i, set);
+      solve_alone(i, points, n, unit, stays ? x.ahead(i, n) : 0);
     }
   }
+  solve_pack();
 }
 
 // The points of a set with what moves them, as core/second_order.h sums over them.
@@ -318,12 +422,12 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
 
 template <class P, class T>
 void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
-  Staged<T> x(args.x, args.dtype, args.layout);
-  Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout);
-  Staged<T> x_tangent(args.tangent_x, args.dtype);
-  Staged<T> weight_tangent(args.tangent_weight, real_dtype<T>);
-  Staged<T> grad_x(args.grad_x, args.dtype);
-  Staged<T> grad_weight(args.grad_weight, real_dtype<T>);
+  Staged<T> x(args.x, args.dtype, args.layout, end);
+  Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout, end);
+  Staged<T> x_tangent(args.tangent_x, args.dtype, end);
+  Staged<T> weight_tangent(args.tangent_weight, real_dtype<T>, end);
+  Staged<T> grad_x(args.grad_x, args.dtype, end);
+  Staged<T> grad_weight(args.grad_weight, real_dtype<T>, end);
   const bool past_caches = exceeds_caches(
       args.grad_x.data != nullptr ? args.grad_x.layout : args.grad_weight.layout, args.dtype);
   for (int64_t i = begin; i < end; ++i) {

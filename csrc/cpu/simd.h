@@ -244,6 +244,59 @@ DDN_HD int store_selected(T* p, Vector<T> x, Selection<T> some) {
 #endif
 }
 
+// Signed integers of the size of a T, and a vector of as many of them as of a T.
+template <class T>
+using Integer = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+template <class T>
+using Integers = typename LanesOf<Integer<T>, T>::type;
+
+// In each lane the number of memory with that index.
+template <class T>
+DDN_HD Vector<T> gathered(const T* p, Integers<T> index) {
+#if DDN_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vector<T>>(
+        _mm512_i32gather_ps(reinterpret_cast<__m512i>(index), p, sizeof(T)));
+  } else {
+    return reinterpret_cast<Vector<T>>(
+        _mm512_i64gather_pd(reinterpret_cast<__m512i>(index), p, sizeof(T)));
+  }
+#elif DDN_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) {
+    return reinterpret_cast<Vector<T>>(
+        _mm256_i32gather_ps(p, reinterpret_cast<__m256i>(index), sizeof(T)));
+  } else {
+    return reinterpret_cast<Vector<T>>(
+        _mm256_i64gather_pd(p, reinterpret_cast<__m256i>(index), sizeof(T)));
+  }
+#else
+  Vector<T> x;
+  for (int i = 0; i < VectorOf<T>::lanes; ++i) x[i] = p[index[i]];
+  return x;
+#endif
+}
+
+// Rows become columns: what was in lane j of row i is in lane i of row j then.
+template <class T>
+DDN_HD void transpose(Vector<T>* rows) {
+  constexpr int lanes = VectorOf<T>::lanes;
+  using Lanes = Vector<T>;
+  Integers<T> low, high;
+  for (int i = 0; i < lanes; ++i) {
+    low[i] = i / 2 + (i % 2) * lanes;
+    high[i] = lanes / 2 + low[i];
+  }
+  // Each round interleaves the rows of one half with those of the other.
+  for (int round = 1; round < lanes; round *= 2) {
+    Lanes next[lanes];
+    for (int i = 0; i < lanes / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + lanes / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + lanes / 2], high);
+    }
+    for (int i = 0; i < lanes; ++i) rows[i] = next[i];
+  }
+}
+
 // a b + c, rounded once where the instruction set can.
 DDN_HD Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
 #if DDN_VECTOR_BYTES == 64
