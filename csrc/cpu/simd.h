@@ -215,6 +215,24 @@ DDN_HD Selection<T> selected(Mask mask) {
   return at_most<T>(mask ? Vector<T>{} : splat(T(1)), Vector<T>{});
 }
 
+#if DDN_VECTOR_BYTES == 32
+// Of each selection of 8 lanes the numbers of those selected, one after the other, a byte each.
+struct Compressed {
+  uint64_t lanes[256];
+};
+constexpr Compressed make_compressed() {
+  Compressed table{};
+  for (unsigned bits = 0; bits < 256; ++bits) {
+    int place = 0;
+    for (unsigned lane = 0; lane < 8; ++lane) {
+      if ((bits >> lane & 1) != 0) table.lanes[bits] |= uint64_t{lane} << (8 * place++);
+    }
+  }
+  return table;
+}
+constexpr Compressed compressed = make_compressed();
+#endif
+
 // Writes the lanes of x that are selected to p, one after the other, and returns how many. p has
 // room for all lanes. (Compressing in a register first: straight to memory it is slow on some.)
 template <class T>
@@ -226,19 +244,26 @@ DDN_HD int store_selected(T* p, Vector<T> x, Selection<T> some) {
     _mm512_storeu_pd(p, _mm512_maskz_compress_pd(some.mask, reinterpret_cast<__m512d>(x)));
   }
   return some.count();
+#elif DDN_VECTOR_BYTES == 32
+  const unsigned bits = some.bits();
+  // A double is two lanes of the permutation.
+  const unsigned halves =
+      sizeof(T) == 4 ? bits
+                     : 3 * ((bits & 1) | (bits & 2) << 1 | (bits & 4) << 2 | (bits & 8) << 3);
+  const __m256i order =
+      _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(compressed.lanes[halves])));
+  const __m256 packed = _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(x), order);
+  memcpy(p, &packed, sizeof packed);
+  return __builtin_popcount(bits);
 #else
   constexpr int lanes = VectorOf<T>::lanes;
   T all[lanes];
   memcpy(all, &x, sizeof x);
-  unsigned bits = some.bits();
+  const unsigned bits = some.bits();
   int count = 0;
-  if constexpr (lanes <= 4) {
-    for (int i = 0; i < lanes; ++i) {
-      p[count] = all[i];
-      count += static_cast<int>(bits >> i & 1);
-    }
-  } else {
-    for (; bits != 0; bits &= bits - 1) p[count++] = all[__builtin_ctz(bits)];
+  for (int i = 0; i < lanes; ++i) {
+    p[count] = all[i];
+    count += static_cast<int>(bits >> i & 1);
   }
   return count;
 #endif
