@@ -123,31 +123,39 @@ class Staged {
   }
 
   // Room for the set, for write() to put back.
-  T* room(int64_t set) {
+  DDN_HD T* room(int64_t set) {
     if (tensor_ == nullptr) return nullptr;
-    if (in_place_) return static_cast<T*>(tensor_) + layout_.place(set).first;
-    if (set >= past_) begin_group(set);
-    return row(set);
+    return in_place_ ? static_cast<T*>(tensor_) + layout_.place(set).first : staged_room(set);
   }
-  const T* read(int64_t set) {
-    const bool is_new = set >= past_;
-    T* const numbers = room(set);
-    if (tensor_ != nullptr && !in_place_ && is_new) {
+  DDN_HD const T* read(int64_t set) {
+    return tensor_ == nullptr || in_place_ ? room(set) : gathered(set);
+  }
+  DDN_HD void write(int64_t set) {
+    if (tensor_ != nullptr && !in_place_ && set + 1 == past_) scatter_group();
+  }
+
+ private:
+  DDN_LARGE T* staged_room(int64_t set) {
+    if (set >= past_) begin_group(set);
+    return buffer_.data() + (set - first_) * place_.num_points;
+  }
+  DDN_LARGE const T* gathered(int64_t set) {
+    if (set >= past_) {
+      begin_group(set);
       with_weight_storage(dtype_, [&](auto zero) {
         using S = decltype(zero);
         const S* const x = static_cast<const S*>(tensor_) + place_.first;
         if (past_ - first_ == 1) {
-          gather(x, dims(), numbers);
+          gather(x, dims(), buffer_.data());
         } else {
           gather_rows(x, layout_.points.stride[0], place_.num_points,
-                      static_cast<int>(past_ - first_), numbers);
+                      static_cast<int>(past_ - first_), buffer_.data());
         }
       });
     }
-    return numbers;
+    return staged_room(set);
   }
-  void write(int64_t set) {
-    if (tensor_ == nullptr || in_place_ || set + 1 < past_) return;
+  DDN_LARGE void scatter_group() {
     with_storage<T>(dtype_, [&](auto zero) {
       using S = decltype(zero);
       S* const x = static_cast<S*>(tensor_) + place_.first;
@@ -159,9 +167,6 @@ class Staged {
       }
     });
   }
-
- private:
-  T* row(int64_t set) { return buffer_.data() + (set - first_) * place_.num_points; }
   Dims dims() const {
     Dims points = layout_.points;
     if (layout_.ptr != nullptr) points.size[0] = place_.num_points;
@@ -383,16 +388,17 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
   const T *const x = points.x, *const weight = points.weight;
   const auto write = [&](T* out, auto gradient) __attribute__((always_inline)) {
     constexpr int lanes = VectorOf<T>::lanes;
+    const int64_t n = points.n;  // what is written might be where it lies
     int64_t i = 0;
     if (past_caches && reinterpret_cast<uintptr_t>(out) % DDN_VECTOR_BYTES == 0) {
       constexpr int64_t ahead = 4096 / sizeof(T);  // a page, where the processor stops by itself
-      for (; i + lanes <= points.n; i += lanes) {
+      for (; i + lanes <= n; i += lanes) {
         if constexpr (!P::is_mean) __builtin_prefetch(x + i + ahead);
         stream<T>(out + i, gradient(i, lanes));
       }
     }
-    for (; i + lanes <= points.n; i += lanes) store<T>(out + i, gradient(i, lanes));
-    const int rest = static_cast<int>(points.n - i);
+    for (; i + lanes <= n; i += lanes) store<T>(out + i, gradient(i, lanes));
+    const int rest = static_cast<int>(n - i);
     if (rest > 0) store_first<T>(out + i, gradient(i, rest), rest);
   };
   const auto write_points = [&](auto ordinary) {
