@@ -103,7 +103,10 @@ def test_the_answer_is_rounded_once(n, half, penalty, device):
     different = y != exact.to(half)
     # Twice d over the spacing of numbers lie within d of a midpoint, on average; but the middle of
     # two points is one every other time.
-    assert n == 2 or different.double().mean() <= 0.02 + 2 / many
+    coarse = high - low > 50 * d
+    chance = 2 / 50
+    different = (y != exact.to(half))[coarse].double()
+    assert n == 2 or different.sum() <= chance * len(different) + 4 * (chance * many) ** 0.5
 
 
 def test_it_is_rounded_once_and_not_twice(half, device):
@@ -366,9 +369,10 @@ BROADCAST = [(), (6,), (5, 1), (1, 6), (4, 1, 1), (1, 5, 6)]
 
 
 def weighted(half, shape, sizes, device):
-    """A pool's inputs in 16 bits, and the same in float32."""
-    x = (2 * torch.randn(sizes, device=device)).to(half)
-    alpha = 0.5 + torch.rand(sizes[0], 1, 1, device=device)
+    """A pool's inputs in 16 bits, and the same in float32. Two points 2 alpha apart, the end of one
+    minimum between them, would have second derivatives without bound: alpha is large."""
+    x = torch.randn(sizes, device=device).to(half)
+    alpha = 2 + torch.rand(sizes[0], 1, 1, device=device)
     weight = 0.5 + torch.rand(shape, device=device)
     return (x, alpha, weight), (x.float(), alpha, weight)
 
