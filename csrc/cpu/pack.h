@@ -509,11 +509,11 @@ class Pack {
       const Part mass = best_mass.part[p], all = weight_.part[p], lo = lo_.part[p],
                  hi = hi_.part[p];
       const Part u = base.part[p] + alpha_.part[p] * (best_s1.part[p] / mass);
+      // Twice what a loss may be off by: docs/global.md, section 7.
       const Part far = larger(hi - base.part[p], base.part[p] - lo) * inverse.part[p];
-      const Part doubt = 16 * detail::rounding<double>() * all * all * (1 + far * far);
-      // Infinite where there is but one window.
+      const Part doubt = 32 * detail::rounding<double>() * all * all * (1 + far * far);
       const Part gap = next_loss.part[p] / next_mass.part[p] - best_loss.part[p] / mass;
-      active_[p] &= gap > doubt;
+      active_[p] &= (gap > doubt) & (doubt < all);
       u_.part[p] = larger(smaller(u, hi), lo);
       inliers_.part[p] = mass;
       passes_.part[p] += 1;
