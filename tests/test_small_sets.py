@@ -2,6 +2,7 @@
 
 import functools
 
+import contract
 import numpy as np
 import pytest
 import reference as ref
@@ -59,6 +60,29 @@ def test_no_set_knows_of_the_others(n, penalty, solver, device, dtype):
             equal(of_all[i], of_one)
     shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(n)).to(device)
     equal(ddn_cuda.robust_pool(x[shuffled], penalty, 0.5, solver=solver), y[shuffled])
+
+
+@pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
+@pytest.mark.parametrize("alpha", [0.3, 1.0, 3.0])
+@pytest.mark.parametrize("n", [2, 3, 5, 10, 16, 33, 64, 128])
+def test_no_place_has_a_smaller_objective(n, alpha, penalty, device, dtype):
+    rng = np.random.default_rng(n)
+    drawn = [sets.contaminated(rng, 40, n), *(sets.modes(rng, 20, n, k) for k in (2, 3, 5))]
+    drawn.append(np.round(sets.modes(rng, 20, n, 2)))  # many ties
+    x = torch.tensor(np.concatenate(drawn), dtype=dtype, device=device)
+    y, info = ddn_cuda.robust_pool(x, penalty, alpha, return_info=True)
+    points = x.cpu().double().numpy()
+    excess = contract.EXCESS[dtype]
+    for found, gap, row in zip(y.tolist(), info.gap.tolist(), points, strict=True):
+        places = np.linspace(row.min(), row.max(), 4001)
+        least = min(
+            ref.phi(part[:, None] - row, penalty, alpha).sum(1).min()
+            for part in np.array_split(places, 4)
+        )
+        own = ref.phi(found - row, penalty, alpha).sum()
+        near = n * ref.dpsi_at_zero(penalty, alpha) * contract.accuracy(found, alpha, dtype) ** 2
+        assert own <= (1 + excess) * least + near / 2 + 1e-13 * n
+        assert gap <= excess * own + near / 2 + 1e-13 * n
 
 
 @pytest.mark.parametrize(("penalty", "solver"), SOLVERS)

@@ -82,8 +82,8 @@ class Pack {
   // Whether sets of so many points are for packs: of more they gain little or nothing.
   template <class P, bool global>
   static constexpr bool takes(int64_t points) {
-    if (global && P::is_smooth) return false;
-    return points > 1 && points <= (global || P::is_mean ? 8 : 16) * lanes;
+    return points > 1 &&
+           points <= (!global ? (P::is_mean ? 8 : 16) : (P::is_smooth ? 4 : 8)) * lanes;
   }
 
   bool is_full() const { return size_ == lanes; }
@@ -139,7 +139,10 @@ class Pack {
   };
 
   static DDN_HD bool any(Mask mask) { return selected<double>(mask).bits() != 0; }
-  static DDN_HD Part chosen(Mask mask, Part a, Part b) { return mask ? a : b; }
+  template <class V>
+  static DDN_HD V chosen(Mask mask, V a, V b) {
+    return mask ? a : b;
+  }
 
   // Calls body(points, mask) for the j-th points of all sets, flush() after every few.
   template <class Body, class Flush>
@@ -281,7 +284,8 @@ class Pack {
   template <class P, bool global, bool bounded>
   void find() {
     if constexpr (P::is_mean) return;
-    if constexpr (global) {
+    constexpr bool sweeps = global && !P::is_smooth;
+    if constexpr (sweeps) {
       sort();
       sweep();
     } else if constexpr (!P::convex) {
@@ -289,7 +293,8 @@ class Pack {
       go_on();
     }
     descend<P, bounded>(/*from_kinks=*/!global);
-    if constexpr (global) {
+    if constexpr (global && P::is_smooth) keep_proven<P>();
+    if constexpr (sweeps) {
       // The best window is that of a minimum if all of it is near its mean.
       for (int p = 0; p < parts; ++p) {
         const Mask all_equal = lo_.part[p] == hi_.part[p];
@@ -520,6 +525,87 @@ class Pack {
     }
   }
 
+  // Note: [Proof by cells]
+  // Leaves solved, of the answers of a smooth penalty, those that are global minima: every cell of
+  // a grid over the points has less depth than the answer, but for some in one stretch of cells
+  // about it in which the depth is concave. The depth in a cell is known from its derivatives at
+  // the middle: docs/global.md, section 5. All is in units of alpha, from the first point on, and
+  // in the precision of the points, whose rounding `margin` exceeds by far.
+  template <class P>
+  void keep_proven() {
+    using Lanes = Vector<T>;
+    using Lane = decltype(Lanes{} < Lanes{});
+    constexpr double width = 0.4, half = 0.5005 * width;  // of a cell
+    constexpr int most_cells = 64;
+    constexpr double margin = 1e-4;  // of the weight
+    const Lanes all = lengths_, none{}, one = splat(T(1));
+    const Alpha<Lanes> unit{one, one};
+
+    PerLane<T> range, start, is_open;
+    for (int p = 0; p < parts; ++p) {
+      const Part inverse = 1 / alpha_.part[p], lo = lo_.part[p], hi = hi_.part[p];
+      range.part[p] = (hi - lo) * inverse;
+      start.part[p] = (u_.part[p] - lo) * inverse;
+      const Mask open = solved_[p] & (lo < hi);
+      solved_[p] &= ~open;
+      is_open.part[p] = chosen(open & (range.part[p] < most_cells * width), splat(1.0), Part{});
+      passes_.part[p] += 1;
+    }
+    const Lanes cells =
+        narrowed(range) * static_cast<T>(1 / width);  // the last one reaches further
+    const Lanes place = narrowed(start), inverse = one / narrowed(alpha_), lo = narrowed(lo_);
+    for (int64_t j = 0; j < most_; ++j) points_[j] = (points_[j] - lo) * inverse;
+
+    // The depth and its derivatives.
+    struct Derivatives {
+      Lanes depth, slope, bend, twist;
+    };
+    const auto look = [&](Lanes at) __attribute__((always_inline)) {
+      Lanes m[P::moments] = {};
+      for_each_point(
+          [&](Lanes points, auto mask) __attribute__((always_inline)) {
+            const LaneAdder<T, decltype(mask)> add{m, mask};
+            P::template add_moments<true>(at - points, unit, add);
+          },
+          [] {});
+      const SumsIn<Lanes> sums = P::sums(m, one);
+      return Derivatives{sums.depth, -sums.slope, -sums.curvature, -sums.twist};
+    };
+    const Lanes least = look(place).depth - static_cast<T>(margin) * all;
+
+    // Of the stretch of concave cells that is being passed: whether one may hold the minimum, and
+    // whether the answer lies there. And whether it was met.
+    Lane open = narrowed(is_open) > none, suspect{}, own{}, met{};
+    Lanes bends = splat(-static_cast<T>(detail::infinity));
+    for (int cell = 0; cell <= most_cells; ++cell) {
+      const Lane within = open & (cells >= static_cast<T>(cell));
+      if (selected<T>(within).bits() == 0) break;
+      const Derivatives at = look(splat(static_cast<T>((cell + 0.5) * width)));
+      const Lanes slope = absolute(at.slope);
+      // The top of the parabola, or its value at the end that is higher.
+      const Lanes rise =
+          slope < -at.bend * static_cast<T>(half)
+              ? slope * slope / (T(-2) * at.bend)
+              : slope * static_cast<T>(half) + at.bend * static_cast<T>(0.5 * half * half);
+      constexpr double rest = P::most_twist * half * half * half / 6 + margin;
+      constexpr double bend_rest = P::most_rest * half * half / 2 + margin;
+      const Lane may_hold = at.depth + rise + static_cast<T>(rest) * all >= least;
+      const Lanes bend =
+          at.bend + absolute(at.twist) * static_cast<T>(half) + static_cast<T>(bend_rest) * all;
+      const Lane concave = bend < none;
+      const Lane here =
+          (place >= static_cast<T>(cell * width)) & (place < static_cast<T>((cell + 1) * width));
+      open &= ~(within & ~concave & (may_hold | (suspect & ~own)));
+      suspect = within ? concave & (suspect | may_hold) : suspect;
+      own = within ? concave & (own | here) : own;
+      met |= within & here;
+      bends = (within & may_hold) & (bend > bends) ? bend : bends;
+    }
+    const PerLane<T> proven = widened<T>(open & met & (~suspect | own) ? one : none);
+    bend_ = widened<T>(bends);
+    for (int p = 0; p < parts; ++p) solved_[p] |= proven.part[p] > 0.5;
+  }
+
   // Writes the answer, if there is one.
   template <class P, bool global>
   bool write(const ForwardArgs& args, int lane) const {
@@ -531,10 +617,17 @@ class Pack {
     solution.passes = static_cast<int64_t>(passes_[lane]);
     if (args.max_iter >= 0 && solution.passes > args.max_iter) return false;
     if constexpr (global) {
-      // The windows left out have less depth; the minimum is that far away at most.
-      const double way = std::max(accepted_[lane], detail::rounding<T>() * reach_[lane]);
+      // All that was left out has less depth. About the answer the depth rises by no more than the
+      // slope that ends a descent lets it.
       solution.bound = -1;
-      solution.slack = total * (way / set.alpha) * (way / set.alpha);
+      const double rounding = detail::rounding<T>();
+      const double way = std::max(accepted_[lane], rounding * reach_[lane]) / set.alpha;
+      if (P::is_smooth && lo_[lane] < hi_[lane]) {
+        const double slope = total * (way + 4 * rounding);
+        solution.slack = slope * slope / (-2 * bend_[lane]);
+      } else {
+        solution.slack = total * way * way;
+      }
     }
     const double least = detail::smallest_normal<T>() * std::max(1.0, 1 / set.unit);
     if (solution.curvature < least) solution.curvature = 0;
@@ -563,7 +656,9 @@ class Pack {
   PerLane<T> lo_, hi_;           // of the points
   PerLane<T> reach_, accepted_;  // the smaller of their range and alpha; a step that is
   PerLane<T> u_, curvature_, passes_;
-  PerLane<T> inliers_;  // of a global search: their number at the minimum
+  // Of a global search: the number of inliers at the minimum; a bound of the second derivative of
+  // the depth, by u / alpha, where the minimum may be.
+  PerLane<T> inliers_, bend_;
   Path paths_[parts];
   Mask active_[parts], solved_[parts];
   Vector<T> points_[most_points + 2];
