@@ -24,8 +24,8 @@
 namespace ddn {
 
 // What curvature, at least, a small step leaves.
-template <class P>
-DDN_HD double lasting_curvature(const Sums& at) {
+template <class P, class V>
+DDN_HD V lasting_curvature(const SumsIn<V>& at) {
   return P::has_flats ? at.curvature - at.depth : at.curvature;
 }
 

@@ -15,12 +15,15 @@ struct Problem {
 
 namespace detail {
 
+// The contract's accepted |step|, in units of alpha or of the range of the set.
+template <class Real>
+constexpr double accepted_fraction = sizeof(Real) == 8 ? 1e-12 : 1e-6;
 // The accepted |step|, in the units of the points. Where alpha exceeds the range of the set, the
 // range takes its place: there an accuracy in units of alpha would say little.
 template <class Real>
 DDN_HD double accepted_step(const Problem& problem, double range) {
   if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
-  return (sizeof(Real) == 8 ? 1e-12 : 1e-6) * (range < problem.alpha ? range : problem.alpha);
+  return accepted_fraction<Real> * (range < problem.alpha ? range : problem.alpha);
 }
 // The accepted relative error of a curvature: by so much gradients fail to sum to one.
 template <class Real>

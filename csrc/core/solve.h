@@ -217,12 +217,15 @@ DDN_HD void write_solution(const ForwardArgs& args, int64_t index, const Solutio
   static_cast<Real*>(args.curvature)[index] = static_cast<Real>(solution.curvature * unit);
 }
 
-// Solves set number `index` and writes all that is asked for.
+// Solves set number `index` and writes all that is asked for. takes_more: it is known that this
+// would take more passes than are allowed, if perhaps not from where this begins.
 template <class P, bool global, class Set>
-DDN_HD void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set) {
+DDN_HD void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set,
+                            bool takes_more = false) {
   using Real = typename Set::Real;
   const Problem problem{set_alpha<Real>(args, index), args.tolerance, args.max_iter};
-  const Solution solution = solve<P, global>(set, problem);
+  Solution solution = solve<P, global>(set, problem);
+  if (takes_more && solution.status == Status::converged) solution.status = Status::stopped_early;
   if (set.rank() == 0) write_solution<Real>(args, index, solution, set.unit());
   if (args.info.status != nullptr) {
     const double y = static_cast<double>(rounded<Real>(args.dtype, solution.y));

@@ -237,21 +237,15 @@ class WeightedPoints {
     if (!valid) total_ = __builtin_nan("");
   }
 
-  // The points, where all weights are equal: then they are the unit, and can be left out.
-  const T* equal_points() const { return equal_ ? points_.data() : nullptr; }
-  int64_t kept() const { return kept_; }
+  // Whether the weights are equal, to the unit then. Such a set is solved as if it had none: a mask
+  // gives the same bits as the points that it leaves.
+  bool are_equal() const { return equal_; }
+  const T* points() const { return points_.data(); }
+  int64_t size() const { return kept_; }
   double unit() const { return unit_; }
 
-  // Calls f with the set. One whose weights are equal is solved as if it had none: a mask gives the
-  // same bits as the points that it leaves.
-  template <class F>
-  void visit(const cpu::ParallelFor* parallel_for, Workspace<T>* workspace, const F& f) const {
-    if (equal_) {
-      f(PointSet<T>({points_.data(), nullptr, kept_}, total_, unit_, parallel_for, workspace));
-    } else {
-      f(PointSet<T, true>({points_.data(), weights_.data(), kept_}, total_, unit_, parallel_for,
-                          workspace));
-    }
+  PointSet<T, true> set(const cpu::ParallelFor* parallel_for, Workspace<T>* workspace) const {
+    return {{points_.data(), weights_.data(), kept_}, total_, unit_, parallel_for, workspace};
   }
 
  private:
@@ -270,18 +264,17 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
   WeightedPoints<T> weighted;
   Workspace<T> workspace(global);
   Pack<T> pack;
-  constexpr bool can_pack = Pack<T>::template takes<P, global>(2);
-  const auto solve_alone = [&](int64_t i, const T* points, int64_t n, double unit, int64_t ahead) {
+  const auto solve_alone = [&](int64_t i, const T* points, int64_t n, double unit, int64_t ahead,
+                               bool takes_more) {
     const PointSet<T> set({points, nullptr, n, ahead}, static_cast<double>(n), unit, parallel_for,
                           &workspace);
-    solve_and_write<P, global>(args, i, set);
+    solve_and_write<P, global>(args, i, set, takes_more);
   };
   const auto solve_pack = [&] {
-    if constexpr (can_pack) {
-      pack.template solve<P, global>(args, [&](int64_t i, const T* points, int64_t n, double unit) {
-        solve_alone(i, points, n, unit, 0);
-      });
-    }
+    pack.template solve<P, global>(
+        args, [&](int64_t i, const T* points, int64_t n, double unit, bool takes_more) {
+          solve_alone(i, points, n, unit, 0, takes_more);
+        });
   };
   for (int64_t i = begin; i < end; ++i) {
     int64_t n = args.layout.place(i).num_points;
@@ -290,19 +283,21 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
     bool stays = x.in_place();
     if (args.weight != nullptr) {
       weighted.read(points, weight.read(i), n);
-      points = weighted.equal_points();
-      n = weighted.kept();
+      if (!weighted.are_equal()) {
+        solve_and_write<P, global>(args, i, weighted.set(parallel_for, &workspace));
+        continue;
+      }
+      points = weighted.points();
+      n = weighted.size();
       unit = weighted.unit();
       stays = false;
     }
-    if (points == nullptr) {
-      weighted.visit(parallel_for, &workspace,
-                     [&](const auto& set) { solve_and_write<P, global>(args, i, set); });
-    } else if (pack.template takes<P, global>(n)) {
-      pack.add(i, points, n, unit, static_cast<double>(set_alpha<T>(args, i)), stays);
+    const T alpha = set_alpha<T>(args, i);
+    if (pack.template takes<P, global>(n) && in_range<T>(alpha)) {
+      pack.add(i, points, n, unit, alpha, stays);
       if (pack.is_full()) solve_pack();
     } else {
-      solve_alone(i, points, n, unit, stays ? x.ahead(i, n) : 0);
+      solve_alone(i, points, n, unit, stays ? x.ahead(i, n) : 0, false);
     }
   }
   solve_pack();

@@ -8,8 +8,8 @@
 //
 // A pack solves sets whose descent goes as it should: finite points, no Huber objective that is
 // flat, no curvature below a sixteenth of what it could be, a few passes. The others are left to
-// core/solve.h. What ends a descent is the same in both (core/descent.h); of a penalty that is not
-// convex it leads downhill from the robust start, too, if not always on the same way.
+// core/solve.h. Descents take the steps of core/descent.h, whose decisions are made here by
+// selection.
 #pragma once
 
 #include "core/solve.h"
@@ -98,18 +98,19 @@ class Pack {
   }
 
   // Solves what was added, and is empty then. `solve_alone` is called with each set that is not one
-  // for a pack: solve_alone(index, points, n, unit).
+  // for a pack: solve_alone(index, points, n, unit, takes_more), the last one if it is one that
+  // would take more passes than are allowed.
   template <class P, bool global, class Alone>
   void solve(const ForwardArgs& args, const Alone& solve_alone) {
     if (size_ == 0) return;
     load();
     survey<P::is_mean>();
-    bool bounded = P::is_smooth;
+    bool bounded = P::is_smooth;  // what is bounded, clipping does not change
     for (int p = 0; p < parts; ++p) {
       const Part range = hi_.part[p] - lo_.part[p], far = most_bounded * alpha_.part[p];
       reach_.part[p] = smaller(range, alpha_.part[p]);
-      accepted_.part[p] =
-          args.tolerance < 0 ? accuracy * reach_.part[p] : args.tolerance * alpha_.part[p];
+      accepted_.part[p] = args.tolerance < 0 ? detail::accepted_fraction<T> * reach_.part[p]
+                                             : args.tolerance * alpha_.part[p];
       bounded = bounded && !any(active_[p] & (range > far));
     }
     if (bounded) {
@@ -119,7 +120,12 @@ class Pack {
     }
     for (int lane = 0; lane < size_; ++lane) {
       const Placed& set = sets_[lane];
-      if (!write<P, global>(args, lane)) solve_alone(set.index, set.x, set.n, set.unit);
+      const bool takes_more = args.max_iter >= 0 && passes_[lane] > args.max_iter;
+      if (takes_more || !is_solved(lane)) {
+        solve_alone(set.index, set.x, set.n, set.unit, takes_more && is_solved(lane));
+      } else {
+        write<P, global>(args, lane);
+      }
     }
     size_ = 0;
   }
@@ -127,7 +133,6 @@ class Pack {
  private:
   static constexpr int parts = PerLane<T>::parts;
   static constexpr int most_passes = 16;
-  static constexpr double accuracy = sizeof(T) == 8 ? 1e-12 : 1e-6;
   using Part = typename PerLane<T>::Part;
   using Mask = decltype(Part{} < Part{});
 
@@ -183,7 +188,7 @@ class Pack {
           rows[lane] = ddn::load<T>(set.x + j);
         } else {
           const int count = static_cast<int>(std::max<int64_t>(rest, 0));
-          const Vector<T> some = load_first<T>(set.x + j, count);
+          const Vector<T> some = load_first<T>(set.x + (set.n - count), count);
           rows[lane] = first_lanes<T>(count) ? some : splat(set.x[0]);
         }
       }
@@ -198,13 +203,13 @@ class Pack {
     using Lanes = Vector<T>;
     const T infinity = static_cast<T>(detail::infinity);
     const Lanes upmost = splat(infinity), downmost = splat(-infinity);
-    Lanes sum{}, lo = upmost, hi = downmost;
+    Lanes sum{}, least = upmost, most = downmost;
     DoublePair total;
     for_each_point(
         [&](Lanes points, auto mask) __attribute__((always_inline)) {
           sum += kept_by(mask, points);
-          lo = smaller(kept_by(mask, points, upmost), lo);
-          hi = larger(kept_by(mask, points, downmost), hi);
+          least = smaller(kept_by(mask, points, upmost), least);
+          most = larger(kept_by(mask, points, downmost), most);
         },
         [&]() __attribute__((always_inline)) {
           total.add(sum);
@@ -219,16 +224,14 @@ class Pack {
     }
     const PerLane<T> sums = lane_totals(total, T{});
     const PerLane<T> all_medians = widened<T>(medians), all_groups = widened<T>(groups);
-    lo_ = widened<T>(lo);
-    hi_ = widened<T>(hi);
+    lo_ = widened<T>(least);
+    hi_ = widened<T>(most);
     const Part largest = Math<Part>::splat(static_cast<double>(Math<T>::largest()));
-    constexpr double limit = alpha_limit(sizeof(T) == 8 ? DType::float64 : DType::float32);
     for (int p = 0; p < parts; ++p) {
       const Part mean = sums.part[p] / weight_.part[p], lo = lo_.part[p], hi = hi_.part[p];
-      const Part start = all_medians.part[p] / all_groups.part[p], alpha = alpha_.part[p];
+      const Part start = all_medians.part[p] / all_groups.part[p];
       const Part at = is_mean ? mean : chosen(absolute(start) <= largest, start, mean);
-      const Mask ordinary = (absolute(mean) <= largest) & (hi - lo <= largest) & (alpha <= limit) &
-                            (alpha * limit >= 1.0);
+      const Mask ordinary = (absolute(mean) <= largest) & (hi - lo <= largest);
       const Mask known = is_mean ? ordinary : ordinary & (lo == hi);
       u_.part[p] = larger(smaller(at, hi), lo);
       curvature_.part[p] = weight_.part[p];
@@ -329,11 +332,6 @@ class Pack {
   }
 
   template <class P>
-  static DDN_HD Part lasting(const SumsIn<Part>& at) {
-    return P::has_flats ? at.curvature - at.depth : at.curvature;
-  }
-
-  template <class P>
   DDN_HD void begin(int p, const SumsIn<Part>& at) {
     Path& path = paths_[p];
     path.near = u_.part[p];
@@ -355,7 +353,7 @@ class Pack {
     passes_.part[p] += chosen(active, splat(1.0), Part{});
 
     const Part noise = rounding * (P::convex ? all : at.depth);
-    Mask ends = absolute(at.slope) <= larger(accepted * lasting<P>(at), noise * reach);
+    Mask ends = absolute(at.slope) <= larger(accepted * lasting_curvature<P>(at), noise * reach);
     if (!is_first) {
       Mask worse{};
       if constexpr (!P::convex) {
@@ -426,13 +424,16 @@ class Pack {
       lands = Mask{};
     }
     // Nothing is left between the two.
-    const Mask stays = ~ends & ((to == near) | (absolute(far - near) <= accepted));
+    const Part scale = larger(absolute(near), absolute(far));
+    const Mask stays =
+        ~ends & ((to == near) | (absolute(far - near) <= accepted + 4.5e-16 * scale));
     const Mask done = active & (ends | lands | stays);
     const Part end = chosen(ends, u, chosen(stays, near, to));
     u_.part[p] = chosen(active, chosen(done, end, to), u);
     curvature_.part[p] = chosen(done, chosen(ends, at.curvature, chosen(stays, curvature, there)),
                                 curvature_.part[p]);
-    solved_[p] |= done & (lasting<P>(path.at) >= (P::convex ? all : path.at.depth) * (1.0 / 16));
+    solved_[p] |=
+        done & (lasting_curvature<P>(path.at) >= (P::convex ? all : path.at.depth) * (1.0 / 16));
     active_[p] = active & ~done;
     paths_[p] = path;
   }
@@ -466,8 +467,10 @@ class Pack {
   // by a point that enters or leaves.
   void sweep() {
     using Lanes = Vector<T>;
-    Lanes alpha = narrowed(alpha_);
-    const Lanes reach = alpha * static_cast<T>(2 * (1 + 8 * detail::rounding<T>()));
+    // Finite, or points would enter that are none.
+    const Lanes reach =
+        smaller(narrowed(alpha_) * static_cast<T>(2 * (1 + 8 * detail::rounding<T>())),
+                Math<Lanes>::largest());
     const PerLane<T> base = widened<T>(narrowed(u_));
     PerLane<T> inverse;
     // Of windows, all times their mass: the loss; the sums of t and t^2.
@@ -599,29 +602,33 @@ class Pack {
       suspect = within ? concave & (suspect | may_hold) : suspect;
       own = within ? concave & (own | here) : own;
       met |= within & here;
-      bends = (within & may_hold) & (bend > bends) ? bend : bends;
+      bends = (within & may_hold & (bend > bends)) ? bend : bends;
     }
-    const PerLane<T> proven = widened<T>(open & met & (~suspect | own) ? one : none);
+    const PerLane<T> proven = widened<T>((open & met & (~suspect | own)) ? one : none);
     bend_ = widened<T>(bends);
     for (int p = 0; p < parts; ++p) solved_[p] |= proven.part[p] > 0.5;
   }
 
-  // Writes the answer, if there is one.
+  bool is_solved(int lane) const {
+    constexpr int part_lanes = PerLane<T>::part_lanes;
+    return solved_[lane / part_lanes][lane % part_lanes] != 0 &&
+           weight_[lane] * sets_[lane].unit <= static_cast<double>(Math<T>::largest());
+  }
+
   template <class P, bool global>
-  bool write(const ForwardArgs& args, int lane) const {
+  void write(const ForwardArgs& args, int lane) const {
     const Placed& set = sets_[lane];
-    if (solved_[lane / PerLane<T>::part_lanes][lane % PerLane<T>::part_lanes] == 0) return false;
     const double total = weight_[lane];
-    if (!(total * set.unit <= static_cast<double>(Math<T>::largest()))) return false;
     Solution solution = fixed(u_[lane], curvature_[lane], Status::converged);
     solution.passes = static_cast<int64_t>(passes_[lane]);
-    if (args.max_iter >= 0 && solution.passes > args.max_iter) return false;
     if constexpr (global) {
-      // All that was left out has less depth. About the answer the depth rises by no more than the
-      // slope that ends a descent lets it.
+      // All that was left out has less depth. About the answer it rises by no more than the step
+      // that was accepted, or the rounding of u, lets it.
       solution.bound = -1;
       const double rounding = detail::rounding<T>();
-      const double way = std::max(accepted_[lane], rounding * reach_[lane]) / set.alpha;
+      const double way = (std::max(accepted_[lane], rounding * reach_[lane]) +
+                          detail::rounding<double>() * std::fabs(u_[lane])) /
+                         set.alpha;
       if (P::is_smooth && lo_[lane] < hi_[lane]) {
         const double slope = total * (way + 4 * rounding);
         solution.slack = slope * slope / (-2 * bend_[lane]);
@@ -638,7 +645,6 @@ class Pack {
       write_info<P>(args.info, set.index, points, y, solution,
                     {set.alpha, args.tolerance, args.max_iter});
     }
-    return true;
   }
 
   // What a Descent has.

@@ -346,7 +346,7 @@ constexpr int most_ranked = 32 * VectorOf<T>::lanes;
 template <class T>
 void sort_by_rank(T* x, int n) {
   using Lanes = Vector<T>;
-  using Rank = typename LanesOf<std::conditional_t<sizeof(T) == 8, int64_t, int32_t>, T>::type;
+  using Rank = Integers<T>;
   constexpr int lanes = VectorOf<T>::lanes;
   T unsorted[most_ranked<T> + lanes];
   std::copy_n(x, n, unsorted);

@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "core/math.h"
 
@@ -28,6 +29,12 @@ template <class T, class V>
 struct LanesOf {
   typedef T type __attribute__((vector_size(VectorOf<V>::lanes * sizeof(T))));
 };
+
+// Signed integers of the size of a T, and a vector of as many of them as of a T.
+template <class T>
+using Integer = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
+template <class T>
+using Integers = typename LanesOf<Integer<T>, T>::type;
 
 template <class T>
 DDN_HD Vector<T> splat(T x) {
@@ -269,12 +276,6 @@ DDN_HD int store_selected(T* p, Vector<T> x, Selection<T> some) {
 #endif
 }
 
-// Signed integers of the size of a T, and a vector of as many of them as of a T.
-template <class T>
-using Integer = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-template <class T>
-using Integers = typename LanesOf<Integer<T>, T>::type;
-
 // In each lane the number of memory with that index.
 template <class T>
 DDN_HD Vector<T> gathered(const T* p, Integers<T> index) {
@@ -301,22 +302,27 @@ DDN_HD Vector<T> gathered(const T* p, Integers<T> index) {
 #endif
 }
 
+// The lower and the upper halves of two vectors, their lanes by turns.
+template <class V, int... i>
+DDN_HD V lower_by_turns(V a, V b, std::integer_sequence<int, i...>) {
+  constexpr int lanes = sizeof...(i);
+  return __builtin_shufflevector(a, b, (i / 2 + (i % 2) * lanes)...);
+}
+template <class V, int... i>
+DDN_HD V upper_by_turns(V a, V b, std::integer_sequence<int, i...>) {
+  constexpr int lanes = sizeof...(i);
+  return __builtin_shufflevector(a, b, (lanes / 2 + i / 2 + (i % 2) * lanes)...);
+}
 // Rows become columns: what was in lane j of row i is in lane i of row j then.
 template <class T>
 DDN_HD void transpose(Vector<T>* rows) {
   constexpr int lanes = VectorOf<T>::lanes;
-  using Lanes = Vector<T>;
-  Integers<T> low, high;
-  for (int i = 0; i < lanes; ++i) {
-    low[i] = i / 2 + (i % 2) * lanes;
-    high[i] = lanes / 2 + low[i];
-  }
-  // Each round interleaves the rows of one half with those of the other.
+  constexpr auto all = std::make_integer_sequence<int, lanes>{};
   for (int round = 1; round < lanes; round *= 2) {
-    Lanes next[lanes];
+    Vector<T> next[lanes];
     for (int i = 0; i < lanes / 2; ++i) {
-      next[2 * i] = __builtin_shuffle(rows[i], rows[i + lanes / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + lanes / 2], high);
+      next[2 * i] = lower_by_turns(rows[i], rows[i + lanes / 2], all);
+      next[2 * i + 1] = upper_by_turns(rows[i], rows[i + lanes / 2], all);
     }
     for (int i = 0; i < lanes; ++i) rows[i] = next[i];
   }
@@ -402,12 +408,11 @@ DDN_HD Vector<float> added_by_fma(Vector<float> a, Vector<float> b) {
 DDN_HD Vector<double> added_by_fma(Vector<double> a, Vector<double> b) { return a + b; }
 
 // The sign bit cleared.
-template <class T, class Integer>
+template <class T>
 DDN_HD Vector<T> without_sign(Vector<T> x) {
-  using I = typename LanesOf<Integer, T>::type;
-  I bits;
+  Integers<T> bits;
   memcpy(&bits, &x, sizeof x);
-  bits &= ~(Integer{1} << (8 * sizeof(T) - 1));
+  bits &= ~(Integer<T>{1} << (8 * sizeof(T) - 1));
   memcpy(&x, &bits, sizeof x);
   return x;
 }
@@ -417,10 +422,8 @@ DDN_HD Vector<T> without_sign(Vector<T> x) {
 template <class T>
 class NearestInteger {
   using V = Vector<T>;
-  using Integer = std::conditional_t<sizeof(T) == 8, int64_t, int32_t>;
-  using Integers = typename LanesOf<Integer, T>::type;
   static constexpr int mantissa_bits = sizeof(T) == 8 ? 52 : 23;
-  static constexpr T magic = T(Integer{3} << (mantissa_bits - 1));
+  static constexpr T magic = T(Integer<T>{3} << (mantissa_bits - 1));
 
  public:
 #if DDN_VECTOR_BYTES == 64
@@ -449,7 +452,7 @@ class NearestInteger {
   explicit DDN_HD NearestInteger(V x) : shifted_(x + magic) {}
   DDN_HD V value() const { return shifted_ - magic; }
   DDN_HD V scale(V y) const {
-    Integers bits, exponent;
+    Integers<T> bits, exponent;
     memcpy(&bits, &y, sizeof y);
     memcpy(&exponent, &shifted_, sizeof shifted_);
     bits += exponent << mantissa_bits;
@@ -554,9 +557,7 @@ struct VectorMath {
   }
   static DDN_HD V splat(double c) { return ddn::splat(static_cast<T>(c)); }
   static DDN_HD V largest() { return ddn::splat(Math<T>::largest()); }
-  static DDN_HD V absolute(V x) {
-    return without_sign<T, std::conditional_t<sizeof(T) == 8, int64_t, int32_t>>(x);
-  }
+  static DDN_HD V absolute(V x) { return without_sign<T>(x); }
   static DDN_HD V smaller(V x, V bound) { return lesser(x, bound); }
   static DDN_HD V larger(V x, V bound) { return greater(x, bound); }
   // A NaN is the second operand.
