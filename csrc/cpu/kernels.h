@@ -114,12 +114,11 @@ class Staged {
       : Staged(array.data, dtype, array.layout, end) {}
 
   bool in_place() const { return in_place_; }
-  // How far the next set's points lie from those of this set of n; zero where there is none, they
-  // are not read in place, or so few that the processor has fetched them by itself.
-  int64_t ahead(int64_t set, int64_t n) const {
-    constexpr int64_t few = 512;
-    if (n < few || !in_place_ || set + 1 >= layout_.num_sets) return 0;
-    return layout_.place(set + 1).first - layout_.place(set).first;
+  // How far the points of the set `further` on lie from those of this one; zero where there is
+  // none, or they are not read in place.
+  int64_t ahead(int64_t set, int64_t further) const {
+    if (!in_place_ || set + further >= layout_.num_sets) return 0;
+    return layout_.place(set + further).first - layout_.place(set).first;
   }
 
   // Room for the set, for write() to put back.
@@ -294,10 +293,13 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
     }
     const T alpha = set_alpha<T>(args, i);
     if (pack.template takes<P, global>(n) && in_range<T>(alpha)) {
-      pack.add(i, points, n, unit, alpha, stays);
+      constexpr int64_t few = 32;
+      const int64_t ahead = stays && n >= few ? x.ahead(i, pack.lanes) : 0;
+      pack.add(i, points, n, unit, alpha, stays, ahead);
       if (pack.is_full()) solve_pack();
     } else {
-      solve_alone(i, points, n, unit, stays ? x.ahead(i, n) : 0, false);
+      constexpr int64_t few = 512;  // those the processor has fetched by itself
+      solve_alone(i, points, n, unit, stays && n >= few ? x.ahead(i, 1) : 0, false);
     }
   }
   solve_pack();

@@ -82,19 +82,21 @@ class Pack {
   // Whether sets of so many points are for packs: of more they gain little or nothing.
   template <class P, bool global>
   static constexpr bool takes(int64_t points) {
-    return points > 1 &&
-           points <= (!global ? (P::is_mean ? 8 : 16) : (P::is_smooth ? 4 : 8)) * lanes;
+    constexpr int each = P::is_mean ? 4 : !global ? 16 : P::is_smooth ? 4 : 8;
+    return points > 1 && points <= each * lanes;
   }
 
   bool is_full() const { return size_ == lanes; }
 
-  // A set that stays where it is until the pack is solved, or of which a copy is kept.
-  void add(int64_t index, const T* x, int64_t n, double unit, double alpha, bool stays) {
+  // A set that stays where it is until the pack is solved, or of which a copy is kept. ahead: from
+  // its points to those that take its lane next.
+  void add(int64_t index, const T* x, int64_t n, double unit, double alpha, bool stays,
+           int64_t ahead) {
     if (!stays) {
       std::copy_n(x, n, copies_[size_]);
       x = copies_[size_];
     }
-    sets_[size_++] = {x, n, index, unit, alpha};
+    sets_[size_++] = {x, n, index, unit, alpha, ahead};
   }
 
   // Solves what was added, and is empty then. `solve_alone` is called with each set that is not one
@@ -141,6 +143,7 @@ class Pack {
     int64_t n;
     int64_t index;
     double unit, alpha;
+    int64_t ahead;
   };
 
   static DDN_HD bool any(Mask mask) { return selected<double>(mask).bits() != 0; }
@@ -165,8 +168,9 @@ class Pack {
     }
   }
 
-  // Puts the sets into lanes. Past its end a set goes on with its first point, which is then left
-  // out; lanes without a set have the first one.
+  // Puts the sets into lanes, while those that come next are fetched: of so many stretches at a
+  // time the processor would see none. Past its end a set goes on with its first point, which is
+  // then left out; lanes without a set have the first one.
   void load() {
     for (int lane = size_; lane < lanes; ++lane) sets_[lane] = sets_[0];
     least_ = most_ = sets_[0].n;
@@ -184,6 +188,7 @@ class Pack {
       for (int lane = 0; lane < lanes; ++lane) {
         const Placed& set = sets_[lane];
         const int64_t rest = set.n - j;
+        if (set.ahead != 0 && rest > 0) __builtin_prefetch(set.x + j + set.ahead);
         if (rest >= lanes) {
           rows[lane] = ddn::load<T>(set.x + j);
         } else {
