@@ -149,7 +149,8 @@ def main(argv=None):
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table here")
     parser.add_argument("--replay", type=Path, metavar="NPZ", help="judge one kept set again")
     arguments = parser.parse_args(argv)
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)  # before the work, not after it
     if arguments.replay:
         return replay(arguments.replay, arguments.device)
     begin = time.perf_counter()
