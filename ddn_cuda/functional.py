@@ -22,8 +22,8 @@ class RobustPoolInfo(NamedTuple):
 
     Attributes:
         iterations: passes over the set that the solver took (int64), besides the first look at it;
-            one that touches only the points near the kinks counts as well, and all looks of a global
-            search at the cells of a grid count as one.
+            one that touches only the points near the kinks counts as well, and all looks of a
+            global search at the cells of a grid count as one.
         residual: abs(f'(y)) over the sum of the weights (the number of points without weights).
         curvature: f''(y), also where the gradient is zero by convention.
         objective: f(y).

@@ -100,7 +100,6 @@ def test_the_answer_is_rounded_once(n, half, penalty, device):
     if penalty == "quadratic":
         d = 8 * contract.EPS[torch.float32] * x.double().abs().mean(-1)
     assert ((low - d <= exact) & (exact <= high + d)).all()
-    different = y != exact.to(half)
     # Twice d over the spacing of numbers lie within d of a midpoint, on average; but the middle of
     # two points is one every other time.
     coarse = high - low > 50 * d
