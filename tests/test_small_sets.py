@@ -1,6 +1,7 @@
 """Sets of which several are solved, or brought from where they lie, at a time."""
 
 import functools
+from fractions import Fraction
 
 import contract
 import numpy as np
@@ -83,6 +84,33 @@ def test_no_place_has_a_smaller_objective(n, alpha, penalty, device, dtype):
         near = n * ref.dpsi_at_zero(penalty, alpha) * contract.accuracy(found, alpha, dtype) ** 2
         assert own <= (1 + excess) * least + near / 2 + 1e-13 * n
         assert gap <= excess * own + near / 2 + 1e-13 * n
+
+
+@pytest.mark.parametrize(
+    ("penalty", "points", "alpha"),
+    [
+        ("truncated_quadratic", [2.0**30, 2.0**30 + 2.0**-22], 2.0**-21),
+        ("welsch", [17265701184.426353] + [17265701184.426357] * 2 + [17265701174.826355], 1.0),
+        ("welsch", [1e12, 1e12 + 0.125, 1e12 + 0.3125], 1.0),
+    ],
+)
+def test_the_gap_far_from_zero(penalty, points, alpha, device):
+    """Where no double is near the minimiser it is the rounding of y that the gap has to cover."""
+    x = torch.tensor(points, dtype=torch.float64, device=device)
+    y, info = ddn_cuda.robust_pool(x, penalty, alpha, return_info=True)
+    z = np.array([float(Fraction(y.item()) - Fraction(p)) for p in points])
+    shifts = alpha * np.linspace(-0.5, 0.5, 100_001)
+    objectives = ref.phi(z + shifts[:, None], penalty, alpha).sum(1)
+    excess = ref.phi(z, penalty, alpha).sum() - objectives.min()
+    assert float(info.gap) >= 0.999 * excess
+
+
+def test_the_gap_of_a_flat_top(device):
+    """Near the least concavity for which a minimum may be proven from one descent."""
+    points = [0.0] + [0.10000000149011612] * 3 + [2.1535871028900146] * 3
+    x = torch.tensor(points, dtype=torch.float32, device=device)
+    _, info = ddn_cuda.robust_pool(x, "welsch", 1.0, return_info=True)
+    assert float(info.gap) <= 1e-6 * float(info.objective)
 
 
 @pytest.mark.parametrize(("penalty", "solver"), SOLVERS)

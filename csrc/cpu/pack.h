@@ -600,7 +600,7 @@ class Pack {
       const Lane may_hold = at.depth + rise + static_cast<T>(rest) * all >= least;
       const Lanes bend =
           at.bend + absolute(at.twist) * static_cast<T>(half) + static_cast<T>(bend_rest) * all;
-      const Lane concave = bend < none;
+      const Lane concave = bend < -static_cast<T>(margin) * all;
       const Lane here =
           (place >= static_cast<T>(cell * width)) & (place < static_cast<T>((cell + 1) * width));
       open &= ~(within & ~concave & (may_hold | (suspect & ~own)));
@@ -631,9 +631,9 @@ class Pack {
       // that was accepted, or the rounding of u, lets it.
       solution.bound = -1;
       const double rounding = detail::rounding<T>();
-      const double way = (std::max(accepted_[lane], rounding * reach_[lane]) +
-                          detail::rounding<double>() * std::fabs(u_[lane])) /
-                         set.alpha;
+      const double way =
+          (std::max(accepted_[lane], rounding * reach_[lane]) + 4.5e-16 * std::fabs(u_[lane])) /
+          set.alpha;
       if (P::is_smooth && lo_[lane] < hi_[lane]) {
         const double slope = total * (way + 4 * rounding);
         solution.slack = slope * slope / (-2 * bend_[lane]);
