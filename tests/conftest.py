@@ -72,20 +72,26 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session")
-def library(request, tmp_path_factory):
-    """The CUDA kernels, compiled for the host."""
+def source_library(tmp_path_factory):
+    """The CUDA kernels, compiled for the host by the C++ compiler."""
     from cuda_shim import shim
 
-    built = shim.build(tmp_path_factory.mktemp("cuda_shim"))
+    return shim.build(tmp_path_factory.mktemp("cuda_shim"))
+
+
+@pytest.fixture(scope="session")
+def library(request, source_library, tmp_path_factory):
+    """The same, or with --kernels=ptx what nvcc makes of them."""
     if request.config.getoption("--kernels") == "source":
-        return built
+        return source_library
+    from cuda_shim import shim
     from ptx_emulator import build
 
     if reason := build.missing():
         pytest.skip(reason)
     sources = [*shim.kernel_units(), *(unit for unit in shim.shim_units() if unit.suffix == ".cu")]
-    folder = tmp_path_factory.mktemp("ptx")
-    return built._replace(shim=build.build(folder, built.objects, sources))
+    emulator = build.build(tmp_path_factory.mktemp("ptx"), source_library.objects, sources)
+    return source_library._replace(shim=emulator)
 
 
 @pytest.fixture

@@ -87,12 +87,14 @@ bool was_launched(const void* kernel);
 const char* error();
 void clear_error();
 
-// Where in the source a collective is called, and in which of the copies that a compiler made of it.
+// Where in the source a collective is called, in which of the copies that a compiler made of it, and
+// where the function of that line was inlined.
 struct Site {
   const char* name;
   const char* file;
   int line;
   int copy = 0;
+  const char* inlined_at = "";
 };
 
 // One lane's part in a collective of a warp.

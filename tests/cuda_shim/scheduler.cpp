@@ -58,8 +58,9 @@ void record(cudaError_t code, const std::string& message) {
 
 std::string describe(const Site& site) {
   const char* slash = strrchr(site.file, '/');
-  return std::string(site.name) + " at " + (slash ? slash + 1 : site.file) + ":" +
-         std::to_string(site.line);
+  const std::string place = std::string(site.name) + " at " + (slash ? slash + 1 : site.file) +
+                            ":" + std::to_string(site.line);
+  return *site.inlined_at != '\0' ? place + " in " + site.inlined_at : place;
 }
 std::string describe(const Arrival& arrival) {
   char mask[32];

@@ -170,7 +170,8 @@ class _Parser:
         self.module = Module()
         self.function: Function | None = None
         self.depth = 0  # of braces in the function
-        self.files: dict[str, str] = {}
+        # nvcc lists the files at the end.
+        self.files = {number: name.rsplit("/", 1)[-1] for number, name in _FILE.findall(text)}
         self.source = Source()
         self.pending = ""  # of a statement, so far
         self.in_section = False  # .section: of the debugger
@@ -187,17 +188,15 @@ class _Parser:
             self.in_section = line != "}"
         elif line.startswith(".section"):
             self.in_section = True
-        elif found := _FILE.match(line):
-            self.files[found[1]] = found[2].rsplit("/", 1)[-1]
         elif re.match(r"\.loc\s", line):
             self.read_location(line)
-        elif line.startswith((".version", ".target", ".address_size")):
+        elif line.startswith((".version", ".target", ".address_size", ".file")):
             pass
         elif self.function and not self.pending and line[-1] == ";" and "{" not in line:
             for statement in line[:-1].split(";"):
                 self.read_statement(self.function, statement.strip())
         else:
-            for part in re.split(r"(?<=;)|(?<=\})(?!;)|(?=[{}])", line):
+            for part in re.split(r"(?<=[;{])|(?<=\})(?!;)|(?=[{}])", line):
                 self.read_part(part.strip())
 
     def read_location(self, line: str) -> None:
@@ -214,9 +213,6 @@ class _Parser:
         """A piece of a line that ends with a semicolon, is or ends with a brace, or is open."""
         if not part:
             return
-        if not self.pending and part[0] == "{" and len(part) > 1:  # a scope and what begins it
-            self.read_part("{")
-            part = part[1:].strip()
         self.pending = f"{self.pending} {part}".strip()
         if self.function is None:
             self.read_outside()

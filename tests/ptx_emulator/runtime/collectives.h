@@ -7,7 +7,7 @@ namespace ptx {
 
 // An instruction, not a line of the source, has to be the same one for all of a warp.
 inline cuda_shim::Site site_of(const char* name, const Where& where) {
-  return {name, where.file, where.line, where.ptx_line};
+  return {name, where.file, where.line, where.ptx_line, where.inlined_at};
 }
 
 inline void bar_sync(const Where& where) { cuda_shim::sync_threads(site_of("bar.sync", where)); }
