@@ -239,7 +239,7 @@ class GlobalSearch {
             bound_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
         const V value = set_.shared_sum(part.value), slack = set_.shared_sum(part.slack);
         const V slope = M::absolute(set_.shared_sum(part.slope));
-        const V upper = rounded_up(value + M::splat(0.5) * slope + slack + margin);
+        const V upper = rounded_up(added(value, M::splat(0.5), slope) + slack + margin);
         if (set_.share().rank == 0) {
           M::store(bins.centre + cell, value);
           M::store(bins.upper + cell, upper);
@@ -334,12 +334,13 @@ class GlobalSearch {
       const CellBends<M> part = bend_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
       const V slope = M::absolute(set_.shared_sum(part.slope));
       typename M::Scalar bends[lanes];
-      M::store(bends, set_.shared_sum(part.value) + M::splat(0.5) * slope);
+      M::store(bends, added(set_.shared_sum(part.value), M::splat(0.5), slope));
       for (int l = 0; l < lanes && cell + l <= last; ++l) most = larger(bends[l], most);
     }
     // Heavier bins may only seem to bend it down.
-    const double bend = static_cast<double>(set_.largest(most)) / h2 +
-                        taps_.tail_bend * view.total_weight() + view.bin_excess();
+    const double bend = added(static_cast<double>(set_.largest(most)) / h2, taps_.tail_bend,
+                              view.total_weight()) +
+                        view.bin_excess();
     if (bend < 0) {
       const int top = set_.first_largest(first, last + 1, bins.upper);
       double start = vertex(grid, top);
@@ -368,7 +369,8 @@ class GlobalSearch {
       cut_ = cut_ || it.stopped;
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
-      const double slope = ::fabs(it.at.slope) / alpha + 4 * rounding * view.total_weight();
+      const double slope =
+          added(::fabs(it.at.slope) / alpha, 4 * rounding, view.total_weight());
       consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * bend));
       return true;
     }
@@ -378,7 +380,7 @@ class GlobalSearch {
     for (int i = first; i <= last; i += step) {
       if (stopped()) return false;
       count_pass();
-      const double centre = grid.left(i) + 0.5 * step * grid.width;
+      const double centre = added(grid.left(i), 0.5 * step, grid.width);
       const Series series = view.series(centre, problem_.alpha);
       // What lies left of the best may be as good as it is, and is then to be found.
       const bool left = found_ && centre < u_;
@@ -386,11 +388,11 @@ class GlobalSearch {
           larger(floor, left ? total_ - loss_.value - 2 * doubt(loss_.value) : enough());
       const Maximum at = maximise(series, Series::radius * (1 + 1e-9), known - 1e-14 * total_,
                                   left ? 4e-16 * total_ : allowed());
-      bound_ = larger(at.bound + Series::remainder * total_ + 2e-15 * total_, bound_);
+      bound_ = larger(added(at.bound, Series::remainder + 2e-15, total_), bound_);
       if (at.found) {
         const Maximum first =
             leftmost(series, Series::radius, at.value - doubt(total_ - at.value), at);
-        const double u = centre + problem_.alpha * first.t;
+        const double u = added(centre, problem_.alpha, first.t);
         consider(view, larger(smaller(u, hi_), lo_), {total_ - first.value, 0}, sorted, nullptr, 0);
       }
     }
@@ -404,14 +406,14 @@ class GlobalSearch {
     const auto known = [&](int i) { return bins.bounds[i >> taps_.block_bits] > floor_; };
     if (!known(middle - 1) || !known(middle + 1)) return grid.centre(cell);
     const auto value = [&](int i) { return static_cast<double>(bins.centre[middle + i]); };
-    const double left = value(-1), right = value(1), bend = left - 2 * value(0) + right;
+    const double left = value(-1), right = value(1), bend = added(left, -2.0, value(0)) + right;
     const double shift = bend < 0 ? 0.5 * (left - right) / bend : 0;
-    return grid.centre(middle) + grid.width * larger(smaller(shift, 1.5), -1.5);
+    return added(grid.centre(middle), grid.width, larger(smaller(shift, 1.5), -1.5));
   }
 
   // Of sums in single precision; docs/global.md, section 9.
   DDN_HD double single_error(double u) const {
-    return (single_precision + 0x1p-48 * (::fabs(u) / problem_.alpha)) * total_;
+    return added(single_precision, 0x1p-48, ::fabs(u) / problem_.alpha) * total_;
   }
   // The loss where a descent ended, from the sums before its last step.
   DDN_HD Loss loss_of(const detail::Iterate& it) const {

@@ -28,7 +28,11 @@ struct MomentAdder {
 
   template <class Factor>
   __device__ __forceinline__ void operator()(int k, V x, Factor y) const {
-    moments[k] = added(moments[k], x * weight, y);
+    if constexpr (std::is_same_v<Factor, One>) {
+      moments[k] = added(moments[k], x, weight);
+    } else {
+      moments[k] = added(moments[k], x * weight, y);
+    }
   }
   __device__ __forceinline__ void count(int k, V a, V b) const {
     moments[k] += a <= b ? V(1) * weight : V(0);
@@ -166,7 +170,7 @@ class PointSet {
       const int64_t end = begin + (rest < Space::bin_points ? rest : Space::bin_points);
       // bin_points is a multiple of the team: each thread meets its own points.
       for (int64_t i = begin + Team::rank(); i < end; i += Team::threads) {
-        const T place = shift - residual(points_[i], at.base, at.offset) * scale;
+        const T place = added(shift, -residual(points_[i], at.base, at.offset), scale);
         const int digits = static_cast<int>(larger(smaller(place, limit), T(0)));
         const int b = digits >> Space::place_bits;
         const Count count = Counting<weighted>::count(points_.weight(i));
@@ -178,7 +182,7 @@ class PointSet {
       for (int b = Team::rank(); b < size; b += Team::threads) {
         constexpr double unit = 1 / Counting<weighted>::one;
         double points = static_cast<double>(fixed.counts[b]) * unit;
-        double moment = static_cast<double>(fixed.places[b]) * (unit / one) - 0.5 * points;
+        double moment = added(-0.5 * points, static_cast<double>(fixed.places[b]), unit / one);
         if (n_ > Space::bin_points) {
           fixed.masses[b] = points += begin == 0 ? 0 : fixed.masses[b];
           fixed.moments[b] = moment += begin == 0 ? 0 : fixed.moments[b];
@@ -202,8 +206,8 @@ class PointSet {
           const T z = residual(x, at.base, at.offset), distance = absolute(z), t = -z * inverse;
           if (distance <= inner) {
             totals[0] += 1.0 * weight_in<double>(weight);
-            s1 += t * weight;
-            s2 += t * t * weight;
+            s1 = added(s1, t, weight);
+            s2 = added(s2, t * weight, t);
           } else if (distance <= outer) {
             totals[3] += z > 0;
             append(x, weight);
@@ -249,7 +253,7 @@ class PointSet {
 #pragma unroll
           for (int i = 0; i < Series::terms; ++i) {
             series.c[i] += term;
-            const double next = -(z * term + before) * (1.0 / (i + 1));
+            const double next = -added(before, z, term) * (1.0 / (i + 1));
             before = term;
             term = next;
           }

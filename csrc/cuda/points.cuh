@@ -40,7 +40,7 @@ struct Surveyor {
 
   template <class Weight>
   __device__ __forceinline__ void add(T x, Weight weight) {
-    sum += static_cast<V>(x) * weight_in<V>(weight);
+    sum = added(sum, static_cast<V>(x), weight_in<V>(weight));
     lo = smaller(x, lo);
     hi = larger(x, hi);
   }
