@@ -308,10 +308,10 @@ class GlobalSearch {
     if constexpr (P::is_smooth) {
       return resolve_smooth(view, grid, first, last, a, b, floor, sorted);
     } else {
-      const double half = (0.5 * b - 0.5 * a) + 2e-6 * problem_.alpha;
+      const double half = added(added(-0.5 * a, 0.5, b), 2e-6, problem_.alpha);
       if (half >= 0.5 * problem_.alpha || stopped()) return false;
       count_pass();
-      const SweepInput in = view.gather(0.5 * a + 0.5 * b, half, problem_.alpha);
+      const SweepInput in = view.gather(added(0.5 * a, 0.5, b), half, problem_.alpha);
       const Window window = sweep(set_, set_.list(), in, total_);
       // A loss that is that small needs the digits of all points; see core/sweep.h.
       if (Set::weighted && window.loss < 1e-3 * total_) return false;
@@ -344,7 +344,7 @@ class GlobalSearch {
     if (bend < 0) {
       const int top = set_.first_largest(first, last + 1, bins.upper);
       double start = vertex(grid, top);
-      start = start > a && start < b ? start : 0.5 * a + 0.5 * b;
+      start = start > a && start < b ? start : added(0.5 * a, 0.5, b);
       detail::Iterate it = descend(view, start, a, b);
       const double alpha = problem_.alpha;
       const auto at_end = [&](double left, double right) {
@@ -515,8 +515,8 @@ class GlobalSearch {
     if (!cut && !polished_) {
       if (P::is_smooth && found_) {
         // Where the depth is flat, a descent in single precision or without bounds would stray.
-        const double a = larger(u_ - 0.5 * problem_.alpha, lo_);
-        const double b = smaller(u_ + 0.5 * problem_.alpha, hi_);
+        const double a = larger(added(u_, -0.5, problem_.alpha), lo_);
+        const double b = smaller(added(u_, 0.5, problem_.alpha), hi_);
         it_ = detail::descend<P, double>(set_, u_, {a, b, range()}, problem_, passes_left_);
         it_.in_double = true;
       } else if (stopped()) {

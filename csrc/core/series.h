@@ -30,13 +30,13 @@ struct Series {
   // Bounds on |t| <= r of what the series adds to its first term, and its second derivative to its.
   DDN_HD double rest(double r) const {
     double sum = 0;
-    for (int i = terms - 1; i >= 1; --i) sum = (sum + ::fabs(c[i])) * r;
-    return sum;
+    for (int i = terms - 1; i >= 1; --i) sum = added(::fabs(c[i]), sum, r);
+    return sum * r;
   }
   DDN_HD double rest_of_bend(double r) const {
     double sum = 0;
-    for (int i = terms - 1; i >= 3; --i) sum = (sum + i * (i - 1) * ::fabs(c[i])) * r;
-    return sum;
+    for (int i = terms - 1; i >= 3; --i) sum = added(i * (i - 1) * ::fabs(c[i]), sum, r);
+    return sum * r;
   }
   DDN_HD double at(double t) const {
     double sum = 0;

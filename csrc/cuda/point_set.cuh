@@ -250,12 +250,13 @@ class PointSet {
               residual(static_cast<double>(x), static_cast<double>(at.base), at.offset) * inverse,
               Math<double>::gauss_limit);
           double before = 0, term = Math<double>::gauss(z * z) * weight_in<double>(weight);
+          series.c[0] += term;
 #pragma unroll
-          for (int i = 0; i < Series::terms; ++i) {
-            series.c[i] += term;
-            const double next = -added(before, z, term) * (1.0 / (i + 1));
+          for (int i = 1; i < Series::terms; ++i) {
+            const double next = -added(before, z, term);  // times i
+            series.c[i] = added(series.c[i], next, 1.0 / i);
             before = term;
-            term = next;
+            term = next * (1.0 / i);
           }
         },
         [] {});
