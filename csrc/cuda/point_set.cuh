@@ -81,6 +81,7 @@ class PointSet {
   __device__ __forceinline__ int group() const { return Team::rank() / warp_size; }
   __device__ __forceinline__ int groups() const { return Team::threads / warp_size; }
   __device__ __forceinline__ bool leads_group() const { return lane() == 0; }
+  __device__ __forceinline__ void group_sync() const { __syncwarp(); }
   __device__ __forceinline__ float group_largest(float x) const { return largest_in_warp(x); }
   __device__ __forceinline__ int place() const { return lane() / sharers; }
   __device__ __forceinline__ int places() const { return least_block; }
@@ -251,13 +252,15 @@ class PointSet {
               Math<double>::gauss_limit);
           double before = 0, term = Math<double>::gauss(z * z) * weight_in<double>(weight);
           series.c[0] += term;
+          constexpr int last = Series::terms - 1;
 #pragma unroll
-          for (int i = 1; i < Series::terms; ++i) {
-            const double next = -added(before, z, term);  // times i
-            series.c[i] = added(series.c[i], next, 1.0 / i);
+          for (int i = 1; i < last; ++i) {
+            const double next = -added(before, z, term) * (1.0 / i);
             before = term;
-            term = next * (1.0 / i);
+            term = next;
+            series.c[i] += term;
           }
+          series.c[last] = added(series.c[last], -added(before, z, term), 1.0 / last);
         },
         [] {});
     Team::template reduce<Add>(series.c);
