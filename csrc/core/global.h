@@ -139,7 +139,7 @@ class GlobalSearch {
     const int top = top_cell(grid);
     const double beyond = sorted ? -1 : outside(grid) + tail;
     if (!sorted) {
-      ceiling_ = larger(larger(static_cast<double>(bins.upper[top]), beyond), bound_);
+      ceiling_ = larger(larger(static_cast<double>(upper(bins, top)), beyond), bound_);
     }
     if (!found_) start_ = grid.centre(top);
     if (stopped()) return false;
@@ -259,6 +259,7 @@ class GlobalSearch {
     for (int b = set_.group(); b < blocks; b += set_.groups()) {
       if (b == top || !(bins.bounds[b] > floor_)) continue;
       const float bound = bound_block(b);
+      set_.group_sync();  // all threads of the group have compared the old bound
       if (set_.leads_group()) bins.bounds[b] = bound;
     }
     return attained();
@@ -277,10 +278,13 @@ class GlobalSearch {
     return sum;
   }
 
+  // The first cell with the largest bound. In a search of a sorted window every block may be
+  // discarded: then the first cell of the block with the largest bound, itself discarded.
   DDN_HD int top_cell(const Grid& grid) const {
     const Bins bins = set_.bins();
     const int bits = taps_.block_bits;
     const int block = set_.first_largest(0, grid.cells >> bits, bins.bounds);
+    if (!(bins.bounds[block] > floor_)) return block << bits;  // without bounds on its cells
     return set_.first_largest(block << bits, (block + 1) << bits, bins.upper);
   }
 
