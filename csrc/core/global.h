@@ -160,6 +160,7 @@ class GlobalSearch {
       const int first = runs == 0 ? set_.last_where(0, top, out) + 1 : within;
       const int last = set_.first_where(within + 1, grid.cells, out) - 1;
       if (!resolve(view, grid, first, last, attained, sorted)) return false;
+      // Where no pass was left, resolve() may have read bounds since its last barrier.
       set_.sync();
       for (int i = first + set_.rank(); i <= last; i += set_.size()) bins.upper[i] = discarded;
       set_.sync();

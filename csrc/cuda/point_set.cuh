@@ -602,8 +602,10 @@ class PointSet {
     memory_->list[at] = x;
     if constexpr (weighted) memory_->list_weights[at] = weight;
   }
+  // Every thread has read the size of the last list before it entered the barriers of sort_list(),
+  // so that none is needed before the size is cleared; the one behind that also keeps append() from
+  // a list that is still being read.
   __device__ __forceinline__ void clear_list() const {
-    __syncthreads();  // for whoever may still read the last one, of this set or the one before
     if (Team::rank() == 0) Space::fixed().size = 0;
     __syncthreads();
   }
