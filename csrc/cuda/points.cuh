@@ -82,7 +82,7 @@ struct Listing : Staged<T> {
 
   // Of one of the warps of a team: a quarter of its points, as no more lie near the kinks of most
   // sets. A multiple of the warp's size.
-  static DDN_HD int room(int64_t points, int warps) {
+  static constexpr DDN_HD int room(int64_t points, int warps) {
     const auto own = static_cast<int>((points + warps - 1) / warps);
     return (own + 4 * warp_size - 1) / (4 * warp_size) * warp_size;
   }
