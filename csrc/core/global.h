@@ -240,7 +240,7 @@ class GlobalSearch {
             bound_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
         const V value = set_.shared_sum(part.value), slack = set_.shared_sum(part.slack);
         const V slope = M::absolute(set_.shared_sum(part.slope));
-        const V upper = rounded_up(added(value, M::splat(0.5), slope) + slack + margin);
+        const V upper = rounded_up(M::fma(M::splat(0.5), slope, value) + slack + margin);
         if (set_.share().rank == 0) {
           M::store(bins.centre + cell, value);
           M::store(bins.upper + cell, upper);
@@ -339,7 +339,7 @@ class GlobalSearch {
       const CellBends<M> part = bend_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
       const V slope = M::absolute(set_.shared_sum(part.slope));
       typename M::Scalar bends[lanes];
-      M::store(bends, added(set_.shared_sum(part.value), M::splat(0.5), slope));
+      M::store(bends, M::fma(M::splat(0.5), slope, set_.shared_sum(part.value)));
       for (int l = 0; l < lanes && cell + l <= last; ++l) most = larger(bends[l], most);
     }
     // Heavier bins may only seem to bend it down.
