@@ -293,6 +293,12 @@ def test_flags_change_no_arithmetic_and_no_machine():
     assert not [f for f in flags if "arch" in f]
 
 
+def test_neither_compiler_contracts_products_and_sums():
+    flags = compile_flags({})
+    assert "-ffp-contract=off" in flags["cxx"]
+    assert "-fmad=false" in flags["nvcc"]
+
+
 def test_threads_are_those_of_torch():
     info = torch.__config__.parallel_info()
     assert thread_flags(info, gcc=True) == (["-fopenmp"] if "OpenMP" in info else [])

@@ -33,8 +33,8 @@ struct Grid {
 
   DDN_HD int bins() const { return cells + 2 * pad + 2; }
   DDN_HD int bin_of_cell(int cell) const { return cell + pad + 1; }
-  DDN_HD double left(int cell) const { return origin + cell * width; }
-  DDN_HD double centre(int cell) const { return origin + (cell + 0.5) * width; }
+  DDN_HD double left(int cell) const { return added(origin, static_cast<double>(cell), width); }
+  DDN_HD double centre(int cell) const { return added(origin, cell + 0.5, width); }
 };
 
 // How far a point may lie from where its place, a fixed-point number of bins with ten binary digits

@@ -55,17 +55,17 @@ class SlopeSeries {
 
   DDN_HD double value(double t) const {
     double value = c_[P::degree];
-    for (int k = P::degree - 1; k >= 0; --k) value = value * t + c_[k];
+    for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k], value, t);
     return value;
   }
   DDN_HD double derivative(double t) const {
     double value = P::degree * c_[P::degree];
-    for (int k = P::degree - 1; k > 0; --k) value = value * t + k * c_[k];
+    for (int k = P::degree - 1; k > 0; --k) value = added(k * c_[k], value, t);
     return value;
   }
   DDN_HD double integral(double t) const {
     double value = c_[P::degree] * (1.0 / (P::degree + 1));
-    for (int k = P::degree - 1; k >= 0; --k) value = value * t + c_[k] * (1.0 / (k + 1));
+    for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k] * (1.0 / (k + 1)), value, t);
     return value * t;
   }
   // What was cut off, for each unit of weight at most: of the derivative, and of the value that
@@ -95,7 +95,7 @@ class Descent {
 
   DDN_HD Descent(double start, double lo, double hi, const DescentOptions& options)
       : options_(options), lo_(lo), hi_(hi), trial_(start) {
-    previous_step_ = 0.5 * hi - 0.5 * lo;
+    previous_step_ = added(-0.5 * lo, 0.5, hi);  // without an overflow
   }
 
   // The point at which the sums are wanted next; after update() returned true, the answer.
@@ -109,7 +109,7 @@ class Descent {
   DDN_HD bool update(const At& at) {
     ++passes_;
     const bool first = passes_ == 1;
-    if (!P::convex && !first && at.depth < near_.depth - 8 * options_.rounding * near_.depth) {
+    if (!P::convex && !first && at.depth < added(near_.depth, -8 * options_.rounding, near_.depth)) {
       far_ = trial_;
       far_seen_ = true;
       growth_ = 0;
@@ -151,7 +151,7 @@ class Descent {
     const double newton = -near_.slope / near_.curvature;
     if constexpr (P::is_smooth) {
       // Halley's method: with the curvature half-way to where Newton's method would lead.
-      const double bent = near_.curvature + 0.5 * near_.twist * (newton / options_.alpha);
+      const double bent = added(near_.curvature, 0.5 * near_.twist, newton / options_.alpha);
       if (::fabs(newton) <= 0.5 * options_.alpha && near_.curvature > 0 &&
           bent > 0.5 * near_.curvature && bent < 2 * near_.curvature) {
         return series_root(-near_.slope / bent);
@@ -189,7 +189,7 @@ class Descent {
   DDN_HD bool next_trial() {
     const double width = far_ - near_point_;  // may overflow to an infinity: compared only
     const double scale = larger(::fabs(near_point_), ::fabs(far_));
-    if (::fabs(width) <= options_.step + 4.5e-16 * scale) {
+    if (::fabs(width) <= added(options_.step, 4.5e-16, scale)) {
       trial_ = near_point_;
       return true;
     }
@@ -201,7 +201,7 @@ class Descent {
       trial_ = near_point_;
       return true;
     }
-    const double half = 0.5 * far_ - 0.5 * near_point_;
+    const double half = added(-0.5 * near_point_, 0.5, far_);
     const double own = step();
     double s = own;
     if (P::convex) {
@@ -242,7 +242,8 @@ class Descent {
       if (!(near_.curvature > 1.25 * all * P::most_twist * ::fabs(t))) return false;
       const SlopeSeries<P> series(near_, inverse);
       const double curvature = series.derivative(t), error = all * series.rest(t);
-      const double slope = ::fabs(series.value(t)) + error * ::fabs(t) * (1.0 / (P::degree + 1));
+      const double slope =
+          added(::fabs(series.value(t)), error * ::fabs(t), 1.0 / (P::degree + 1));
       if (!(slope <= 0.5 * options_.step * inverse * curvature &&
             error <= options_.accuracy * curvature)) {
         return false;
@@ -260,7 +261,7 @@ class Descent {
             error <= options_.accuracy * near_.curvature)) {
         return false;
       }
-      near_.curvature += near_.twist * (s / options_.alpha);
+      near_.curvature = added(near_.curvature, near_.twist, s / options_.alpha);
       near_.slope = slope;
       return true;
     } else if constexpr (P::has_flats) {

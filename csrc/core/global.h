@@ -139,7 +139,7 @@ class GlobalSearch {
     const int top = top_cell(grid);
     const double beyond = sorted ? -1 : outside(grid) + tail;
     if (!sorted) {
-      ceiling_ = larger(larger(static_cast<double>(bins.upper[top]), beyond), bound_);
+      ceiling_ = larger(larger(static_cast<double>(upper(bins, top)), beyond), bound_);
     }
     if (!found_) start_ = grid.centre(top);
     if (stopped()) return false;
@@ -160,6 +160,7 @@ class GlobalSearch {
       const int first = runs == 0 ? set_.last_where(0, top, out) + 1 : within;
       const int last = set_.first_where(within + 1, grid.cells, out) - 1;
       if (!resolve(view, grid, first, last, attained, sorted)) return false;
+      // Where no pass was left, resolve() may have read bounds since its last barrier.
       set_.sync();
       for (int i = first + set_.rank(); i <= last; i += set_.size()) bins.upper[i] = discarded;
       set_.sync();
@@ -239,7 +240,7 @@ class GlobalSearch {
             bound_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
         const V value = set_.shared_sum(part.value), slack = set_.shared_sum(part.slack);
         const V slope = M::absolute(set_.shared_sum(part.slope));
-        const V upper = rounded_up(value + M::splat(0.5) * slope + slack + margin);
+        const V upper = rounded_up(M::fma(M::splat(0.5), slope, value) + slack + margin);
         if (set_.share().rank == 0) {
           M::store(bins.centre + cell, value);
           M::store(bins.upper + cell, upper);
@@ -259,6 +260,7 @@ class GlobalSearch {
     for (int b = set_.group(); b < blocks; b += set_.groups()) {
       if (b == top || !(bins.bounds[b] > floor_)) continue;
       const float bound = bound_block(b);
+      set_.group_sync();  // all threads of the group have compared the old bound
       if (set_.leads_group()) bins.bounds[b] = bound;
     }
     return attained();
@@ -277,10 +279,13 @@ class GlobalSearch {
     return sum;
   }
 
+  // The first cell with the largest bound. In a search of a sorted window every block may be
+  // discarded: then the first cell of the block with the largest bound, itself discarded.
   DDN_HD int top_cell(const Grid& grid) const {
     const Bins bins = set_.bins();
     const int bits = taps_.block_bits;
     const int block = set_.first_largest(0, grid.cells >> bits, bins.bounds);
+    if (!(bins.bounds[block] > floor_)) return block << bits;  // without bounds on its cells
     return set_.first_largest(block << bits, (block + 1) << bits, bins.upper);
   }
 
@@ -308,10 +313,10 @@ class GlobalSearch {
     if constexpr (P::is_smooth) {
       return resolve_smooth(view, grid, first, last, a, b, floor, sorted);
     } else {
-      const double half = (0.5 * b - 0.5 * a) + 2e-6 * problem_.alpha;
+      const double half = added(added(-0.5 * a, 0.5, b), 2e-6, problem_.alpha);
       if (half >= 0.5 * problem_.alpha || stopped()) return false;
       count_pass();
-      const SweepInput in = view.gather(0.5 * a + 0.5 * b, half, problem_.alpha);
+      const SweepInput in = view.gather(added(0.5 * a, 0.5, b), half, problem_.alpha);
       const Window window = sweep(set_, set_.list(), in, total_);
       // A loss that is that small needs the digits of all points; see core/sweep.h.
       if (Set::weighted && window.loss < 1e-3 * total_) return false;
@@ -334,16 +339,17 @@ class GlobalSearch {
       const CellBends<M> part = bend_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
       const V slope = M::absolute(set_.shared_sum(part.slope));
       typename M::Scalar bends[lanes];
-      M::store(bends, set_.shared_sum(part.value) + M::splat(0.5) * slope);
+      M::store(bends, M::fma(M::splat(0.5), slope, set_.shared_sum(part.value)));
       for (int l = 0; l < lanes && cell + l <= last; ++l) most = larger(bends[l], most);
     }
     // Heavier bins may only seem to bend it down.
-    const double bend = static_cast<double>(set_.largest(most)) / h2 +
-                        taps_.tail_bend * view.total_weight() + view.bin_excess();
+    const double bend = added(static_cast<double>(set_.largest(most)) / h2, taps_.tail_bend,
+                              view.total_weight()) +
+                        view.bin_excess();
     if (bend < 0) {
       const int top = set_.first_largest(first, last + 1, bins.upper);
       double start = vertex(grid, top);
-      start = start > a && start < b ? start : 0.5 * a + 0.5 * b;
+      start = start > a && start < b ? start : added(0.5 * a, 0.5, b);
       detail::Iterate it = descend(view, start, a, b);
       const double alpha = problem_.alpha;
       const auto at_end = [&](double left, double right) {
@@ -368,7 +374,8 @@ class GlobalSearch {
       cut_ = cut_ || it.stopped;
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
-      const double slope = ::fabs(it.at.slope) / alpha + 4 * rounding * view.total_weight();
+      const double slope =
+          added(::fabs(it.at.slope) / alpha, 4 * rounding, view.total_weight());
       consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * bend));
       return true;
     }
@@ -378,7 +385,7 @@ class GlobalSearch {
     for (int i = first; i <= last; i += step) {
       if (stopped()) return false;
       count_pass();
-      const double centre = grid.left(i) + 0.5 * step * grid.width;
+      const double centre = added(grid.left(i), 0.5 * step, grid.width);
       const Series series = view.series(centre, problem_.alpha);
       // What lies left of the best may be as good as it is, and is then to be found.
       const bool left = found_ && centre < u_;
@@ -386,11 +393,11 @@ class GlobalSearch {
           larger(floor, left ? total_ - loss_.value - 2 * doubt(loss_.value) : enough());
       const Maximum at = maximise(series, Series::radius * (1 + 1e-9), known - 1e-14 * total_,
                                   left ? 4e-16 * total_ : allowed());
-      bound_ = larger(at.bound + Series::remainder * total_ + 2e-15 * total_, bound_);
+      bound_ = larger(added(at.bound, Series::remainder + 2e-15, total_), bound_);
       if (at.found) {
         const Maximum first =
             leftmost(series, Series::radius, at.value - doubt(total_ - at.value), at);
-        const double u = centre + problem_.alpha * first.t;
+        const double u = added(centre, problem_.alpha, first.t);
         consider(view, larger(smaller(u, hi_), lo_), {total_ - first.value, 0}, sorted, nullptr, 0);
       }
     }
@@ -404,14 +411,14 @@ class GlobalSearch {
     const auto known = [&](int i) { return bins.bounds[i >> taps_.block_bits] > floor_; };
     if (!known(middle - 1) || !known(middle + 1)) return grid.centre(cell);
     const auto value = [&](int i) { return static_cast<double>(bins.centre[middle + i]); };
-    const double left = value(-1), right = value(1), bend = left - 2 * value(0) + right;
+    const double left = value(-1), right = value(1), bend = added(left, -2.0, value(0)) + right;
     const double shift = bend < 0 ? 0.5 * (left - right) / bend : 0;
-    return grid.centre(middle) + grid.width * larger(smaller(shift, 1.5), -1.5);
+    return added(grid.centre(middle), grid.width, larger(smaller(shift, 1.5), -1.5));
   }
 
   // Of sums in single precision; docs/global.md, section 9.
   DDN_HD double single_error(double u) const {
-    return (single_precision + 0x1p-48 * (::fabs(u) / problem_.alpha)) * total_;
+    return added(single_precision, 0x1p-48, ::fabs(u) / problem_.alpha) * total_;
   }
   // The loss where a descent ended, from the sums before its last step.
   DDN_HD Loss loss_of(const detail::Iterate& it) const {
@@ -513,8 +520,8 @@ class GlobalSearch {
     if (!cut && !polished_) {
       if (P::is_smooth && found_) {
         // Where the depth is flat, a descent in single precision or without bounds would stray.
-        const double a = larger(u_ - 0.5 * problem_.alpha, lo_);
-        const double b = smaller(u_ + 0.5 * problem_.alpha, hi_);
+        const double a = larger(added(u_, -0.5, problem_.alpha), lo_);
+        const double b = smaller(added(u_, 0.5, problem_.alpha), hi_);
         it_ = detail::descend<P, double>(set_, u_, {a, b, range()}, problem_, passes_left_);
         it_.in_double = true;
       } else if (stopped()) {

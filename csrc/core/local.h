@@ -139,7 +139,7 @@ template <class Set>
 DDN_HD bool find_flat(const Set& set, double range, const Problem& problem, Iterate& it) {
   if (it.stopped || lasting_curvature<Huber>(it.at) > 0) return false;
   const double step = accepted_step<typename Set::Real>(problem, range);
-  const double slack = 4 * step + 4e-16 * ::fabs(it.u);
+  const double slack = added(4 * step, 4e-16, ::fabs(it.u));
   const double radius = problem.alpha - slack;
   const Around around = set.around(it.u, radius > 0 ? radius : 0);
   if (around.nearer > 0) return false;
@@ -190,7 +190,7 @@ DDN_HD Iterate descend_from_robust_start(const Set& set, double start, const Bou
       --passes_left;
       const double total = set.total_weight();
       const auto look = set.template sums<Look, Real>(start, alpha);
-      const double slope = ::fabs(look.slope) + 128 * rounding<Real>() * total * alpha;
+      const double slope = added(::fabs(look.slope), 128 * rounding<Real>() * total, alpha);
       if (slope < 0.25 * alpha * look.least) {
         const Iterate it = descend_to_accuracy<typename P::Far>(set, start, bounds, problem,
                                                                 passes_left, &look.own);

@@ -1,6 +1,8 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
 // arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
-// adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster; gauss(t^2) is
+// adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster: always in device
+// code. No compiler contracts anything else (build_config.py): the bits of a result depend neither
+// on the kernel nor on the copy of a function that computed it. gauss(t^2) is
 // exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows; rough_rsqrt is rsqrt to four
 // digits or more, where they are to be had for less. sum and largest_of combine the
 // lanes.
@@ -39,7 +41,11 @@ struct Math<float> {
   static DDN_HD float within(float x, float bound) {
     return x > bound ? bound : (x < -bound ? -bound : x);
   }
+#if defined(__CUDA_ARCH__)
+  static DDN_HD float fma(float a, float b, float c) { return ::__fmaf_rn(a, b, c); }
+#else
   static DDN_HD float fma(float a, float b, float c) { return a * b + c; }
+#endif
   static constexpr double gauss_limit = 13;
   static DDN_HD float gauss(float square) { return ::exp2f(square * -0.72134752f); }
 #if defined(__CUDA_ARCH__)
@@ -67,7 +73,11 @@ struct Math<double> {
   static DDN_HD double within(double x, double bound) {
     return x > bound ? bound : (x < -bound ? -bound : x);
   }
+#if defined(__CUDA_ARCH__)
+  static DDN_HD double fma(double a, double b, double c) { return ::__fma_rn(a, b, c); }
+#else
   static DDN_HD double fma(double a, double b, double c) { return a * b + c; }
+#endif
   static constexpr double gauss_limit = 37;
   static DDN_HD double gauss(double square) { return ::exp(square * -0.5); }
 #if defined(__CUDA_ARCH__)
@@ -123,28 +133,18 @@ DDN_HD V added(V sum, V a, One) {
 
 DDN_HD bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }
 
-// Never part of a fused multiply-add: nvcc would contract x = a * b into the sums below, each in
-// its own way, and the error of a sum would no longer be what it has lost. (On the CPU a flag of
-// the compiler forbids it; see build_config.py.)
-template <class V>
-DDN_HD V rounded_sum(V a, V b) {
-#if defined(__CUDA_ARCH__)
-  return __dadd_rn(a, b);
-#else
-  return a + b;
-#endif
-}
-
 // A sum whose rounding errors are kept and added at the end (Knuth's TwoSum): right to the last few
-// bits however many terms there are. V: double, or a SIMD vector of doubles.
+// bits however many terms there are. V: double, or a SIMD vector of doubles. The additions must not
+// be contracted with the product that x may be: `next` and the error would then round different
+// terms. The flags of both compilers rule that out (build_config.py).
 template <class V>
 struct CompensatedSum {
   V sum{}, error{};
 
   DDN_HD void add(V x) {
-    const V next = rounded_sum(sum, x);
+    const V next = sum + x;
     const V part = next - sum;
-    error += (sum - (next - part)) + rounded_sum(x, -part);
+    error += (sum - (next - part)) + (x - part);
     sum = next;
   }
   DDN_HD V total() const { return sum + error; }

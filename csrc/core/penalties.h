@@ -174,13 +174,13 @@ struct PseudoHuber {
   template <class V>
   static DDN_HD V by_alpha(V t, const Alpha<V>&) {
     t = clip(t, limit<V>());
-    const V sine = t * Math<V>::rsqrt(t * t + Math<V>::splat(1));
+    const V sine = t * Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1)));
     return sine * sine * sine;
   }
   static DDN_HD double value(double z, double alpha) {
     // Where t is large the square would overflow before the quotient is taken.
     const double t = ::fabs(z / alpha);
-    return alpha * ::fabs(z) * (t < 1e150 ? t / (1 + ::sqrt(1 + t * t)) : 1);
+    return alpha * ::fabs(z) * (t < 1e150 ? t / (1 + ::sqrt(added(1.0, t, t))) : 1);
   }
   static DDN_HD double second(double) { return 1; }
 };
@@ -224,7 +224,7 @@ struct Huber {
     return {m[0], m[1], m[2]};
   }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
-    return {s.sum + s.inside * shift + s.beyond * alpha, s.inside, 0, 0};
+    return {added(added(s.sum, s.inside, shift), s.beyond, alpha), s.inside, 0, 0};
   }
   template <class V>
   static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
@@ -292,7 +292,7 @@ struct Welsch {
   }
   template <class V>
   static DDN_HD SumsIn<V> sums(const V* m, V alpha) {
-    return {m[0] * alpha, m[2], m[1], m[3] - 3.0 * m[0]};
+    return {m[0] * alpha, m[2], m[1], added(m[3], Math<V>::splat(-3), m[0])};
   }
   template <class V>
   static DDN_HD V by_alpha(V t, const Alpha<V>&) {
@@ -330,10 +330,12 @@ struct WelschFar : Welsch {
   // polynomials of probability theory.
   static DDN_HD SeriesSums sums(const double* m, double alpha) {
     const double lost = m[1] - m[2];
-    return {{m[0] * alpha, m[2], m[1], m[3] - 3 * m[0]},
-            {(6 * lost - 3 * m[1] - m[4]) * (1.0 / 6), (m[5] - 10 * m[3] + 15 * m[0]) * (1.0 / 24),
-             (15 * m[4] - 45 * lost + 15 * m[1] - m[6]) * (1.0 / 120),
-             (m[7] - 21 * m[5] + 105 * m[3] - 105 * m[0]) * (1.0 / 720)}};
+    const double third = added(added(-m[4], -3.0, m[1]), 6.0, lost);
+    const double fourth = added(added(m[5], -10.0, m[3]), 15.0, m[0]);
+    const double fifth = added(added(added(-m[6], 15.0, m[1]), -45.0, lost), 15.0, m[4]);
+    const double sixth = added(added(added(m[7], -21.0, m[5]), 105.0, m[3]), -105.0, m[0]);
+    return {{m[0] * alpha, m[2], m[1], added(m[3], -3.0, m[0])},
+            {third * (1.0 / 6), fourth * (1.0 / 24), fifth * (1.0 / 120), sixth * (1.0 / 720)}};
   }
 };
 
@@ -387,8 +389,9 @@ struct TruncatedQuadratic {
     return {m[0], m[2], m[2] - m[1]};
   }
   static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
-    const double squares = s.squares + shift * (2 * s.sum + s.inside * shift), inverse = 1 / alpha;
-    return {s.sum + s.inside * shift, s.inside, s.inside - squares * inverse * inverse, 0};
+    const double sum = added(s.sum, s.inside, shift), inverse = 1 / alpha;
+    const double squares = added(s.squares, shift, s.sum + sum);
+    return {sum, s.inside, added(s.inside, -squares * inverse, inverse), 0};
   }
   template <class V>
   static DDN_HD V by_alpha(V, const Alpha<V>&) {

@@ -90,11 +90,12 @@ DDN_HD double direction_derivative(const Points& points, const SetGradient<Real>
     const V zero = Math<V>::splat(0);
     const V pull = at.weight * at.curvature;
     // Selected: whatever a point of no weight does, it is not there.
-    terms[0] = (pull == zero ? pull : pull * point.x_tangent) - at.slope * at.weight_tangent;
+    terms[0] =
+        added(pull == zero ? pull : pull * point.x_tangent, -at.slope, at.weight_tangent);
     terms[1] = at.weight * at.far_by_alpha;
   });
   alpha_pull = sums[1];
-  return sums[0] - alpha_pull * alpha_tangent;
+  return added(sums[0], -alpha_pull, alpha_tangent);
 }
 
 // Writes the gradients of y', times that of the outcome, to what of `points` takes them, and
@@ -107,29 +108,30 @@ DDN_HD double second_order(const Points& points, const SetGradient<Real>& set, d
   const V direction = Math<V>::splat(y_tangent), by_alpha = Math<V>::splat(alpha_tangent);
   const auto bent = [&](const MovingPoint<V>& point, const PointTerms<V>& at) {
     const V pull = at.weight * at.twist * shared.alpha.inverse;
-    const V moved = (direction - point.x_tangent) - at.t * by_alpha;
+    const V moved = added(direction - point.x_tangent, -at.t, by_alpha);
     return pull == Math<V>::splat(0) ? pull : pull * moved;
   };
   double sums[2] = {};
   points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[2]) {
     const PointTerms<V> at = point_terms<P>(point, shared);
     const V p = bent(point, at);
-    terms[0] = at.weight_tangent * at.curvature + p;
-    terms[1] = at.weight_tangent * at.by_alpha - at.t * p;
+    terms[0] = added(p, at.weight_tangent, at.curvature);
+    terms[1] = added(at.weight_tangent * at.by_alpha, -at.t, p);
   });
   const V total = Math<V>::splat(sums[0]);
   points.write(
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
-        const V q = at.weight_tangent * at.curvature + bent(point, at);
-        return (q - total * at.weight * at.curvature) * shared.grad;
+        const V q = added(bent(point, at), at.weight_tangent, at.curvature);
+        return added(q, -total * at.weight, at.curvature) * shared.grad;
       },
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
-        const V moved = at.curvature * (direction - point.x_tangent) + at.by_alpha * by_alpha;
-        return (total * at.slope - moved) * shared.inverse * shared.grad;
+        const V moved =
+            added(at.by_alpha * by_alpha, at.curvature, direction - point.x_tangent);
+        return added(-moved, total, at.slope) * shared.inverse * shared.grad;
       });
-  return (sums[0] * alpha_pull - sums[1]) * static_cast<double>(set.grad);
+  return added(-sums[1], sums[0], alpha_pull) * static_cast<double>(set.grad);
 }
 
 template <class P, class Points, class Real>

@@ -23,24 +23,24 @@ struct Series {
   DDN_HD Series moved(double by) const {
     Series s = *this;
     for (int i = 0; i < terms - 1; ++i) {
-      for (int j = terms - 2; j >= i; --j) s.c[j] += by * s.c[j + 1];
+      for (int j = terms - 2; j >= i; --j) s.c[j] = added(s.c[j], by, s.c[j + 1]);
     }
     return s;
   }
   // Bounds on |t| <= r of what the series adds to its first term, and its second derivative to its.
   DDN_HD double rest(double r) const {
     double sum = 0;
-    for (int i = terms - 1; i >= 1; --i) sum = (sum + ::fabs(c[i])) * r;
-    return sum;
+    for (int i = terms - 1; i >= 1; --i) sum = added(::fabs(c[i]), sum, r);
+    return sum * r;
   }
   DDN_HD double rest_of_bend(double r) const {
     double sum = 0;
-    for (int i = terms - 1; i >= 3; --i) sum = (sum + i * (i - 1) * ::fabs(c[i])) * r;
-    return sum;
+    for (int i = terms - 1; i >= 3; --i) sum = added(i * (i - 1) * ::fabs(c[i]), sum, r);
+    return sum * r;
   }
   DDN_HD double at(double t) const {
     double sum = 0;
-    for (int i = terms - 1; i >= 0; --i) sum = sum * t + c[i];
+    for (int i = terms - 1; i >= 0; --i) sum = added(c[i], sum, t);
     return sum;
   }
 };
@@ -52,8 +52,8 @@ DDN_HD double top_of_concave(const Series& s, double radius) {
   for (int k = 0; k < 60 && hi - lo > 1e-14; ++k) {
     double slope = 0, curve = 0;
     for (int i = Series::terms - 1; i >= 1; --i) {
-      curve = curve * t + slope;
-      slope = slope * t + i * s.c[i];
+      curve = added(slope, curve, t);
+      slope = added(i * s.c[i], slope, t);
     }
     if (slope > 0) lo = t;
     if (slope <= 0) hi = t;

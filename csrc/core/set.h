@@ -23,9 +23,11 @@
 //   double  largest(double x)              of their numbers; also a sync()
 //   float   largest(float x)               likewise
 //   void    sum(values)                    of their numbers, for each of an array; likewise
-//   void    sum_before(values)             of those of threads of smaller rank; likewise
+//   void    sum_before(values)             of those of threads of smaller rank; likewise. Only
+//                                          after sum(), which separates two such calls
 //   int     group(), groups()              of a thread; groups take blocks of cells
 //   bool    leads_group()                  whether it writes what is of its group
+//   void    group_sync()                   orders the group's accesses to working memory
 //   float   group_largest(x)               of the group's numbers
 //   int     place(), places()              of a thread's cell, or vector of cells, among those
 //                                          that a group takes at a time

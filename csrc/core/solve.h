@@ -137,7 +137,7 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     // differences, depth minus (depth minus curvature): what is rounded is the sum of the two.
     double rounded = it.at.curvature;
     if constexpr (!P::convex) {
-      if (P::is_smooth) rounded = 2 * it.at.depth - it.at.curvature;
+      if (P::is_smooth) rounded = added(-it.at.curvature, 2.0, it.at.depth);
     }
     const bool vanishes = !(it.at.curvature > 16 * detail::rounding<Real>() * rounded) ||
                           it.at.curvature < least_curvature;
@@ -177,7 +177,7 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
                        4e-16 * ::fabs(y) + detail::smallest_normal<double>();
         const double most = Math<double>::largest() - side * y;  // no answer lies further away
         while (width < most) {
-          const double slope = set.template sums<P, double>(y + side * width, alpha).slope;
+          const double slope = set.template sums<P, double>(added(y, side, width), alpha).slope;
           if (!(side * slope < 0)) break;
           width *= 16;
         }

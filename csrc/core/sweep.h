@@ -181,8 +181,8 @@ class WindowSums {
   // The window's mean, and its loss.
   DDN_HD Window window(double alpha) const {
     const double s1 = s1_.total(), mean = s1 / mass();
-    const double squares = s2_.total() - s1 * mean;
-    return {base_ + alpha * mean, outside_.total() + (squares > 0 ? squares : 0)};
+    const double squares = added(s2_.total(), -s1, mean);
+    return {added(base_, alpha, mean), outside_.total() + (squares > 0 ? squares : 0)};
   }
 
  private:
@@ -267,7 +267,7 @@ DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in
     const auto consider = [&] {
       if (!(sums.mass() > 0)) return;
       const Window here = sums.window(in.alpha);
-      if (here.loss < best.loss - sweep_doubt * here.loss) best = here;
+      if (here.loss < added(best.loss, -sweep_doubt, here.loss)) best = here;
     };
     for (int64_t first = begin; first < end; ++first) {
       const bool last = first == in.leaving;
@@ -285,7 +285,7 @@ DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in
     }
   }
   const double least = -set.largest(-best.loss);
-  const bool tied = best.loss <= least + sweep_doubt * least;
+  const bool tied = best.loss <= added(least, sweep_doubt, least);
   return {-set.largest(tied ? -best.u : -detail::infinity), least};
 }
 

@@ -448,6 +448,7 @@ class PointSet {
   int group() const { return 0; }
   int groups() const { return 1; }
   bool leads_group() const { return true; }
+  void group_sync() const {}
   float group_largest(float x) const { return x; }
   int place() const { return 0; }
   int places() const { return 1; }

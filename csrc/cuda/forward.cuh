@@ -81,7 +81,7 @@ constexpr bool keeps_lists = P::has_kinks && !weighted;
 
 // Numbers that a team keeps in shared memory: points and their weights, or lists.
 template <class P, class T, class Team, bool weighted>
-DDN_HD int64_t team_numbers(int64_t capacity) {
+constexpr DDN_HD int64_t team_numbers(int64_t capacity) {
   const int lists =
       keeps_lists<P, weighted> ? Team::warps * Listing<T>::room(capacity, Team::warps) : 0;
   return (weighted ? 2 : 1) * capacity + lists;
@@ -188,16 +188,18 @@ template <class T, bool weighted>
 constexpr int64_t point_bytes = static_cast<int64_t>(sizeof(T)) * (weighted ? 2 : 1);
 
 // most_points: of a set.
-template <class P, class T, class Team, bool weighted>
-cudaError_t launch_on_chip(const LocalArgs& args, int64_t most_points, cudaStream_t stream) {
+template <class P, class T, class Team, bool weighted, int64_t most_points>
+cudaError_t launch_on_chip(const LocalArgs& args, cudaStream_t stream) {
   constexpr int teams = block_threads / Team::threads;
   using Kernel = void (*)(LocalArgs);
   const Kernel kernel = forward_on_chip<P, T, Team, weighted>;
-  const auto bytes = [](int64_t points) {
+  constexpr auto bytes = [](int64_t points) {
     return teams * team_numbers<P, T, Team, weighted>(points) * static_cast<int64_t>(sizeof(T));
   };
+  constexpr int64_t most_bytes = bytes(most_points);
+  static_assert(most_bytes <= most_dynamic_bytes);
   const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes(most_points)));
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most_bytes));
   if (error != cudaSuccess) return error;
   DDN_LAUNCH(kernel, args.work.grid(args.forward.layout, teams), block_threads,
              static_cast<size_t>(bytes(args.work.capacity)), stream, args);
@@ -206,13 +208,14 @@ cudaError_t launch_on_chip(const LocalArgs& args, int64_t most_points, cudaStrea
 
 template <class P, class T, bool weighted>
 cudaError_t launch_warps(const LocalArgs& args, cudaStream_t stream) {
-  return launch_on_chip<P, T, Warp, weighted>(args, warp_bytes / point_bytes<T, weighted>, stream);
+  constexpr int64_t most_points = warp_bytes / point_bytes<T, weighted>;
+  return launch_on_chip<P, T, Warp, weighted, most_points>(args, stream);
 }
 
 template <class P, class T, bool weighted>
 cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
-  return launch_on_chip<P, T, Block<block_threads>, weighted>(
-      args, block_bytes / point_bytes<T, weighted>, stream);
+  constexpr int64_t most_points = block_bytes / point_bytes<T, weighted>;
+  return launch_on_chip<P, T, Block<block_threads>, weighted, most_points>(args, stream);
 }
 
 template <class P, class T, bool weighted>

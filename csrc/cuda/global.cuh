@@ -97,6 +97,7 @@ cudaError_t launch_global_on_chip(const GlobalArgs& args, cudaStream_t stream) {
   using Kernel = void (*)(GlobalArgs);
   const Kernel kernel = global_on_chip<P, T, threads, weighted>;
   constexpr int most_bytes = fixed_bytes + 2 * static_cast<int>(global_chip_bytes);
+  static_assert(most_bytes <= most_dynamic_bytes);
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
   if (error != cudaSuccess) return error;

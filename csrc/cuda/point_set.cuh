@@ -28,7 +28,11 @@ struct MomentAdder {
 
   template <class Factor>
   __device__ __forceinline__ void operator()(int k, V x, Factor y) const {
-    moments[k] = added(moments[k], x * weight, y);
+    if constexpr (std::is_same_v<Factor, One>) {
+      moments[k] = added(moments[k], x, weight);
+    } else {
+      moments[k] = added(moments[k], x * weight, y);
+    }
   }
   __device__ __forceinline__ void count(int k, V a, V b) const {
     moments[k] += a <= b ? V(1) * weight : V(0);
@@ -77,6 +81,7 @@ class PointSet {
   __device__ __forceinline__ int group() const { return Team::rank() / warp_size; }
   __device__ __forceinline__ int groups() const { return Team::threads / warp_size; }
   __device__ __forceinline__ bool leads_group() const { return lane() == 0; }
+  __device__ __forceinline__ void group_sync() const { __syncwarp(); }
   __device__ __forceinline__ float group_largest(float x) const { return largest_in_warp(x); }
   __device__ __forceinline__ int place() const { return lane() / sharers; }
   __device__ __forceinline__ int places() const { return least_block; }
@@ -166,7 +171,7 @@ class PointSet {
       const int64_t end = begin + (rest < Space::bin_points ? rest : Space::bin_points);
       // bin_points is a multiple of the team: each thread meets its own points.
       for (int64_t i = begin + Team::rank(); i < end; i += Team::threads) {
-        const T place = shift - residual(points_[i], at.base, at.offset) * scale;
+        const T place = added(shift, -residual(points_[i], at.base, at.offset), scale);
         const int digits = static_cast<int>(larger(smaller(place, limit), T(0)));
         const int b = digits >> Space::place_bits;
         const Count count = Counting<weighted>::count(points_.weight(i));
@@ -178,7 +183,7 @@ class PointSet {
       for (int b = Team::rank(); b < size; b += Team::threads) {
         constexpr double unit = 1 / Counting<weighted>::one;
         double points = static_cast<double>(fixed.counts[b]) * unit;
-        double moment = static_cast<double>(fixed.places[b]) * (unit / one) - 0.5 * points;
+        double moment = added(-0.5 * points, static_cast<double>(fixed.places[b]), unit / one);
         if (n_ > Space::bin_points) {
           fixed.masses[b] = points += begin == 0 ? 0 : fixed.masses[b];
           fixed.moments[b] = moment += begin == 0 ? 0 : fixed.moments[b];
@@ -202,8 +207,8 @@ class PointSet {
           const T z = residual(x, at.base, at.offset), distance = absolute(z), t = -z * inverse;
           if (distance <= inner) {
             totals[0] += 1.0 * weight_in<double>(weight);
-            s1 += t * weight;
-            s2 += t * t * weight;
+            s1 = added(s1, t, weight);
+            s2 = added(s2, t * weight, t);
           } else if (distance <= outer) {
             totals[3] += z > 0;
             append(x, weight);
@@ -246,13 +251,16 @@ class PointSet {
               residual(static_cast<double>(x), static_cast<double>(at.base), at.offset) * inverse,
               Math<double>::gauss_limit);
           double before = 0, term = Math<double>::gauss(z * z) * weight_in<double>(weight);
+          series.c[0] += term;
+          constexpr int last = Series::terms - 1;
 #pragma unroll
-          for (int i = 0; i < Series::terms; ++i) {
-            series.c[i] += term;
-            const double next = -(z * term + before) * (1.0 / (i + 1));
+          for (int i = 1; i < last; ++i) {
+            const double next = -added(before, z, term) * (1.0 / i);
             before = term;
             term = next;
+            series.c[i] += term;
           }
+          series.c[last] = added(series.c[last], -added(before, z, term), 1.0 / last);
         },
         [] {});
     Team::template reduce<Add>(series.c);
@@ -594,8 +602,10 @@ class PointSet {
     memory_->list[at] = x;
     if constexpr (weighted) memory_->list_weights[at] = weight;
   }
+  // Every thread has read the size of the last list before it entered the barriers of sort_list(),
+  // so that none is needed before the size is cleared; the one behind that also keeps append() from
+  // a list that is still being read.
   __device__ __forceinline__ void clear_list() const {
-    __syncthreads();  // for whoever may still read the last one, of this set or the one before
     if (Team::rank() == 0) Space::fixed().size = 0;
     __syncthreads();
   }

@@ -40,7 +40,7 @@ struct Surveyor {
 
   template <class Weight>
   __device__ __forceinline__ void add(T x, Weight weight) {
-    sum += static_cast<V>(x) * weight_in<V>(weight);
+    sum = added(sum, static_cast<V>(x), weight_in<V>(weight));
     lo = smaller(x, lo);
     hi = larger(x, hi);
   }
@@ -82,7 +82,7 @@ struct Listing : Staged<T> {
 
   // Of one of the warps of a team: a quarter of its points, as no more lie near the kinks of most
   // sets. A multiple of the warp's size.
-  static DDN_HD int room(int64_t points, int warps) {
+  static constexpr DDN_HD int room(int64_t points, int warps) {
     const auto own = static_cast<int>((points + warps - 1) / warps);
     return (own + 4 * warp_size - 1) / (4 * warp_size) * warp_size;
   }

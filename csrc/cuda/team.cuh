@@ -93,12 +93,13 @@ struct Block {
     }
   }
 
+  // Called only after a reduce(): every thread has read `parts` of the last call before it entered
+  // the barriers there, so that none is needed before the writes.
   template <int count>
   static __device__ __forceinline__ void sum(int (&values)[count]) {
     __shared__ int parts[warps * count];
 #pragma unroll
     for (int k = 0; k < count; ++k) values[k] = __reduce_add_sync(full_mask, values[k]);
-    __syncthreads();  // likewise
     if (lane() == 0) {
 #pragma unroll
       for (int k = 0; k < count; ++k) parts[threadIdx.x / warp_size * count + k] = values[k];
@@ -112,11 +113,10 @@ struct Block {
     }
   }
 
-  // Each thread gets the sums over those before it.
+  // Each thread gets the sums over those before it. Called only after a reduce(), as sum() is.
   template <int count>
   static __device__ __forceinline__ void sum_before(double (&values)[count]) {
     __shared__ double parts[warps * count];
-    __syncthreads();  // likewise
 #pragma unroll
     for (int k = 0; k < count; ++k) {
       double sum = values[k];

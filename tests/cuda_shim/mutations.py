@@ -24,7 +24,7 @@ REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
 MUTATIONS = (
     Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
     Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
-    Mutation("barrier before numbers of points are read", "cuda/team.cuh", BARRIER, "", 3),
+    Mutation("barrier before numbers of points are read", "cuda/team.cuh", BARRIER, "", 2),
     Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
     Mutation(
         "tail of a sum",
@@ -48,15 +48,15 @@ MUTATIONS = (
             (2, "barrier between counting and the sums"),
             (3, "barrier after the bins"),
             (4, "barrier after a list"),
-            (6, "barrier after a list is cleared"),
+            (5, "barrier after a list is cleared"),
         )
     ),
     *(
         Mutation(name, "cuda/team.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
-            (5, "barrier before sums over threads are read"),
-            (6, "barrier before the largest of warps is written"),
-            (7, "barrier before the largest of warps is read"),
+            (3, "barrier before sums over threads are read"),
+            (4, "barrier before the largest of warps is written"),
+            (5, "barrier before the largest of warps is read"),
         )
     ),
     *(
