@@ -39,8 +39,11 @@ def counts(emulator):
     def count(name, parameter=1):
         y = aligned(np.zeros(256, np.float32))
         emulator.clear_counts()
+        for array in (X, y, NEXT):
+            emulator.allow(array, writable=array is y)
         arrays = (ctypes.c_void_p(array.ctypes.data) for array in (X, y, NEXT))
-        assert emulator._c.launch_known_counts(name.encode(), *arrays, parameter) == 0
+        launch = emulator._c.launch_known_counts
+        assert emulator._call(launch, name.encode(), *arrays, parameter) == 0
         (found,) = emulator.counts().values()
         return found
 
