@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from ptx_emulator.counts import KernelCounts, Traffic
 
 from bench.gpu_model import __main__ as command
 from bench.gpu_model import costs, figures, points, registers, rule, summary, table
 from bench.gpu_model.machines import MACHINES, most_registers, resident_blocks
+from bench.gpu_model.measure import measure
 from bench.gpu_model.table import Goal, Table
 from bench.gpu_model.workloads import WORKLOADS, Counted
 
@@ -380,6 +382,23 @@ def test_without_an_emulator_the_committed_counts_serve(monkeypatch, table_file,
     monkeypatch.setattr(command.emulate, "build", fail)
     assert command.main(["--only", "forward huber 64", "--counts", "emulator"]) == 0
     assert "not counted, no nvcc; the committed counts are used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "small",
+    [
+        SETS._replace(full=(6, 50)),
+        SETS._replace(full=(6, 50), direction="backward", dtype="bfloat16"),
+        SETS._replace(full=(6, 50), weighted=True, penalty="welsch", solver="global"),
+        SETS._replace(full=(2, 50, 3), layout="channels last", direction="backward"),
+        SETS._replace(full=(20, 3), layout="segments", direction="backward"),
+        SETS._replace(full=(20, 1), layout="segments", shape=(40, 1), rows=30),
+    ],
+)
+def test_workloads_can_be_timed(small):
+    found = measure(small, torch.device("cpu"))
+    assert found.low <= found.median <= found.high
+    assert found.repetitions >= 1
 
 
 def test_nothing_chosen_is_an_error():
