@@ -1,4 +1,5 @@
 // Small kernels whose counts follow from the source; tests/test_ptx_counts.py states them.
+#include <cmath>
 #include <cstring>
 
 #include "cuda/launch.h"
@@ -102,7 +103,7 @@ __global__ void colliding_atomics(const __grid_constant__ Arguments a) {
 __global__ void ragged_loop(const __grid_constant__ Arguments a) {
   float x = a.x[threadIdx.x];
 #pragma unroll 1
-  for (int i = 0; i < static_cast<int>(threadIdx.x % 32); ++i) x = __fdiv_rn(x, 1.5f);
+  for (int i = 0; i < static_cast<int>(threadIdx.x % 32); ++i) x = x / 1.5f;
   a.y[threadIdx.x] = x;
 }
 
@@ -110,9 +111,9 @@ __global__ void ragged_loop(const __grid_constant__ Arguments a) {
 __global__ void divergent(const __grid_constant__ Arguments a) {
   float x = a.x[threadIdx.x];
   if (threadIdx.x % 2 == 0) {
-    x = __fdiv_rn(x, 1.5f);
+    x = x / 1.5f;
   } else {
-    x = __fsqrt_rn(x);
+    x = sqrtf(x);
   }
   a.y[threadIdx.x] = x;
 }
