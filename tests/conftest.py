@@ -61,12 +61,31 @@ def random_state():
         torch.cuda.set_rng_state_all(cuda_states)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kernels",
+        choices=("source", "ptx"),
+        default="source",
+        help="what the tests of the CUDA kernels run: their source by the C++ compiler, or the PTX "
+        "that nvcc makes of all of them, which takes minutes to build",
+    )
+
+
 @pytest.fixture(scope="session")
-def library(tmp_path_factory):
+def library(request, tmp_path_factory):
     """The CUDA kernels, compiled for the host."""
     from cuda_shim import shim
 
-    return shim.build(tmp_path_factory.mktemp("cuda_shim"))
+    built = shim.build(tmp_path_factory.mktemp("cuda_shim"))
+    if request.config.getoption("--kernels") == "source":
+        return built
+    from ptx_emulator import build
+
+    if reason := build.missing():
+        pytest.skip(reason)
+    sources = [*shim.kernel_units(), *(unit for unit in shim.shim_units() if unit.suffix == ".cu")]
+    folder = tmp_path_factory.mktemp("ptx")
+    return built._replace(shim=build.build(folder, built.objects, sources))
 
 
 @pytest.fixture

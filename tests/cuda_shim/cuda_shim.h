@@ -9,6 +9,8 @@
 // undefined in CUDA and can be seen from here ends the launch: it returns cudaErrorLaunchFailure
 // and error() says what happened and at which line.
 //
+// A back end may run other code in a kernel's place: tests/ptx_emulator runs what nvcc makes of it.
+//
 // Not shown here: races between blocks, memory ordering, stream order, registers, alignment, speed.
 #pragma once
 
@@ -17,6 +19,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <string>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -84,11 +87,12 @@ bool was_launched(const void* kernel);
 const char* error();
 void clear_error();
 
-// Where in the source a collective is called.
+// Where in the source a collective is called, and in which of the copies that a compiler made of it.
 struct Site {
   const char* name;
   const char* file;
   int line;
+  int copy = 0;
 };
 
 // One lane's part in a collective of a warp.
@@ -99,6 +103,7 @@ struct Arrival {
   void* result;       // what it gets
   unsigned bytes;     // of each
   int source;         // the lane that a shuffle reads, or `vote`
+  bool orders_memory = false;
 };
 constexpr int vote = -1;  // value is a bool, the result a mask of the lanes whose value is true
 
@@ -110,10 +115,43 @@ void* dynamic_shared();
 void run_grid(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
               const std::function<void()>& thread);
 
+// An argument of a launch.
+struct Argument {
+  const void* value;
+  size_t bytes;
+};
+
+// Runs kernels in place of the host's code and learns when their threads meet.
+struct Backend {
+  void (*run)(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+              const Argument* arguments, size_t num_arguments);
+  void (*begin_block)();
+  void (*barrier)();  // of the block: all have arrived
+  void (*warp_meets)(unsigned warp, unsigned members, bool orders_memory);
+  // Kernels may touch that memory.
+  void (*allow)(const void* begin, size_t bytes, bool writable);
+};
+extern const Backend* backend;  // null: the host's code runs
+
+// Ends the launch from within a thread.
+[[noreturn]] void fail_thread(const std::string& message);
+// There is no launch.
+void fail_launch(const char* kernel, const std::string& message);
+
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const char* name, dim3 grid, dim3 block,
             size_t shared_bytes, cudaStream_t, Arguments&&... arguments) {
   const std::tuple<std::decay_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
+  if (backend != nullptr) {
+    std::apply(
+        [&](const auto&... parameter) {
+          const Argument list[] = {{&parameter, sizeof parameter}...};
+          backend->run(reinterpret_cast<const void*>(kernel), name, grid, block, shared_bytes, list,
+                       sizeof...(parameter));
+        },
+        parameters);
+    return;
+  }
   run_grid(reinterpret_cast<const void*>(kernel), name, grid, block, shared_bytes,
            [&] { std::apply(kernel, parameters); });
 }
@@ -142,7 +180,7 @@ inline int shuffle_source(Shuffle kind, int by, int width) {
 
 template <class T>
 T shuffle(const Site& site, Shuffle kind, unsigned mask, const T& value, int by, int width) {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
+  static_assert(std::is_arithmetic_v<T>);
   check_width(site, width);
   T result;
   Arrival arrival{site, mask, &value, &result, sizeof(T), shuffle_source(kind, by, width)};

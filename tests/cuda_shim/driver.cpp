@@ -90,6 +90,9 @@ int shim_forward(const Sets* sets, int global, void* y, void* remainder, void* c
   std::vector<int64_t> workspace(
       static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args) / 8 + 1));
   args.workspace = workspace.data();
+  if (cuda_shim::backend != nullptr) {
+    cuda_shim::backend->allow(workspace.data(), workspace.size() * sizeof(int64_t), true);
+  }
   return ddn::cuda::robust_pool_forward(args, nullptr);
 }
 

@@ -72,7 +72,7 @@ std::string describe_lane(unsigned warp, unsigned lane) {
 
 bool same(const Site& a, const Site& b) {
   const auto equal = [](const char* x, const char* y) { return x == y || strcmp(x, y) == 0; };
-  return a.line == b.line && equal(a.name, b.name) && equal(a.file, b.file);
+  return a.line == b.line && a.copy == b.copy && equal(a.name, b.name) && equal(a.file, b.file);
 }
 
 // ---- Taking turns ----
@@ -182,6 +182,7 @@ void complete(unsigned w, const Arrival& first) {
     memcpy(arrival.result, value, arrival.bytes);
   }
   warp.waiting &= ~members;
+  if (backend != nullptr) backend->warp_meets(w, members, first.orders_memory);
   make_ready(w, members);
 }
 
@@ -212,6 +213,7 @@ void run_thread() {
 
 bool run_block() {
   shared_memory::poison();
+  if (backend != nullptr) backend->begin_block();
   block.live = block.num_threads;
   block.ready_warps = 0;
   block.at_barrier = 0;
@@ -265,6 +267,14 @@ std::vector<uint64_t> order_blocks(uint64_t count) {
 
 }  // namespace
 
+const Backend* backend = nullptr;
+
+void fail_thread(const std::string& message) { fail(message); }
+void fail_launch(const char* kernel, const std::string& message) {
+  kernel_name = kernel;
+  record(cudaErrorLaunchFailure, message);
+}
+
 void run_grid(const void* kernel, const char* name, dim3 grid, dim3 threads, size_t shared_bytes,
               const std::function<void()>& thread) {
   kernel_name = name;
@@ -296,6 +306,7 @@ void sync_threads(const Site& site) {
   stop_self();
   if (++block.at_barrier == block.num_threads) {
     block.at_barrier = 0;
+    if (backend != nullptr) backend->barrier();
     for (unsigned w = 0; w * warpSize < block.num_threads; ++w) {
       make_ready(w, block.warps[w].live);
     }

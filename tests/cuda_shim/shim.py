@@ -137,10 +137,6 @@ def _dtype_number(x: np.ndarray) -> int:
     return [t and np.dtype(t) for t in dtypes].index(x.dtype)
 
 
-def _pointer(array: np.ndarray | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
-
-
 class _Array(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("layout", ctypes.POINTER(ctypes.c_int64)))
 
@@ -176,13 +172,6 @@ class Problem(NamedTuple):
             return ((len(self.ptr) - 1) * math.prod(self.x.shape[1:]),)
         return (math.prod(self.x.shape[: self.set_rank]),)
 
-    def array(self, t: np.ndarray | None) -> _Array:
-        """A tensor of x's shape, which has to stay alive."""
-        if t is None:
-            return _Array()
-        assert t.shape == self.x.shape
-        layout = layout_of(t, self.set_rank, self.ptr)
-        return _Array(t.ctypes.data, ctypes.cast(layout, ctypes.POINTER(ctypes.c_int64)))
 
 
 class Shim:
@@ -218,7 +207,7 @@ class Shim:
             self._c.shim_forward,
             *self._sets(problem),
             int(solver == "global"),
-            *(_pointer(output.array) for output in outputs),
+            *(self._pointer(output.array) for output in outputs),
             ctypes.c_int64(max_iter),
             ctypes.c_double(-1.0),
         )
@@ -254,15 +243,15 @@ class Shim:
         self._call(
             self._c.shim_backward,
             *self._sets(problem),
-            *(_pointer(part) for part in answer),
-            _pointer(None if of == "answer" else grad),
-            problem.array(result if of == "points" else None),
-            problem.array(result if of == "weights" else None),
-            _pointer(result if of == "alpha" else None),
-            problem.array(direction.x),
-            problem.array(direction.weight),
-            _pointer(direction.alpha),
-            _pointer(result if of == "answer" else None),
+            *(self._input(part) for part in answer),
+            self._input(None if of == "answer" else grad),
+            self._array(problem, result if of == "points" else None),
+            self._array(problem, result if of == "weights" else None),
+            self._pointer(result if of == "alpha" else None),
+            self._array(problem, direction.x, writable=False),
+            self._array(problem, direction.weight, writable=False),
+            self._input(direction.alpha),
+            self._pointer(result if of == "answer" else None),
         )
         output.check()
         return result.view(type(x)) if of in ("points", "answer") else result
@@ -270,24 +259,28 @@ class Shim:
     def toy(self, name: str, size: int = 1024) -> np.ndarray:
         """What a kernel of toys.cu writes; NaN where it does not."""
         out = np.full(size, np.nan)
-        code = self._call(self._c.shim_toy, name.encode(), _pointer(out))
+        code = self._call(self._c.shim_toy, name.encode(), self._pointer(out))
         assert code == 0, f"no toy {name}"
         return out
 
-    def kernels(self) -> dict[str, bool]:
-        """The pooling kernels of the library and whether each has been launched since it was
-        loaded. A kernel is known by its one argument, which it takes by value."""
+    def addresses(self) -> dict[str, int]:
+        """Of the library's functions, by their demangled names."""
         listing = subprocess.run(
             ["nm", "-C", "--defined-only", self.path], check=True, capture_output=True, text=True
         )
         symbols = [line.split(" ", 2) for line in listing.stdout.splitlines()]
-        addresses = {name: int(at, 16) for at, kind, name in symbols if kind in "tTwWuU"}
+        offsets = {name: int(at, 16) for at, kind, name in symbols if kind in "tTwWuU"}
         known = ctypes.cast(self._c.shim_forward, ctypes.c_void_p).value
         assert known is not None
-        base = known - addresses["shim_forward"]
+        base = known - offsets["shim_forward"]
+        return {name: base + offset for name, offset in offsets.items()}
+
+    def kernels(self) -> dict[str, bool]:
+        """The pooling kernels of the library and whether each has been launched since it was
+        loaded. A kernel is known by its one argument, which it takes by value."""
         return {
-            name: bool(self._c.shim_was_launched(ctypes.c_void_p(base + address)))
-            for name, address in addresses.items()
+            name: bool(self._c.shim_was_launched(ctypes.c_void_p(address)))
+            for name, address in self.addresses().items()
             if re.search(
                 r"^void ddn::cuda::.*\(ddn::(BackwardArgs|cuda::LocalArgs|cuda::GlobalArgs)\)$",
                 name,
@@ -309,14 +302,36 @@ class Shim:
         sets = _Sets(
             _dtype_number(x),
             self._penalty(penalty),
-            None if ptr is None else ptr.ctypes.data,
-            problem.array(x),
-            None if each is None else each.ctypes.data,
+            self._input(ptr),
+            self._array(problem, x, writable=False),
+            self._input(each),
             math.nan if each is not None else alpha,
-            problem.array(weight),
+            self._array(problem, weight, writable=False),
             0 if weight is None else _dtype_number(weight),
         )
         return (ctypes.byref(sets),)
+
+    def allow(self, array: np.ndarray, writable: bool) -> None:
+        """Kernels of the next call may touch it. Code of the host is not checked for that."""
+
+    def _pointer(self, array: np.ndarray | None, writable: bool = True) -> ctypes.c_void_p:
+        if array is None:
+            return ctypes.c_void_p(None)
+        if array.size:
+            self.allow(array, writable)
+        return ctypes.c_void_p(array.ctypes.data)
+
+    def _input(self, array: np.ndarray | None) -> ctypes.c_void_p:
+        return self._pointer(array, writable=False)
+
+    def _array(self, problem: Problem, t: np.ndarray | None, writable: bool = True) -> _Array:
+        """A tensor of the shape of the problem's x, which has to stay alive."""
+        if t is None:
+            return _Array()
+        assert t.shape == problem.x.shape
+        layout = layout_of(t, problem.set_rank, problem.ptr)
+        data = self._pointer(t, writable)
+        return _Array(data, ctypes.cast(layout, ctypes.POINTER(ctypes.c_int64)))
 
     def _call(self, function, *arguments) -> int:
         code = function(*arguments)

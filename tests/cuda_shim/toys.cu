@@ -10,11 +10,6 @@ constexpr unsigned full = 0xffffffffu;
 
 // ---- Right ----
 
-struct Sixteen {
-  double a;
-  int b, c;
-};
-
 __global__ void shuffles(double* out) {
   const int i = static_cast<int>(threadIdx.x);
   out[i] = __shfl_sync(full, i, 35);
@@ -25,8 +20,6 @@ __global__ void shuffles(double* out) {
   out[160 + i] = __shfl_down_sync(full, i, 1, 16);
   out[192 + i] = __shfl_xor_sync(full, static_cast<double>(i), 16);
   out[224 + i] = __shfl_xor_sync(full, i, 4, 4);
-  const Sixteen s = __shfl_xor_sync(full, Sixteen{0.5 * i, i, -i}, 1);
-  out[256 + i] = s.a + s.b - s.c;
 }
 
 __global__ void votes(double* out) {

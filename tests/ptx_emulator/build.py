@@ -1,0 +1,151 @@
+"""From CUDA sources to a library that runs their PTX: nvcc, translation, a C++ compiler."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from build_config import compile_flags
+from build_toolkit import find_toolkit
+from cuda_shim import shim
+
+from ptx_emulator.counts import Block
+from ptx_emulator.emulator import Emulator, demangled
+from ptx_emulator.parser import parse_file
+from ptx_emulator.translator import KernelTranslator
+
+HERE = Path(__file__).resolve().parent
+RUNTIME = HERE / "runtime"
+KEPT = HERE.parent.parent / "build" / "ptx"
+ARCH = "sm_90"
+# Products and sums stay apart where PTX has them apart.
+CXX_FLAGS = (
+    "-O0",
+    "-mfma",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    f"-I{RUNTIME}",
+)
+
+A, B = TypeVar("A"), TypeVar("B")
+
+
+def missing() -> str | None:
+    """What the machine lacks, or None."""
+    toolkit, reason = find_toolkit(os.environ)
+    if toolkit is None:
+        return f"needs nvcc: {reason}"
+    return next((f"needs {tool}" for tool in ("c++filt", "nm") if not shutil.which(tool)), None)
+
+
+def nvcc() -> str:
+    toolkit, reason = find_toolkit(os.environ)
+    assert toolkit is not None, reason
+    return f"{toolkit.home}/bin/nvcc"
+
+
+def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
+    """Of everything that the PTX of a source depends on."""
+    digest = hashlib.sha256()
+    digest.update(subprocess.run([nvcc(), "--version"], check=True, capture_output=True).stdout)
+    digest.update(" ".join(command).encode())
+    headers = sorted(h for folder in ("core", "cuda") for h in (csrc / folder).glob("*.*h"))
+    for file in (source, *headers):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_ptx(
+    source: Path, into: Path, csrc: Path = shim.CSRC, flags: Sequence[str] = (), arch: str = ARCH
+) -> Path:
+    """The PTX of one source, with the flags of the build. That of the checkout's own kernels, which
+    takes minutes, is kept in build/ptx."""
+    target = into / f"{source.stem}.ptx"
+    command = ["-ptx", *compile_flags(os.environ)["nvcc"], "-std=c++17", f"-arch={arch}", *flags]
+    kept = KEPT / f"{source.stem}-{_key(source, csrc, command)}.ptx"
+    if not kept.exists():
+        subprocess.run([nvcc(), *command, f"-I{csrc}", str(source), "-o", str(target)], check=True)
+        if csrc != shim.CSRC:
+            return target
+        KEPT.mkdir(parents=True, exist_ok=True)
+        for stale in KEPT.glob(f"{source.stem}-*.ptx"):
+            stale.unlink()
+        # Renamed in one step: another process may look for it.
+        shutil.copy(target, kept.with_suffix(f".{os.getpid()}"))
+        kept.with_suffix(f".{os.getpid()}").rename(kept)
+    else:
+        shutil.copy(kept, target)
+    return target
+
+
+def translate(
+    ptx: Path, into: Path, match: str = "", contract: bool = False, count: bool = False
+) -> dict[str, list[Block]]:
+    """Writes a C++ file for each kernel whose demangled name matches; the basic blocks of each."""
+    module = parse_file(ptx)
+    kernels = module.kernels()
+    found = {}
+    names = demangled([kernel.name for kernel in kernels])
+    for i, (kernel, name) in enumerate(zip(kernels, names, strict=True)):
+        if not re.search(match, name):
+            continue
+        translation = KernelTranslator(module, kernel, contract=contract, count=count).translate()
+        (into / f"{ptx.stem}_{i:03}.cpp").write_text(translation.text)
+        found[kernel.name] = [
+            Block(f"{block.source.file}:{block.source.line}", dict(block.opcodes))
+            for block in translation.blocks
+        ]
+    return found
+
+
+def _in_parallel(pool: Callable[[int], ThreadPoolExecutor | ProcessPoolExecutor],
+                 function: Callable[..., B], jobs: Iterable[tuple]) -> list[B]:
+    with pool(len(os.sched_getaffinity(0))) as executor:
+        return [future.result() for future in [executor.submit(function, *job) for job in jobs]]
+
+
+def build(
+    folder: Path,
+    host_objects: Mapping[str, Path],
+    sources: Sequence[Path],
+    *,
+    csrc: Path = shim.CSRC,
+    match: str = "",
+    flags: Sequence[str] = (),
+    contract: bool = False,
+    count: bool = False,
+) -> Emulator:
+    """A library that runs the PTX of the sources' kernels whose demangled names match.
+
+    Args:
+        host_objects: what the host shim has compiled, by the names of the sources; of sources that
+            are not among them, the launchers are compiled here.
+        flags: of nvcc, besides those of the build.
+        contract, count: see translator.py.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(source, folder, csrc, flags) for source in sources]
+    ptx_files = _in_parallel(ThreadPoolExecutor, compile_ptx, jobs)
+    translations = [(ptx, folder, match, contract, count) for ptx in ptx_files]
+    blocks: dict[str, list[Block]] = {}
+    for found in _in_parallel(ProcessPoolExecutor, translate, translations):
+        blocks |= found
+    units = [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
+    units += [(unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))]
+    units += [(s, folder, csrc, shim.OPTIMIZE) for s in sources if s.name not in host_objects]
+    objects = shim.compile_units(units)
+    library = shim.link([*host_objects.values(), *objects], folder / "libptx.so")
+    return Emulator(library, blocks if count else None)
+
+
+def build_counting(folder: Path, match: str = "") -> Emulator:
+    """The pooling kernels whose demangled names match, with counters. Takes minutes."""
+    host = shim.build(folder)
+    return build(folder / "ptx", host.objects, shim.kernel_units(), match=match, count=True)

@@ -1,0 +1,59 @@
+// What a launch executes, counted: basic blocks by warp and by lane, memory traffic, and chains of
+// loads that wait for each other. Translation with counters calls these; see counts.py for what the
+// figures mean.
+//
+// A warp is taken to execute the n-th passing of a basic block once, whichever of its lanes take
+// part, between two collectives of the whole warp (an epoch): paths that diverge count once each.
+#pragma once
+
+#include "types.h"
+
+namespace ptx::counters {
+
+enum class Kind : u8 {
+  global_load,
+  global_store,
+  global_atomic,
+  shared_load,
+  shared_store,
+  shared_atomic
+};
+constexpr int kinds = 6;
+
+extern bool enabled;
+
+// A lane enters basic block b, of so many PTX instructions. Returns how often it has in this epoch.
+u32 enter_block(u32 b, u32 instructions);
+
+// The number of the instruction that accesses memory next, and the passing of its basic block.
+extern u32 access_number, access_passing;
+inline void next_access(u32 number, u32 passing) {
+  access_number = number;
+  access_passing = passing;
+}
+void note_access(Kind kind, u64 a, unsigned n);
+inline void access(Kind kind, u64 a, unsigned n) {
+  if (enabled) note_access(kind, a, n);
+}
+
+// Chains of loads. Time is counted in latencies of a load from global memory: a load is issued as
+// soon in its basic block as its address is known, and is ready one latency later.
+inline u32 later(u32 a, u32 b) { return a > b ? a : b; }
+// Of this lane.
+u32 current_time();
+// When the load that was just made, issued at that time, is ready; 0 unless it was of global memory.
+u32 ready_time(u32 issued);
+// The lane uses a value that is ready at that time.
+void wait_for(u32 ready);
+
+// For races.cpp and launch.cpp.
+void next_epoch(unsigned warp);
+void next_epoch_of_all();
+void begin_launch(const char* kernel, u32 basic_blocks, unsigned shared_bytes);
+void begin_block();
+void end_launch();
+// All counts since the last call of clear(), as JSON.
+const char* json();
+void clear();
+
+}  // namespace ptx::counters

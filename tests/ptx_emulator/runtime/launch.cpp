@@ -1,0 +1,173 @@
+#include "launch.h"
+
+#include <algorithm>
+#include <map>
+#include <sstream>
+#include <vector>
+
+#include "arithmetic.h"
+#include "counters.h"
+#include "memory.h"
+#include "races.h"
+
+namespace ptx {
+
+int noise = 0;
+
+namespace {
+
+std::vector<const Kernel*>& kernels() {
+  static std::vector<const Kernel*> all;
+  return all;
+}
+
+// The most that launches of a kernel took.
+struct Use {
+  unsigned max_threads, threads, static_shared;
+  size_t dynamic_shared;
+};
+
+std::map<const void*, const Kernel*> twins;  // of the kernels that the host compiled
+std::map<std::string, u64> reports;          // and how often
+std::map<std::string, Use> uses;             // by the kernel's mangled name
+
+std::string describe(const std::string& what, const Where& where) {
+  std::ostringstream out;
+  out << what << " at " << where.file << ':' << where.line;
+  if (*where.inlined_at != '\0') out << " in " << where.inlined_at;
+  return out.str();
+}
+
+// The arguments of a launch, each at an address that is aligned as declared and no better.
+class Arguments {
+ public:
+  Arguments(const Kernel& kernel, const cuda_shim::Argument* arguments) {
+    for (unsigned i = 0; i < kernel.num_parameters; ++i) {
+      const auto [bytes, align] = kernel.parameters[i];
+      storage_.emplace_back(bytes + 3 * align);
+      auto at = (reinterpret_cast<u64>(storage_.back().data()) + align - 1) / align * align;
+      if (at / align % 2 == 0) at += align;
+      auto* const place = reinterpret_cast<unsigned char*>(at);
+      memcpy(place, arguments[i].value, bytes);
+      places_.push_back(place);
+    }
+  }
+  const unsigned char* const* places() const { return places_.data(); }
+
+ private:
+  std::vector<std::vector<unsigned char>> storage_;
+  std::vector<const unsigned char*> places_;
+};
+
+void run(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+         const cuda_shim::Argument* arguments, size_t num_arguments) {
+  const auto found = twins.find(kernel);
+  if (found == twins.end()) {
+    cuda_shim::fail_launch(name, "no PTX of this kernel was translated");
+    return;
+  }
+  const Kernel& twin = *found->second;
+  bool same = num_arguments == twin.num_parameters;
+  for (unsigned i = 0; same && i < twin.num_parameters; ++i) {
+    same = arguments[i].bytes == twin.parameters[i].bytes;
+  }
+  if (!same) {
+    cuda_shim::fail_launch(name, "its parameters differ between the host and PTX");
+    return;
+  }
+  const unsigned threads = block.x * block.y * block.z;
+  if (twin.max_threads != 0 && threads > twin.max_threads) {
+    cuda_shim::fail_launch(name, "launched with " + std::to_string(threads) +
+                                     " threads, compiled for " + std::to_string(twin.max_threads));
+    return;
+  }
+  Use& use = uses[twin.name];
+  use.max_threads = twin.max_threads;
+  use.threads = std::max(use.threads, threads);
+  use.static_shared = twin.static_shared;
+  use.dynamic_shared = std::max(use.dynamic_shared, shared_bytes);
+
+  const Arguments copies(twin, arguments);
+  begin_launch(twin.static_shared, twin.dynamic_align, shared_bytes);
+  // Threads and blocks of the launch are known to the counters when they begin.
+  blockDim = block;
+  counters::begin_launch(twin.name, twin.basic_blocks,
+                         static_cast<u32>(twin.static_shared + shared_bytes));
+  for (unsigned i = 0; i < twin.num_parameters; ++i) {
+    allow(copies.places()[i], twin.parameters[i].bytes, false);
+  }
+  cuda_shim::run_grid(kernel, name, grid, block, shared_bytes, [&] { twin.run(copies.places()); });
+  counters::end_launch();
+}
+
+void begin_block_of_backend() {
+  begin_block();
+  races::barrier();
+  counters::begin_block();
+}
+void barrier() {
+  races::barrier();
+  counters::next_epoch_of_all();
+}
+void warp_meets(unsigned warp, unsigned members, bool orders_memory) {
+  races::warp_meets(warp, members, orders_memory);
+  if (members == ~0u) counters::next_epoch(warp);
+}
+
+constexpr cuda_shim::Backend backend{run, begin_block_of_backend, barrier, warp_meets, allow};
+
+}  // namespace
+
+Registration::Registration(const Kernel& kernel) { kernels().push_back(&kernel); }
+
+void fail(const std::string& what, const Where& where) {
+  cuda_shim::fail_thread(describe(what, where));
+}
+void report(const std::string& what, const Where& where) { ++reports[describe(what, where)]; }
+
+}  // namespace ptx
+
+// ---- For ctypes ----
+
+extern "C" {
+
+// The mangled name of the i-th kernel, or null.
+const char* ptx_kernel(unsigned i) {
+  return i < ptx::kernels().size() ? ptx::kernels()[i]->name : nullptr;
+}
+// The i-th kernel takes the place of one that the host compiled.
+void ptx_bind(unsigned i, const void* host_kernel) {
+  ptx::twins[host_kernel] = ptx::kernels()[i];
+}
+void ptx_use(int on) { cuda_shim::backend = on != 0 ? &ptx::backend : nullptr; }
+void ptx_set_noise(int units) { ptx::noise = units; }
+void ptx_allow(const void* begin, size_t bytes, int writable) {
+  ptx::allow(begin, bytes, writable != 0);
+}
+void ptx_forbid_all() { ptx::forbid_all(); }
+// The defects since the last call, one on a line with the number of times.
+const char* ptx_reports() {
+  static std::string text;
+  std::ostringstream out;
+  for (const auto& [what, times] : ptx::reports) out << times << " times: " << what << '\n';
+  ptx::reports.clear();
+  text = out.str();
+  return text.c_str();
+}
+// What launches took, as JSON: name: [.maxntid, threads, static, dynamic shared bytes].
+const char* ptx_uses() {
+  static std::string text;
+  std::ostringstream out;
+  out << '{';
+  for (const auto& [name, use] : ptx::uses) {
+    out << (out.tellp() > 1 ? "," : "") << '"' << name << "\":[" << use.max_threads << ','
+        << use.threads << ',' << use.static_shared << ',' << use.dynamic_shared << ']';
+  }
+  out << '}';
+  text = out.str();
+  return text.c_str();
+}
+const char* ptx_counts() { return ptx::counters::json(); }
+void ptx_clear_counts() { ptx::counters::clear(); }
+
+}  // extern "C"

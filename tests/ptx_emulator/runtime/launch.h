@@ -1,0 +1,29 @@
+// Translated kernels, and their launches in place of those that the host compiled.
+#pragma once
+
+#include "types.h"
+
+namespace ptx {
+
+// A parameter of a kernel.
+struct Parameter {
+  unsigned bytes, align;
+};
+
+// A kernel as its PTX declares it.
+struct Kernel {
+  const char* name;  // mangled
+  void (*run)(const unsigned char* const* arguments);
+  const Parameter* parameters;
+  unsigned num_parameters;
+  unsigned static_shared, dynamic_align;
+  unsigned max_threads;   // .maxntid, or 0
+  unsigned basic_blocks;  // 0 without counters
+};
+
+// Makes a kernel known before main().
+struct Registration {
+  explicit Registration(const Kernel& kernel);
+};
+
+}  // namespace ptx

@@ -1,0 +1,8 @@
+// What translated PTX includes.
+#pragma once
+
+#include "arithmetic.h"
+#include "collectives.h"
+#include "counters.h"
+#include "launch.h"
+#include "memory.h"
