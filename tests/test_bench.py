@@ -1,6 +1,5 @@
 """The tools of bench/: each must be able to find what it is there to find."""
 
-import configparser
 import functools
 import json
 import subprocess
@@ -27,7 +26,6 @@ from bench import (
     kernel_resources,
     machine,
     nodes,
-    sass,
     targets,
     targets_gpu,
     timing,
@@ -148,74 +146,6 @@ def test_templates_of_kernels(name, condensed):
 def test_short_names_of_kernels():
     name = "void ddn::cuda::(anonymous namespace)::back<ddn::Huber, float>(ddn::BackwardArgs)"
     assert short_name(name) == "back<Huber, float>"
-
-
-# A loop over points with a rare branch, a call, and a function.
-LISTING = """\
-\t\tFunction : _Z6kernelPf
-        /*0000*/                   S2R R0, SR_TID.X ;               /* 0x0000000000007919 */
-                                                                    /* 0x000e220000002100 */
-        /*0010*/                   LDS R4, [R0] ;
-        /*0020*/                   F2F.F64.F32 R6, R4 ;
-        /*0030*/                   DADD R8, R8, R6 ;
-        /*0040*/               @P1 BRA 0x60 ;
-        /*0050*/                   MUFU.EX2 R4, R4 ;
-        /*0060*/                   FSETP.GT.AND P0, PT, R4, RZ, PT ;
-        /*0070*/              @!P2 BRA P0, 0x10 ;
-        /*0080*/                   CALL.REL.NOINC 0xb0 ;
-        /*0090*/               @P3 EXIT ;
-        /*00a0*/                   EXIT ;
-        /*00b0*/                   FADD R4, R4, R5 ;
-        /*00c0*/                   RET.REL.NODEC R2 0x0 ;
-"""
-
-
-def counts(*numbers):
-    return dict(zip(("issue", "fp64", "special", "half", "memory"), numbers, strict=True))
-
-
-def test_ways_through_machine_code_are_counted():
-    (kernel,) = sass.parse(LISTING)
-    assert kernel.loops() == [[0x10, 0x70]]
-    assert sass.busy(kernel.through([0x10, 0x70])) == counts(6, 2, 8, 2, 4)
-    assert sass.busy(kernel.through([0x10, 0x50, 0x70])) == counts(7, 2, 16, 2, 4)
-    assert sass.busy(kernel.through([0x80, 0xA0]))["issue"] == 5
-    with pytest.raises(SystemExit, match="no way from 80 to 10"):
-        kernel.through([0x80, 0x10])
-
-
-def test_routes_are_followed():
-    (kernel,) = sass.parse(LISTING)
-    found = sass.follow(kernel, "set: 0; loop: 10 70 * 2.5; end: a0")
-    assert found["loop"] == counts(15, 5, 20, 5, 10)
-    assert found["end"] == counts(5, 0, 0, 0, 0)
-    nested = sass.follow(kernel, "pass: 0 10-70x3 a0 * 2")
-    assert nested["pass"]["issue"] == 2 * (1 + 3 * 6 + 5)
-    apart = sass.follow(kernel, "called: b0 c0 * 3; loop: 80 a0")
-    assert [part["issue"] for part in apart.values()] == [6, 3]
-    with pytest.raises(SystemExit, match="'10-70' is no address"):
-        sass.follow(kernel, "pass: 10-70")
-
-
-def test_routes_of_a_file_are_printed(tmp_path, capsys):
-    listing, routes = tmp_path / "sass", tmp_path / "ini"
-    listing.write_text(LISTING)
-    routes.write_text(
-        "[sum]\nkernel = kernel\npoints = 1\nbytes = 4\nroute = l: 10 70 * 4;\n  e: a0\n"
-    )
-    assert sass.main([str(listing), "--loops", "kernel", "--routes", str(routes)]) == 0
-    out = capsys.readouterr().out
-    assert "10 70" in out
-    assert "memory takes 31.1 cycles for a point: 1.03 times that" in out
-    with pytest.raises(SystemExit, match="'other' names 0 of 1 kernels"):
-        sass.main([str(listing), "--loops", "other"])
-
-
-def test_the_routes_of_the_targets_can_be_read():
-    text = (ROOT / "bench" / "results" / "sass_routes.ini").read_text()
-    routes = configparser.ConfigParser(interpolation=None, delimiters=("=",))
-    routes.read_string(text)
-    assert {f"forward {name}" for name in targets.GPU_FORWARD} < set(routes.sections())
 
 
 @pytest.mark.parametrize(

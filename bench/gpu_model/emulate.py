@@ -1,0 +1,58 @@
+"""Runs a workload in the emulator of tests/ptx_emulator and takes its counts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bench import machine
+from bench.gpu_model import points
+from bench.gpu_model.workloads import Counted
+
+sys.path.append(str(machine.ROOT / "tests"))
+
+if TYPE_CHECKING:
+    from ptx_emulator.counts import KernelCounts
+    from ptx_emulator.emulator import Emulator
+
+BUILD = machine.ROOT / "build" / "gpu_model"
+
+
+def build(folder: Path = BUILD) -> Emulator:
+    """Takes minutes: nvcc, then the host's compiler."""
+    from ptx_emulator.build import build_counting
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return build_counting(folder)
+
+
+def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:
+    """The counts of the workload's kernels, those of its forward pass left out of a backward."""
+    from cuda_shim.shim import Answer, BFloat16
+
+    x, weight, ptr = points.draw(workload)
+    if workload.dtype == "bfloat16":
+        x = x.view(BFloat16)
+    options = {"weight": weight, "ptr": ptr, "set_rank": 2 if x.ndim == 3 else 1}
+    emulator.clear_counts()
+    if workload.direction == "forward":
+        emulator.forward(x, workload.penalty, solver=workload.solver, **options)
+        return emulator.counts()
+    sets = workload.sets()
+    if workload.layout == "segments":
+        # The gradients' values are of no interest, and many small sets take long to solve.
+        zeros, ones = np.zeros(sets, np.float32), np.ones(sets, np.float32)
+        answer = Answer(zeros, zeros, ones)
+    else:
+        answer = emulator.forward(x, workload.penalty, **options)
+    emulator.clear_counts()
+    incoming = np.ones(sets, np.float32)
+    if workload.dtype == "bfloat16":
+        incoming = points.bfloat16_bits(incoming).view(BFloat16)
+    into = points.aligned(x)
+    into = into.view(BFloat16) if workload.dtype == "bfloat16" else into
+    emulator.backward(incoming, x, answer, workload.penalty, into=into, **options)
+    return emulator.counts()

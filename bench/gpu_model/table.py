@@ -1,0 +1,99 @@
+"""The committed counts of all workloads, and the goals for what is predicted from them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.gpu_model import figures
+from bench.gpu_model.figures import Kernel
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+COUNTS = RESULTS / "gpu_model_counts.json"
+GOALS = RESULTS / "gpu_model_goals.json"
+
+Kernels = dict[str, Kernel]  # by demangled name
+
+
+class Table(NamedTuple):
+    """What was counted, and with which compiler and sources."""
+
+    nvcc: str | None
+    commit: str | None
+    workloads: dict[str, Kernels]
+
+
+class Goal(NamedTuple):
+    """The most of one figure of a workload, over that of another workload if there is one."""
+
+    figure: str  # "predicted" or "sectors"
+    most: float
+    over: str | None = None
+
+
+def nvcc_version(command: str = "nvcc") -> str | None:
+    """Such as 13.0; None without an nvcc."""
+    try:
+        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"release (\S+),", done.stdout)
+    return found.group(1) if found else None
+
+
+def read(path: Path = COUNTS) -> Table:
+    """An empty table where there is no file."""
+    if not path.exists():
+        return Table(None, None, {})
+    found = json.loads(path.read_text())
+    workloads = {
+        name: {kernel: figures.from_dict(counts) for kernel, counts in kernels.items()}
+        for name, kernels in found["workloads"].items()
+    }
+    return Table(found["nvcc"], found["commit"], workloads)
+
+
+def write(table: Table, path: Path = COUNTS) -> None:
+    """With a line for each workload."""
+    lines = []
+    for name, kernels in table.workloads.items():
+        counts = {kernel: figures.as_dict(one) for kernel, one in kernels.items()}
+        lines.append(f" {json.dumps(name)}: {json.dumps(counts, separators=(',', ':'))}")
+    head = f'{{"nvcc": {json.dumps(table.nvcc)}, "commit": {json.dumps(table.commit)}'
+    path.write_text(f'{head}, "workloads": {{\n' + ",\n".join(lines) + "\n}}\n")
+
+
+def read_goals(path: Path = GOALS) -> dict[str, list[Goal]]:
+    """By the name of the workload."""
+    found: Mapping[str, list[dict[str, Any]]] = json.loads(path.read_text())
+    return {name: [Goal(**goal) for goal in goals] for name, goals in found.items()}
+
+
+def differences(one: Kernels, other: Kernels, relative: float) -> list[str]:
+    """The figures in which two counts of a workload differ by more than that."""
+    if set(one) != set(other):
+        return [f"kernels: {sorted(one)} and {sorted(other)}"]
+    found = []
+    for name, kernel in one.items():
+        left, right = _flat(figures.as_dict(kernel)), _flat(figures.as_dict(other[name]))
+        for figure in sorted(left | right):
+            a, b = left.get(figure, 0.0), right.get(figure, 0.0)
+            if abs(a - b) > relative * max(abs(a), abs(b)):
+                found.append(f"{name}: {figure} {a:g} and {b:g}")
+    return found
+
+
+def _flat(counts: Mapping[str, Any]) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for name, value in counts.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": number for key, number in _flat(value).items()}
+        elif isinstance(value, list):
+            flat |= {f"{name}.{index}": number for index, number in enumerate(value)}
+        else:
+            flat[name] = value
+    return flat
