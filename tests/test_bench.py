@@ -14,7 +14,6 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import cuda_missing, require
 
 import ddn_cuda
 from bench import __main__ as bench
@@ -656,12 +655,7 @@ def test_all_that_is_promised_of_a_gpu_is_measured():
     assert "note" in memory[0]
 
 
-@pytest.fixture
-def gpu():
-    require(cuda_missing())
-
-
-@pytest.mark.usefixtures("gpu")
+@pytest.mark.usefixtures("cuda")
 def test_small_batches_are_replayed_from_graphs():
     settings = compare.Settings(3, 5.0, 1.0, ("huber",))
     rows = list(targets_gpu.replayed(settings))
@@ -669,7 +663,7 @@ def test_small_batches_are_replayed_from_graphs():
     assert rows[0]["repetitions"] >= targets.LEAST_REPETITIONS
 
 
-@pytest.mark.usefixtures("gpu")
+@pytest.mark.usefixtures("cuda")
 def test_memory_is_counted_beyond_what_is_wanted():
     size = 8 << 20
     held = targets_gpu.extra_memory(lambda: torch.empty(size, dtype=torch.uint8, device="cuda"))
@@ -678,7 +672,7 @@ def test_memory_is_counted_beyond_what_is_wanted():
     assert rest == 3 * size
 
 
-@pytest.mark.usefixtures("gpu")
+@pytest.mark.usefixtures("cuda")
 def test_training_steps_are_timed():
     settings = compare.Settings(3, 5.0, 1.0, ("huber",))
     row = targets_gpu.training_step(False, settings)
