@@ -46,8 +46,8 @@ help:
 	@echo 'make docs       execute the tutorial and build the site in build/docs/html; DOCS_ARGS=--write keeps'
 	@echo '                its outputs in docs/tutorial'
 	@echo 'make build      build the extension in place'
-	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has: tests, sanitizers,'
-	@echo '                targets of speed; writes one JSON to OUT=$(OUT)'
+	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has, in eight minutes: the tests'
+	@echo '                that need CUDA, compute-sanitizer, targets of speed, ncu; writes one JSON to OUT=$(OUT)'
 	@echo 'make clean      remove environment and builds'
 	@echo
 	@echo 'PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=$(TORCH)'

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from build_toolkit import Toolkit
 
@@ -69,6 +70,19 @@ def listed_archs(setting: str) -> str:
             f"TORCH_CUDA_ARCH_LIST={setting!r} names no architecture from 8.0 on; try 9.0"
         )
     return ";".join(kept)
+
+
+def torch_archs(torch: Any) -> list[str]:
+    """The architectures that torch was built for, such as ``sm_90``, whether or not a GPU is there.
+
+    Without a GPU `torch.cuda.get_arch_list()` is empty up to torch 2.11; the build flags behind it
+    are not.
+    """
+    listed = list(torch.cuda.get_arch_list())
+    if listed or torch.version.cuda is None:
+        return listed
+    flags = getattr(torch._C, "_cuda_getArchFlags", lambda: None)()
+    return (flags or "").split()
 
 
 def default_archs(torch_archs: Iterable[str]) -> str:

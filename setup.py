@@ -41,7 +41,7 @@ def plan_cuda(torch: Any) -> config.CudaPlan:
 
     def archs() -> str:
         setting = os.environ.get("TORCH_CUDA_ARCH_LIST")
-        return config.choose_archs(setting, torch.cuda.get_arch_list(), capabilities)
+        return config.choose_archs(setting, config.torch_archs(torch), capabilities)
 
     plan = config.decide_cuda(
         os.environ.get("DDN_CUDA") or "auto",

@@ -1,15 +1,30 @@
 """Everything that needs a GPU, in one command: `make gpu-check`, or `python -m bench.gpu_check`.
 
-Builds in place for the GPU present with the torch and nvcc of the machine, runs all tests with
-those on CUDA required, lets compute-sanitizer watch a small case, measures the targets of the
-benchmark, and tests a build without CUDA on CUDA tensors. Downloads nothing. Writes one JSON
-whatever fails; the exit status is 1 unless every step passed. `python -m bench plot` draws it.
+Nothing is downloaded. One JSON is written after each step, whatever fails; the exit status is 1
+unless every step passed. `python -m bench plot` draws the figures in it.
+
+    seconds  step
+        170  build           in place, for the GPU present, with the torch and nvcc of the machine
+         90  tests           those that need CUDA, on all cores
+         28  memcheck        every kernel under compute-sanitizer, as in the three steps below
+         50  timings         the targets of speed
+         28  racecheck
+         20  model           workloads beside what counting predicts for them
+         15  ncu             hardware counters of three kernels
+         28  initcheck
+         28  synccheck
+          8  cpu-only build  on another tree; compiled beside the build above
+         15  cpu-only tests  what a build without CUDA does with CUDA tensors
+
+These 480 seconds are all there is. What a step leaves of its seconds goes to the next ones, and
+none can take those of a later step; only the build, without which little can run, may take up to
+300, and then the others shrink in proportion. Steps that can stop early get 4/5 of their time to do
+so: they report what they have not reached, and fail.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -20,25 +35,61 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-TOTAL_SECONDS = 555.0
+TOTAL_SECONDS = 480.0
+EARLY = 0.8  # the share of its time after which a step should end by itself
 TAIL = 4000  # characters of a step's output kept in the JSON
 
 
 @dataclass(frozen=True)
+class Artifact:
+    """A file that a step writes, kept in the report under a key; a failed step may have part of
+    it."""
+
+    key: str
+    path: Path
+
+    def read(self) -> Any:
+        """Its JSON, what is wrong with it, or None when it is not there."""
+        try:
+            return json.loads(self.path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            return {"unreadable": str(error)}
+
+
+@dataclass(frozen=True)
 class Step:
-    """One command: passed when it exits 0 within its limit in seconds."""
+    """One command: passed when it exits 0 in its time and says what it should.
+
+    Attributes:
+        name: of the step.
+        command: the seconds in which it should end by itself stand in it as "{seconds}".
+        planned: seconds that no earlier step can take.
+        most: seconds that it may take even from later steps.
+        env: environment variables to set.
+        cwd: where it runs.
+        needs: a step without which this one cannot run.
+        beside: a step with which this one starts; its own turn is when it is waited for.
+        says: a pattern without which its output shows no success.
+        artifact: what it writes.
+    """
 
     name: str
     command: Sequence[str]
-    limit: float
+    planned: float
+    most: float = 0.0
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path = ROOT
-    needs: str | None = None  # a step without which this one cannot run
+    needs: str | None = None
+    beside: str | None = None
+    says: str | None = None
+    artifact: Artifact | None = None
 
 
 @dataclass
@@ -55,45 +106,78 @@ class Outcome:
         return self.status == "passed"
 
     def as_dict(self) -> dict[str, Any]:
-        summary = re.findall(r"^=+ (.*(?:passed|failed|error).*) =+$", self.output, re.M)
+        tests = re.findall(r"^=+ (.*(?:passed|failed|error).*) =+$", self.output, re.M)
+        sanitizer = re.findall(r"^=+ (\w+ SUMMARY: .*)$", self.output, re.M)
         return {
             "name": self.name,
             "status": self.status,
             "seconds": round(self.seconds, 1),
-            "tests": summary[-1] if summary else None,
+            "tests": tests[-1] if tests else None,
+            "sanitizer": sanitizer[-1] if sanitizer else None,
             "output_tail": "" if self.passed else self.output[-TAIL:],
         }
 
 
-def run_step(step: Step, limit: float) -> Outcome:
-    """Runs a step and shows the end of its output; at its limit, ends it with all it started."""
-    print(f"\n=== {step.name}: {' '.join(step.command)}", flush=True)
-    start = time.monotonic()
-    with tempfile.TemporaryFile("w+", errors="replace") as log:
+class Running:
+    """A step that has been started; finish() waits for it."""
+
+    def __init__(self, step: Step, seconds: float) -> None:
+        """seconds: those after which it will be ended."""
+        self.step = step
+        command = [word.replace("{seconds}", f"{EARLY * seconds:.0f}") for word in step.command]
+        print(f"\n=== {step.name}, {seconds:.0f} s: {' '.join(command)}", flush=True)
+        self.start = time.monotonic()
+        self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115, finish() closes it
+        self.process: subprocess.Popen[bytes] | None = None
+        self.error = ""
         try:
-            process = subprocess.Popen(
-                step.command,
+            self.process = subprocess.Popen(
+                command,
                 cwd=step.cwd,
                 env={**os.environ, **step.env},
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=self.log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as error:
-            return Outcome(step.name, "failed", 0.0, str(error))
+            self.error = str(error)
+
+    def finish(self, seconds: float) -> Outcome:
+        """Waits for so long, then ends it with all it started; shows the end of its output."""
+        with self.log:
+            if self.process is None:
+                outcome = Outcome(self.step.name, "failed", 0.0, self.error)
+            else:
+                outcome = self._finish(self.process, seconds)
+        print(outcome.output[-12000:], end="" if outcome.output.endswith("\n") else "\n")
+        print(f"=== {self.step.name}: {outcome.status}, {outcome.seconds:.1f} s", flush=True)
+        return outcome
+
+    def _finish(self, process: subprocess.Popen[bytes], seconds: float) -> Outcome:
         try:
-            status = "passed" if process.wait(limit) == 0 else "failed"
+            status = "passed" if process.wait(seconds) == 0 else "failed"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            status = f"timed out after {limit:.0f} s"
-        log.seek(0)
-        output = log.read()
-    seconds = time.monotonic() - start
-    print(output[-12000:], end="" if output.endswith("\n") else "\n")
-    print(f"=== {step.name}: {status}, {seconds:.1f} s", flush=True)
-    return Outcome(step.name, status, seconds, output)
+            self.stop()
+            status = f"timed out after {seconds:.0f} s"
+        self.log.seek(0)
+        output = self.log.read()
+        says = self.step.says
+        if status == "passed" and says is not None and not re.search(says, output):
+            status, output = "failed", f"{output}\nnot in the output: {says}\n"
+        return Outcome(self.step.name, status, time.monotonic() - self.start, output)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def allowance(step: Step, later: Sequence[Step], left: float) -> float:
+    """The seconds that a step may take of those left."""
+    reserved = sum(other.planned for other in later)
+    share = left * step.planned / (step.planned + reserved) if step.planned > 0 else 0.0
+    return min(left, max(step.most, left - reserved, share))
 
 
 def run_steps(
@@ -105,17 +189,29 @@ def run_steps(
     """
     deadline = time.monotonic() + total
     outcomes: list[Outcome] = []
-    for step in steps:
+    running: dict[str, Running] = {}
+
+    def outcome_of(step: Step, later: Sequence[Step]) -> Outcome:
         left = deadline - time.monotonic()
-        met = step.needs is None or any(o.passed for o in outcomes if o.name == step.needs)
-        if not met:
-            outcome = Outcome(step.name, "not run", 0.0, f"step {step.needs} did not pass")
-        elif left < 1:
-            outcome = Outcome(step.name, "not run", 0.0, f"the {total:.0f} s are used up")
-        else:
-            outcome = run_step(step, min(step.limit, left))
-        outcomes.append(outcome)
-        record(outcomes)
+        seconds = allowance(step, later, left)
+        if step.name in running:
+            return running.pop(step.name).finish(max(seconds, 1.0))
+        if step.needs is not None and not any(o.passed for o in outcomes if o.name == step.needs):
+            return Outcome(step.name, "not run", 0.0, f"step {step.needs} did not pass")
+        if left < 1:
+            return Outcome(step.name, "not run", 0.0, f"the {total:.0f} s are used up")
+        for other in later:
+            if other.beside == step.name:
+                running[other.name] = Running(other, left)
+        return Running(step, seconds).finish(seconds)
+
+    try:
+        for index, step in enumerate(steps):
+            outcomes.append(outcome_of(step, steps[index + 1 :]))
+            record(outcomes)
+    finally:
+        for unfinished in running.values():
+            unfinished.stop()
     return outcomes
 
 
@@ -128,47 +224,67 @@ def find_sanitizer() -> str:
 
 
 def copy_sources(target: Path) -> Path:
-    """A copy of the source tree without builds: nothing in it can reach the build in place."""
-    leave = shutil.ignore_patterns(
-        ".git", ".venv*", "build", "dist", "*.so", "__pycache__", ".*_cache"
-    )
-    shutil.copytree(ROOT, target, ignore=leave)
+    """A copy of what a build and its tests take: nothing in it can reach the build in place."""
+    target.mkdir()
+    leave = shutil.ignore_patterns("*.so", "__pycache__")
+    for folder in ("csrc", "ddn_cuda", "tests"):
+        shutil.copytree(ROOT / folder, target / folder, ignore=leave)
+    for pattern in ("*.py", "pyproject.toml", "README.md", "LICENSE"):
+        for file in ROOT.glob(pattern):
+            shutil.copy2(file, target)
     return target
 
 
-def plan(python: str, archs: str, figures: Path, cpu_tree: Path) -> list[Step]:
-    """The steps, for one interpreter and the architectures of the GPUs present."""
-    cuda_build = {"DDN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": archs}
+def plan(python: str, archs: str, folder: Path) -> list[Step]:
+    """The steps, for one interpreter and the architectures of the GPUs present.
+
+    folder: an empty one, for results and for another source tree.
+    """
+    cpu_tree = folder / "cpu-only"
     here = {"PYTHONPATH": _path_with(ROOT), "PYTHONUNBUFFERED": "1"}
     there = {"PYTHONPATH": _path_with(cpu_tree), "PYTHONUNBUFFERED": "1"}
     build = [python, "setup.py", "-q", "build_ext", "--inplace"]
-    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    tests = [*pytest, *parallel()]
-    few_threads = {"OMP_NUM_THREADS": "2"}  # the workers share the cores
-    case = [python, "-m", "bench.sanitizer_case"]
-    # Without torch's caching allocator every tensor is an allocation of its own, so that memcheck
-    # sees a read past its end.
-    uncached = {**here, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    sanitizer = [find_sanitizer(), "--error-exitcode", "9", "--tool"]
-    timings = [python, "-m", "bench", "--device", "cuda", "--suite", "targets"]
-    timings += ["--json", str(figures)]
-    hop = [*pytest, "-m", "cpu_only_build"]
+    cuda_build = {"DDN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": archs}
+    # Most cores are for the build in place.
+    cpu_build = {"DDN_CUDA": "0", "MAX_JOBS": "4"}
+    hop = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cpu_only_build"]
+    hop.append("tests/test_cpu_hop.py")
+
+    def module(name: str, *arguments: str) -> list[str]:
+        return [python, "-m", f"bench.{name}", *arguments]
+
+    def measurement(
+        name: str, command: list[str], planned: float, key: str, **options: Any
+    ) -> Step:
+        """A step whose module writes JSON."""
+        file = folder / f"{key}.json"
+        step = Step(name, [*command, "--json", str(file)], planned, needs="build", **options)
+        return replace(step, env={**here, **step.env}, artifact=Artifact(key, file))
+
+    def watched(tool: str, **env: str) -> Step:
+        """The kernels under a tool of compute-sanitizer."""
+        sanitizer = [find_sanitizer(), "--error-exitcode", "9", "--tool", tool]
+        command = [*sanitizer, *module("sanitizer_case", "--seconds", "{seconds}")]
+        says = r"SUMMARY: 0 (errors|hazards)"
+        return Step(tool, command, 28, env={**here, **env}, needs="build", says=says)
+
+    # Without torch's caching allocator every tensor is an allocation of its own: a read past its
+    # end shows, and so does one of memory that an earlier tensor has left.
+    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    targets = [python, "-m", "bench", "--device", "cuda", "--suite", "targets"]
     return [
-        Step("build", build, 240, cuda_build),
-        Step("memcheck", [*sanitizer, "memcheck", *case], 60, uncached, needs="build"),
-        Step("racecheck", [*sanitizer, "racecheck", *case], 90, here, needs="build"),
-        Step("timings", timings, 150, here, needs="build"),
-        Step("cpu-only build", build, 120, {"DDN_CUDA": "0"}, cpu_tree),
-        Step("cpu-only tests", hop, 60, there, cpu_tree, needs="cpu-only build"),
-        Step("tests", tests, 300, {**here, **few_threads, "DDN_REQUIRE_CUDA": "1"}, needs="build"),
+        Step("build", build, 170, most=300, env=cuda_build),
+        measurement("tests", module("cuda_tests", "--seconds", "{seconds}"), 90, "tests"),
+        watched("memcheck", **uncached),
+        measurement("timings", targets, 50, "benchmark"),
+        watched("racecheck"),
+        measurement("model", module("gpu_model", "--device", "cuda"), 20, "model"),
+        measurement("ncu", module("profile_kernels"), 15, "ncu"),
+        watched("initcheck", **uncached),
+        watched("synccheck"),
+        Step("cpu-only build", build, 8, env=cpu_build, cwd=cpu_tree, beside="build"),
+        Step("cpu-only tests", hop, 15, env=there, cwd=cpu_tree, needs="cpu-only build"),
     ]
-
-
-def parallel() -> list[str]:
-    """Options that spread the tests over processes, where pytest-xdist is there to do so."""
-    if importlib.util.find_spec("xdist") is None:
-        return []
-    return ["-n", str(max(1, min(8, (os.cpu_count() or 1) // 2)))]
 
 
 def _path_with(folder: Path) -> str:
@@ -226,18 +342,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     gpu = re.sub(r"\W+", "-", report["machine"]["gpu"]["name"]).strip("-").lower()
     target = options.out / f"gpu-check-{gpu}.json"
-    with tempfile.TemporaryDirectory() as folder:
-        figures = Path(folder) / "figures.json"
-        cpu_tree = copy_sources(Path(folder) / "cpu-only")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        steps = plan(sys.executable, archs, folder)
+        report["planned_seconds"] = {step.name: step.planned for step in steps}
+        try:
+            copy_sources(folder / "cpu-only")
+        except OSError as error:  # the step that builds there fails
+            print(f"gpu-check: no second source tree: {error}")
 
         def record(outcomes: Sequence[Outcome]) -> None:
             report["steps"] = [outcome.as_dict() for outcome in outcomes]
-            if figures.exists():
-                report["benchmark"] = json.loads(figures.read_text())
-            target.write_text(json.dumps(report, indent=1) + "\n")
+            for step in steps:
+                if step.artifact is not None:
+                    report[step.artifact.key] = step.artifact.read()
+            unfinished = target.with_suffix(".part")
+            unfinished.write_text(json.dumps(report, indent=1) + "\n")
+            unfinished.replace(target)  # what is there is always whole
 
         start = time.monotonic()
-        outcomes = run_steps(plan(sys.executable, archs, figures, cpu_tree), TOTAL_SECONDS, record)
+        outcomes = run_steps(steps, TOTAL_SECONDS, record)
     print(f"\n{target}, after {time.monotonic() - start:.0f} s")
     for outcome in outcomes:
         print(f"{outcome.seconds:7.1f} s  {outcome.name}: {outcome.status}")

@@ -1,35 +1,91 @@
-"""A small run of every kernel on a GPU, to be watched by compute-sanitizer; checks nothing itself.
+"""Runs every CUDA kernel on small problems, to be watched by compute-sanitizer.
 
-compute-sanitizer python -m bench.sanitizer_case
+    compute-sanitizer --tool memcheck python -m bench.sanitizer_case
+
+The problems are those of bench/kernel_cases.py; a test without a GPU checks that they reach every
+kernel. No answer is judged here.
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
 import torch
+from torch import Tensor
 
-import ddn_cuda
+import ddn_cuda  # noqa: F401, it registers the operators
+from bench import kernel_cases
+from bench.kernel_cases import Case
 
-# One point; less than, exactly and more than a warp; a 7x7 image; sizes on both sides of those at
-# which another kernel takes over, in either dtype; the last fits on no chip.
-POINTS = (1, 31, 32, 33, 49, 257, 1024, 2100, 9000, 20000)
-SETS = 5
+OPS = torch.ops.ddn
+NOT_ALL = 3  # exit status
 
 
-def main() -> None:
-    generator = torch.Generator().manual_seed(0)
-    for dtype in (torch.float32, torch.float64):
-        for n in POINTS:
-            # Drawn on the CPU: only kernels of this project run on the GPU, as far as can be.
-            points = torch.randn(SETS, n, dtype=dtype, generator=generator)
-            for layout in ("rows", "columns"):
-                x = points.cuda() if layout == "rows" else points.t().contiguous().cuda().t()
-                x.requires_grad_()
-                for penalty in ddn_cuda.PENALTIES:
-                    y = ddn_cuda.robust_pool(x, penalty, 0.5)
-                    y.backward(torch.ones_like(y))
-    torch.cuda.synchronize()
-    print(f"ran {len(ddn_cuda.PENALTIES)} penalties on {len(POINTS)} sizes of sets")
+def to_torch(array: np.ndarray | None, dtype: str, device: torch.device) -> Tensor | None:
+    """The same numbers in the same order of memory."""
+    if array is None:
+        return None
+    tensor = torch.from_numpy(array)
+    return (tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor).to(device)
+
+
+def run(case: Case, device: torch.device) -> list[Tensor]:
+    """Everything that the case asks for.
+
+    Tensors are made on the CPU and the inner operators are called by name: hardly a kernel but
+    those of this project runs on the device.
+    """
+    given = kernel_cases.arrays(case)
+    x = to_torch(given.x, case.dtype, device)
+    weight = to_torch(given.weight, str(case.weight), device)
+    alpha, ptr = to_torch(given.alpha, case.real, device), to_torch(given.ptr, "int64", device)
+    grad = to_torch(given.grad, case.dtype, device)
+    dtypes = (case.dtype, case.real, case.real)
+    direction = [
+        to_torch(part, dtype, device) for part, dtype in zip(given.direction, dtypes, strict=True)
+    ]
+    problem = (case.penalty, kernel_cases.ALPHA, alpha, weight, ptr, case.pooled)
+    forward = OPS._robust_pool_forward_info if case.info else OPS._robust_pool_forward
+    outputs = list(forward(x, *problem, case.solver, None, None))
+    sets = (x, *outputs[:3], *problem)
+    wanted = [name in case.gradients for name in kernel_cases.ORDER]
+    outputs += OPS._robust_pool_backward(grad, *sets, wanted)
+    if case.second_order:
+        outputs.append(OPS._robust_pool_tangent(*direction, *sets))
+        outputs += OPS._robust_pool_double_backward(grad, *direction, *sets, wanted)
+    return outputs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help=f"no case starts after this time; exit status {NOT_ALL} where some are left",
+    )
+    options = parser.parse_args(arguments)
+    device = torch.device(options.device)
+    start = time.monotonic()
+    everything = kernel_cases.cases()
+    for done, case in enumerate(everything):
+        if time.monotonic() - start > options.seconds:
+            print(f"ran {done} of {len(everything)} cases in {options.seconds:.0f} s")
+            print(f"first of those left: {case}")
+            return NOT_ALL
+        run(case, device)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    print(f"ran all of {len(everything)} cases")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

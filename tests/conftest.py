@@ -1,6 +1,7 @@
 """Devices, dtypes and penalties that every promise is held against."""
 
 import os
+import time
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from contract import DTYPES
 
 REQUIRE_CUDA = os.environ.get("DDN_REQUIRE_CUDA") == "1"
+DEADLINE = float(os.environ.get("DDN_TEST_DEADLINE", "inf"))  # in seconds, as time.time() counts
 
 
 def cuda_missing():
@@ -30,11 +32,33 @@ def require(missing):
         pytest.skip(missing)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Marks the tests that need CUDA."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if parameters.get("device") == "cuda" or "cuda" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.cuda)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if time.time() > DEADLINE:
+        pytest.skip("not run: the time is used up")
+
+
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request):
     if request.param == "cuda":
         require(cuda_missing())
     return torch.device(request.param)
+
+
+@pytest.fixture
+def cuda():
+    """Of tests that run on CUDA alone."""
+    require(cuda_missing())
+    return torch.device("cuda")
 
 
 @pytest.fixture(params=DTYPES, ids=["float32", "float64"])

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,11 +10,11 @@ import types
 from pathlib import Path
 from typing import Any
 
+import conftest
 import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import cuda_missing, require
 
 import ddn_cuda
 from bench import __main__ as bench
@@ -21,16 +22,21 @@ from bench import (
     compare,
     contenders,
     correctness,
+    cuda_tests,
     gpu_check,
     growth,
+    kernel_cases,
     kernel_resources,
     machine,
     nodes,
+    profile_kernels,
+    sanitizer_case,
     targets,
     targets_gpu,
     timing,
     workloads,
 )
+from bench.cuda_tests import NOT_RUN
 from bench.gpu_check import Step, run_steps
 from bench.kernel_resources import Kernel, parse_ptxas, short_name, verdict
 from bench.timing import SELDOM, ratio, summarize, time_interleaved
@@ -586,12 +592,7 @@ def test_all_that_is_promised_of_a_gpu_is_measured():
     assert "note" in memory[0]
 
 
-@pytest.fixture
-def gpu():
-    require(cuda_missing())
-
-
-@pytest.mark.usefixtures("gpu")
+@pytest.mark.usefixtures("cuda")
 def test_small_batches_are_replayed_from_graphs():
     settings = compare.Settings(3, 5.0, 1.0, ("huber",))
     rows = list(targets_gpu.replayed(settings))
@@ -599,7 +600,7 @@ def test_small_batches_are_replayed_from_graphs():
     assert rows[0]["repetitions"] >= targets.LEAST_REPETITIONS
 
 
-@pytest.mark.usefixtures("gpu")
+@pytest.mark.usefixtures("cuda")
 def test_memory_is_counted_beyond_what_is_wanted():
     size = 8 << 20
     held = targets_gpu.extra_memory(lambda: torch.empty(size, dtype=torch.uint8, device="cuda"))
@@ -608,7 +609,7 @@ def test_memory_is_counted_beyond_what_is_wanted():
     assert rest == 3 * size
 
 
-@pytest.mark.usefixtures("gpu")
+@pytest.mark.usefixtures("cuda")
 def test_training_steps_are_timed():
     settings = compare.Settings(3, 5.0, 1.0, ("huber",))
     row = targets_gpu.training_step(False, settings)
@@ -781,8 +782,8 @@ def test_growth_covers_what_it_promises():
 # gpu-check
 
 
-def python_step(name, code, limit=30.0, **options):
-    return Step(name, [sys.executable, "-c", code], limit, **options)
+def python_step(name, code, planned=10.0, **options):
+    return Step(name, [sys.executable, "-c", code], planned, **options)
 
 
 def test_steps_go_on_after_a_failure_and_are_recorded_each():
@@ -792,8 +793,8 @@ def test_steps_go_on_after_a_failure_and_are_recorded_each():
             python_step("good", "print('=== 3 passed in 1s ===')"),
             python_step("bad", "print('why'); raise SystemExit(3)"),
             python_step("needs bad", "", needs="bad"),
-            python_step("slow", "import time; time.sleep(60)", limit=0.5),
             Step("missing", ["no-such-command"], 5),
+            Step("no folder", [sys.executable, "-c", ""], 5, cwd=ROOT / "no such folder"),
             python_step("needs good", "import os; assert os.environ['A'] == 'b'", needs="good",
                         env={"A": "b"}),
         ],
@@ -805,8 +806,8 @@ def test_steps_go_on_after_a_failure_and_are_recorded_each():
         "good": "passed",
         "bad": "failed",
         "needs bad": "not run",
-        "slow": "timed out after 0 s",
         "missing": "failed",
+        "no folder": "failed",
         "needs good": "passed",
     }
     assert recorded == [1, 2, 3, 4, 5, 6]
@@ -814,29 +815,138 @@ def test_steps_go_on_after_a_failure_and_are_recorded_each():
     assert "why" in outcomes[1].as_dict()["output_tail"]
 
 
+def test_a_slow_step_takes_no_time_of_later_ones():
+    slow = python_step("slow", "import time; print('so far', flush=True); time.sleep(60)", 1)
+    start = time.monotonic()
+    outcomes = run_steps([slow, python_step("later", "", 9)], 10, lambda done: None)
+    assert [outcome.status for outcome in outcomes] == ["timed out after 1 s", "passed"]
+    assert "so far" in outcomes[0].output
+    assert time.monotonic() - start < 9
+
+
 def test_no_step_starts_when_the_time_is_used_up():
     outcomes = run_steps([python_step("late", "")], 0.5, lambda done: None)
     assert outcomes[0].status == "not run"
 
 
-def test_the_plan_requires_cuda_and_builds_without_it_apart(tmp_path):
-    steps = {s.name: s for s in gpu_check.plan("python3", "9.0", tmp_path / "f", tmp_path / "t")}
-    assert steps["tests"].env["DDN_REQUIRE_CUDA"] == "1"
+@pytest.mark.parametrize(
+    ("left", "planned", "most", "later", "expected"),
+    [
+        (100, 40, 0, (30, 30), 40),
+        (120, 40, 0, (30, 30), 60),  # earlier steps left something
+        (50, 40, 0, (30, 30), 20),  # an earlier one took more: all shrink alike
+        (100, 40, 70, (30, 30), 70),
+        (60, 40, 70, (30, 30), 60),
+        (25, 40, 0, (), 25),
+    ],
+)
+def test_the_seconds_of_a_step(left, planned, most, later, expected):
+    step = Step("s", [], planned, most=most)
+    assert gpu_check.allowance(step, [Step("l", [], p) for p in later], left) == expected
+
+
+def test_a_step_is_told_when_to_end():
+    code = "import sys; print('told', sys.argv[1])"
+    step = Step("told", [sys.executable, "-c", code, "{seconds}"], 10)
+    (outcome,) = run_steps([step], 20, lambda done: None)
+    assert "told 16" in outcome.output
+
+
+def test_a_step_beside_another_is_waited_for_at_its_own_turn(tmp_path):
+    mark = tmp_path / "mark"
+    outcomes = run_steps(
+        [
+            python_step("first", f"import time, os\nwhile not os.path.exists({str(mark)!r}): "
+                        "time.sleep(0.01)"),
+            python_step("beside", f"open({str(mark)!r}, 'w')", beside="first"),
+            python_step("last", "", needs="beside"),
+        ],
+        60,
+        lambda done: None,
+    )  # fmt: skip
+    assert [(o.name, o.status) for o in outcomes] == [
+        ("first", "passed"),
+        ("beside", "passed"),
+        ("last", "passed"),
+    ]
+
+
+def test_silence_is_no_success():
+    """Of a sanitizer that could not attach and let the program run."""
+    says = "SUMMARY: 0 errors"
+    outcomes = run_steps(
+        [
+            python_step("watched", "print('========= ERROR SUMMARY: 0 errors')", says=says),
+            python_step("unwatched", "", says=says),
+        ],
+        30,
+        lambda done: None,
+    )
+    assert [outcome.status for outcome in outcomes] == ["passed", "failed"]
+    assert outcomes[0].as_dict()["sanitizer"] == "ERROR SUMMARY: 0 errors"
+    assert says in outcomes[1].as_dict()["output_tail"]
+
+
+def test_what_a_step_writes_is_kept_whatever_it_is(tmp_path):
+    artifact = gpu_check.Artifact("key", tmp_path / "file")
+    assert artifact.read() is None
+    artifact.path.write_text('{"a": [1]}')
+    assert artifact.read() == {"a": [1]}
+    artifact.path.write_text('{"a":')
+    assert "unreadable" in artifact.read()
+
+
+@pytest.fixture
+def steps(tmp_path):
+    return {step.name: step for step in gpu_check.plan("python3", "9.0", tmp_path)}
+
+
+def test_the_plan_builds_for_the_gpu_and_apart_without_cuda(steps, tmp_path):
     assert steps["build"].env == {"DDN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "9.0"}
     assert steps["cpu-only build"].env["DDN_CUDA"] == "0"
-    assert steps["cpu-only build"].cwd == steps["cpu-only tests"].cwd == tmp_path / "t"
-    assert all(step.needs in {None, *steps} for step in steps.values())
+    tree = tmp_path / "cpu-only"
+    assert steps["cpu-only build"].cwd == steps["cpu-only tests"].cwd == tree
+    names = list(steps)
+    for i, step in enumerate(steps.values()):
+        assert {step.needs, step.beside} <= {None, *names[:i]}
+    assert {step.needs for name, step in steps.items() if "build" not in name} == {
+        "build",
+        "cpu-only build",
+    }
+
+
+def test_the_seconds_of_the_plan_are_those_of_its_description(steps):
+    assert sum(step.planned for step in steps.values()) == gpu_check.TOTAL_SECONDS == 480
+    listed = re.findall(r"^ +(\d+)  ([a-z-]+(?: [a-z]+)?)(?:  |$)", gpu_check.__doc__, re.M)
+    assert [(name, float(n)) for n, name in listed] == [(s.name, s.planned) for s in steps.values()]
+
+
+def test_the_plan_measures_what_the_tools_take(steps, tmp_path):
     python, flag, module, *arguments = steps["timings"].command
     assert (python, flag, module) == ("python3", "-m", "bench")
     options = bench.parse(arguments)
-    assert (options.suite, options.device, options.json) == (["targets"], ["cuda"], tmp_path / "f")
-    assert gpu_check.TOTAL_SECONDS < 600
+    assert (options.suite, options.device) == (["targets"], ["cuda"])
+    assert options.json == steps["timings"].artifact.path
+    assert steps["timings"].artifact.key == "benchmark"
+    model = ["python3", "-m", "bench.gpu_model", "--device", "cuda", "--json"]
+    assert steps["model"].command == [*model, str(tmp_path / "model.json")]
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
+def test_the_plan_runs_every_kernel_under_the_sanitizers(tool, steps):
+    step = steps[tool]
+    assert step.command[1:5] == ["--error-exitcode", "9", "--tool", tool]
+    assert step.command[5:] == ["python3", "-m", "bench.sanitizer_case", "--seconds", "{seconds}"]
+    assert re.search(step.says, "========= ERROR SUMMARY: 0 errors")
+    assert re.search(step.says, "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors,")
+    assert not re.search(step.says, "========= ERROR SUMMARY: 10 errors")
 
 
 def test_the_copy_for_the_build_without_cuda_holds_no_build(tmp_path):
     tree = gpu_check.copy_sources(tmp_path / "tree")
     assert (tree / "csrc" / "ops" / "module.cpp").is_file()
     assert (tree / "tests" / "conftest.py").is_file()
+    assert (tree / "build_toolkit.py").is_file()
     assert not list(tree.rglob("*.so"))
 
 
@@ -844,3 +954,165 @@ def test_the_copy_for_the_build_without_cuda_holds_no_build(tmp_path):
 def test_gpu_check_without_a_gpu_is_refused_in_one_line(tmp_path):
     with pytest.raises(SystemExit, match="gpu-check: "):
         gpu_check.main(["--out", str(tmp_path)])
+
+
+# What gpu-check runs
+
+
+def test_the_cases_of_the_sanitizers_run():
+    """On the CPU: that they reach every CUDA kernel is tested with the kernels."""
+    everything = kernel_cases.cases()
+    assert len(set(everything)) == len(everything)
+    for case in everything:
+        for output in sanitizer_case.run(case, torch.device("cpu")):
+            assert output.double().isfinite().all(), case
+
+
+def test_the_cases_of_the_sanitizers_stop_in_time(capsys):
+    assert sanitizer_case.main(["--device", "cpu", "--seconds", "0"]) == sanitizer_case.NOT_ALL
+    assert re.search(r"ran 0 of \d+ cases", capsys.readouterr().out)
+
+
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.test_a" name="good[cuda]" time="1.5" />
+<testcase classname="tests.test_a" name="bad[cuda]" time="2">
+  <failure message="assert 1 == 2&#10;more">text</failure></testcase>
+<testcase classname="tests.test_b" name="broken[cuda]" time="1"><error message="why">e</error>
+</testcase>
+<testcase classname="tests.test_b" name="other" time="0"><skipped message="needs two devices" />
+</testcase>
+<testcase classname="tests.test_b" name="late[cuda]" time="0">
+  <skipped message="not run: the time is used up" /></testcase>
+</testsuite></testsuites>"""
+
+
+def test_reports_of_the_tests_are_summarized(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(JUNIT)
+    assert cuda_tests.summarize([report, report]) == {
+        "passed": 2,
+        "failed": 4,
+        "skipped": 2,
+        "not_run": 2,
+        "failures": [
+            {"test": "test_a::bad[cuda]", "message": "assert 1 == 2"},
+            {"test": "test_b::broken[cuda]", "message": "why"},
+        ]
+        * 2,
+        "slowest_files_seconds": {"test_a": 7.0, "test_b": 2.0},
+    }
+
+
+def test_without_xdist_each_file_has_a_process(tmp_path):
+    (one,) = cuda_tests.commands(["pytest"], 3, True, tmp_path)
+    assert "-n 3 --dist worksteal" in " ".join(one)
+    each = cuda_tests.commands(["pytest"], 3, False, tmp_path)
+    assert [Path(command[-1]) for command in each] == sorted((ROOT / "tests").glob("test_*.py"))
+    for command in [one, *each]:
+        assert " ".join(command).startswith("pytest -q -m cuda ")
+    reports = {word for command in each for word in command if word.startswith("--junitxml=")}
+    assert len(reports) == len(each)
+
+
+@pytest.mark.parametrize("xdist", [True, False])
+def test_the_tests_that_need_cuda_are_run_and_judged(xdist, tmp_path, monkeypatch, capsys):
+    """Made-up files in place of tests/."""
+    if xdist:
+        pytest.importorskip("xdist", reason="needs pytest-xdist")
+    folder = tmp_path / "tests"
+    folder.mkdir()
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cuda: x\n")
+    (folder / "test_good.py").write_text(
+        "import os, pytest\n"
+        "@pytest.mark.cuda\ndef test_it(): assert os.environ['DDN_REQUIRE_CUDA'] == '1'\n"
+        "def test_other(): assert False\n"
+    )
+    (folder / "test_none.py").write_text("def test_it(): assert False\n")
+    monkeypatch.setattr(cuda_tests, "ROOT", tmp_path)
+    monkeypatch.setattr(cuda_tests.importlib.util, "find_spec", lambda name: xdist or None)
+    report = tmp_path / "report.json"
+    arguments = ["--json", str(report), "--workers", "2"]
+    assert cuda_tests.main(arguments) == 0
+    assert "=== 1 passed, 0 failed, 0 skipped, 0 not run in " in capsys.readouterr().out
+    (folder / "test_late.py").write_text(
+        "import os, pytest\n@pytest.mark.cuda\ndef test_it():\n"
+        f"    assert float(os.environ['DDN_TEST_DEADLINE']) > 0\n    pytest.skip({NOT_RUN!r})\n"
+    )
+    (folder / "test_bad.py").write_text("import no_such_module\n")  # stops no other file
+    assert cuda_tests.main([*arguments, "--seconds", "9"]) == 1
+    found = json.loads(report.read_text())
+    assert (found["passed"], found["not_run"]) == (1, 1)
+    assert "no_such_module" in capsys.readouterr().out
+
+
+def test_no_test_starts_after_the_deadline(monkeypatch):
+    monkeypatch.setattr(conftest, "DEADLINE", time.time() + 60)
+    conftest.pytest_runtest_setup(None)
+    monkeypatch.setattr(conftest, "DEADLINE", time.time() - 1)
+    with pytest.raises(pytest.skip.Exception, match=NOT_RUN):
+        conftest.pytest_runtest_setup(None)
+
+
+def test_tests_that_need_cuda_are_marked():
+    def item(fixtures, **parameters):
+        marks: list[Any] = []
+        about = types.SimpleNamespace(fixturenames=fixtures, marks=marks, add_marker=marks.append)
+        if parameters:
+            about.callspec = types.SimpleNamespace(params=parameters)
+        return about
+
+    items = [item(["device"], device="cuda"), item(["cuda"]), item(["cuda"], n=1)]
+    items += [item(["device"], device="cpu"), item([]), item(["n"], n="cuda")]
+    conftest.pytest_collection_modifyitems(items)
+    assert [len(one.marks) for one in items] == [1, 1, 1, 0, 0, 0]
+
+
+# What ncu 2025 prints with --csv --page raw, shortened.
+RAW_PAGE = """==PROF== Connected to process 1 (/usr/bin/python3)
+==PROF== Disconnected from process 1
+"ID","Process Name","Kernel Name","Block Size","gpu__time_duration.sum","launch__registers"
+"","","","","ns","register/thread"
+"0","python3","forward_on_chip","(256, 1, 1)","1,234.5","64"
+"1","python3","global_on_chip","(128, 1, 1)","2","nan"
+"""
+
+
+def test_raw_pages_of_ncu_are_parsed():
+    first, second = profile_kernels.parse(RAW_PAGE)
+    assert first["Kernel Name"] == "forward_on_chip"
+    assert first["metrics"]["gpu__time_duration.sum"] == [1234.5, "ns"]
+    assert second["metrics"]["launch__registers"][1] == "register/thread"
+    with pytest.raises(ValueError, match="no table"):
+        profile_kernels.parse("==ERROR== LibraryNotLoaded")
+
+
+def stub_ncu(folder, body):
+    ncu = folder / "ncu"
+    ncu.write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
+    ncu.chmod(0o755)
+    return str(ncu)
+
+
+def test_kernels_are_profiled_or_it_is_said_why_not(tmp_path):
+    found, good = profile_kernels.profile(str(tmp_path / "no-ncu"), "python3")
+    assert not good
+    assert "no-ncu" in found["error"]
+    write = "open(sys.argv[sys.argv.index('--log-file') + 1], 'w').write"
+    refused = f"{write}('==ERROR== LibraryNotLoaded'); sys.exit(1)"
+    found, good = profile_kernels.profile(stub_ncu(tmp_path, refused), "python3")
+    assert not good
+    assert "LibraryNotLoaded" in found["text"]
+    found, good = profile_kernels.profile(stub_ncu(tmp_path, f"{write}({RAW_PAGE!r})"), "python3")
+    assert not good
+    assert "missing: ['backward']" in found["error"]
+    assert len(found["launches"]) == 2
+    whole = RAW_PAGE + '"2","python3","backward","(256, 1, 1)","3","40"\n'
+    found, good = profile_kernels.profile(stub_ncu(tmp_path, f"{write}({whole!r})"), "python3")
+    assert good
+    assert len(found["launches"]) == 3
+
+
+def test_the_profiled_kernels_are_in_the_sources():
+    sources = "".join(file.read_text() for file in (ROOT / "csrc" / "cuda").glob("*.cu*"))
+    for name in profile_kernels.KERNELS:
+        assert re.search(rf"^    {name}\(const __grid_constant__ ", sources, re.M), name

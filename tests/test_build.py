@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from build_config import (
     find_sources,
     macros,
     thread_flags,
+    torch_archs,
     uses_gcc,
 )
 from build_toolkit import Toolkit, find_toolkit
@@ -194,6 +196,35 @@ def test_default_keeps_the_order_of_versions_and_their_suffixes():
 def test_default_without_a_usable_architecture():
     with pytest.raises(BuildError, match="set TORCH_CUDA_ARCH_LIST"):
         archs(None, ["sm_70", "compute_75"])
+
+
+def stub_torch(listed, flags, cuda="13.0"):
+    """A torch as far as torch_archs() looks at one."""
+    internals = {} if flags == "absent" else {"_cuda_getArchFlags": lambda: flags}
+    return types.SimpleNamespace(
+        version=types.SimpleNamespace(cuda=cuda),
+        cuda=types.SimpleNamespace(get_arch_list=lambda: listed),
+        _C=types.SimpleNamespace(**internals),
+    )
+
+
+@pytest.mark.parametrize(
+    ("stub", "expected"),
+    [
+        (stub_torch(TORCH_ARCHS, "unused"), TORCH_ARCHS),
+        (stub_torch([], " ".join(TORCH_ARCHS)), TORCH_ARCHS),  # torch 2.11 without a GPU
+        (stub_torch([], None), []),
+        (stub_torch([], "absent"), []),
+        (stub_torch([], "sm_90", cuda=None), []),
+    ],
+)
+def test_architectures_of_torch_without_a_gpu(stub, expected):
+    assert torch_archs(stub) == expected
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="needs a CUDA build of torch")
+def test_an_installed_torch_with_cuda_names_architectures_without_a_gpu():
+    assert archs(None, torch_archs(torch)).endswith("+PTX")
 
 
 @pytest.mark.parametrize(

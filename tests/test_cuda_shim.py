@@ -23,11 +23,14 @@ from cuda_shim.shim import (
     OPTIMIZE,
     ORDERS,
     BFloat16,
+    Direction,
     ShimError,
     compile_units,
     in_every_schedule,
     link,
 )
+
+from bench import kernel_cases
 
 # On each side of the sizes at which another kernel takes over, and what fits on no chip.
 SIZES = {
@@ -89,39 +92,36 @@ def test_answers_and_gradients(dtype, n, penalty, shim):
     assert_right(x, y, grad_x, penalty, 1.0, dtype)
 
 
-def differentiate_all(shim, x, penalty, ptr):
-    answer = shim.forward(x, penalty, ptr=ptr)
-    grad = np.zeros_like(answer.y)
-    for of in ("points", "alpha"):
-        shim.backward(grad, x, answer, penalty, of=of, ptr=ptr)
+def as_shim_takes(array, dtype):
+    return array.view(BFloat16) if array is not None and dtype == "bfloat16" else array
 
 
-def test_these_sizes_reach_every_kernel(shim):
-    for dtype, sizes in SIZES.items():
-        for n in sizes:
-            for penalty in ref.PENALTIES:
-                solve_and_differentiate(shim, points(n, dtype, 1), penalty)
-        for n in GLOBAL_SIZES[dtype]:
-            for penalty in NONCONVEX:
-                shim.forward(points(n, dtype, 1), penalty, solver="global")
-        for n in WEIGHTED_SIZES[dtype]:
-            x = points(n, dtype, 1)
-            for penalty in ref.PENALTIES:
-                shim.forward(x, penalty, weight=np.ones_like(x))
-                if penalty in NONCONVEX:
-                    shim.forward(x, penalty, weight=np.ones_like(x), solver="global")
-        for n, ptr in ((40, None), (1100, None), (40, np.array([0, 9, 40]))):
-            x = points(n, dtype, 1)[0] if ptr is not None else points(n, dtype, 1)
-            for penalty in ref.PENALTIES:
-                differentiate_all(shim, x, penalty, ptr)
-    for penalty in ref.PENALTIES:
-        for x in (np.zeros((2, 9), np.float16), np.zeros((2, 9), np.uint16).view(BFloat16)):
-            differentiate_all(shim, x, penalty, None)
-            differentiate_all(shim, x, penalty, np.array([0, 2]))
+def run_case(shim, case):
+    """What bench/sanitizer_case.py does with it on a GPU, but for the info."""
+    given = kernel_cases.arrays(case)
+    x, weight = as_shim_takes(given.x, case.dtype), as_shim_takes(given.weight, case.weight)
+    alpha = kernel_cases.ALPHA if given.alpha is None else given.alpha.reshape(-1)
+    options = {"weight": weight, "ptr": given.ptr}
+    answer = shim.forward(x, case.penalty, alpha, solver=case.solver, **options)
+    grad = as_shim_takes(given.grad.reshape(-1), case.dtype)
+    for of in case.gradients:
+        shim.backward(grad, x, answer, case.penalty, alpha, of=of, **options)
+    if not case.second_order:
+        return
+    moving = given.direction
+    direction = Direction(as_shim_takes(moving.x, case.dtype), moving.weight, moving.alpha.ravel())
+    for of in ("answer", *case.gradients):
+        shim.backward(grad, x, answer, case.penalty, alpha, of=of, direction=direction, **options)
+
+
+def test_the_cases_of_the_sanitizers_reach_every_kernel(shim):
+    shim.forget_launches()
+    for case in kernel_cases.cases():
+        run_case(shim, case)
     kernels = shim.kernels()
     missed = [name for name, launched in kernels.items() if not launched]
     assert not missed
-    assert len(kernels) >= 2 * len(SIZES) * len(ref.PENALTIES)
+    assert len(kernels) >= 4 * len(ref.PENALTIES)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])

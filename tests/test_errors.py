@@ -366,6 +366,57 @@ def test_the_inner_derivatives_check_their_directions():
             ops._robust_pool_double_backward(y, *direction, *sets, every)
 
 
+DIRECTION_PARTS = {"x_tangent": (3, 4), "weight_tangent": (3, 4), "alpha_tangent": (3, 1)}
+
+
+def calls_with_a_direction(name, part, device, call=lambda op, *args: op(*args)):
+    """Of both inner operators that take a direction, one whose part `name` alone is given."""
+    x, y = torch.ones(3, 4, device=device), torch.ones(3, 1, device=device)
+    direction = [part if name == other else None for other in DIRECTION_PARTS]
+    sets = (x, y, y, y, "huber", 1.0, None, None, None, [1])
+    ops = torch.ops.ddn
+    return (
+        lambda: call(ops._robust_pool_tangent.default, *direction, *sets),
+        lambda: call(ops._robust_pool_double_backward.default, y, *direction, *sets, [True] * 3),
+    )
+
+
+@pytest.mark.parametrize("name", DIRECTION_PARTS)
+def test_the_inner_derivatives_refuse_a_direction_on_another_device(name):
+    """A kernel would take its address for one of its own device's memory.
+
+    Dispatch would choose the fake kernel for a meta tensor: the CPU's is called past it.
+    """
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    part = torch.ones(DIRECTION_PARTS[name], device="meta")
+    message = f"^robust_pool: `{name}` is on meta but x is on cpu; expected both on the same device"
+    for call in calls_with_a_direction(
+        name, part, "cpu", lambda op, *args: op.redispatch(keys, *args)
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("name", DIRECTION_PARTS)
+def test_the_inner_derivatives_refuse_a_direction_on_the_host(name, cuda):
+    part = torch.ones(DIRECTION_PARTS[name])
+    message = f"^robust_pool: `{name}` is on cpu but x is on cuda:0; expected both on the same"
+    for call in calls_with_a_direction(name, part, cuda):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("name", DIRECTION_PARTS)
+def test_the_inner_derivatives_refuse_a_sparse_direction(name):
+    part = torch.ones(DIRECTION_PARTS[name]).to_sparse()
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+    for call in calls_with_a_direction(
+        name, part, "cpu", lambda op, *args: op.redispatch(keys, *args)
+    ):
+        with pytest.raises(TypeError, match=f"`{name}` has layout Sparse; expected a dense"):
+            call()
+
+
 @pytest.mark.parametrize("alpha_value", [0.0, -1.0, math.nan, math.inf])
 def test_the_inner_operators_give_nan_for_a_bad_float_alpha(alpha_value, penalty):
     """Values that reach a kernel raise nothing there."""

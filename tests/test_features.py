@@ -3,7 +3,6 @@
 import features
 import pytest
 import torch
-from conftest import cuda_missing, require
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +15,10 @@ def test_each_row_of_the_page_is_what_one_finds(name, page):
     assert page[name][:-2] == features.cells(name)
 
 
+@pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("name", features.ROWS)
 def test_each_row_of_the_page_is_what_one_finds_on_a_gpu(name, page):
     """Where the page says so: it may have been written without one."""
-    require(cuda_missing())
     found = features.on_gpu(name, page[name][:-2])
     assert page[name][-2] in ("not tried", found)
 

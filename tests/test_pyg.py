@@ -14,7 +14,6 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import cuda_missing, require
 from torch import nn
 
 import ddn_cuda
@@ -285,13 +284,12 @@ def test_it_compiles_without_a_graph_break(sets, device):
     assert parameter.grad.abs() > 0
 
 
-def test_nothing_waits_for_the_gpu():
+def test_nothing_waits_for_the_gpu(cuda):
     """With `ptr`, or with `dim_size`, and whatever the order of the index."""
-    require(cuda_missing())
-    aggr = RobustAggregation("welsch", 0.5, learn_alpha=True).cuda()
-    x = torch.randn(60, 4, device="cuda", requires_grad=True)
-    index = torch.randint(0, 5, (60,), device="cuda")
-    ptr = offsets([20, 0, 40], "cuda")
+    aggr = RobustAggregation("welsch", 0.5, learn_alpha=True).to(cuda)
+    x = torch.randn(60, 4, device=cuda, requires_grad=True)
+    index = torch.randint(0, 5, (60,), device=cuda)
+    ptr = offsets([20, 0, 40], cuda)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -12,16 +12,9 @@ import time
 
 import pytest
 import torch
-from conftest import cuda_missing, require
 from torch.profiler import ProfilerActivity, profile
 
 import ddn_cuda
-
-
-@pytest.fixture
-def cuda():
-    require(cuda_missing())
-    return torch.device("cuda")
 
 
 def pooled(x, penalty, alpha=0.7, weight=None, **options):

@@ -32,6 +32,12 @@ void check_dense(const at::Tensor& t, const char* op, const char* name) {
                    "; expected a dense (strided) tensor");
 }
 
+void check_same_device(const at::Tensor& t, const at::Tensor& x, const char* op,
+                       const char* name) {
+  TORCH_CHECK_VALUE(t.device() == x.device(), op, ": `", name, "` is on ", t.device(),
+                    " but x is on ", x.device(), "; expected both on the same device");
+}
+
 }  // namespace
 
 void Checks::points(const at::Tensor& x) const {
@@ -80,8 +86,7 @@ void Checks::alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef
   TORCH_CHECK_TYPE(is_stored(alpha.scalar_type()), op, ": `alpha` has dtype ", alpha.scalar_type(),
                    "; expected a real floating-point tensor (Float, Double, Half or BFloat16) or a "
                    "float");
-  TORCH_CHECK_VALUE(alpha.device() == x.device(), op, ": `alpha` is on ", alpha.device(),
-                    " but x is on ", x.device(), "; expected both on the same device");
+  check_same_device(alpha, x, op, "alpha");
   bool broadcasts = alpha.dim() <= x.dim();
   for (int64_t d = 1; broadcasts && d <= alpha.dim(); ++d) {
     const int64_t at = x.dim() - d;
@@ -104,8 +109,7 @@ void Checks::offsets(const at::Tensor& ptr, const at::Tensor& x) const {
                    "; expected Long");
   TORCH_CHECK_VALUE(ptr.dim() == 1 && expected(ptr.sym_size(0).sym_ge(1)), op, ": `ptr` has shape ",
                     ptr.sym_sizes(), "; expected one dim of at least one offset");
-  TORCH_CHECK_VALUE(ptr.device() == x.device(), op, ": `ptr` is on ", ptr.device(), " but x is on ",
-                    x.device(), "; expected both on the same device");
+  check_same_device(ptr, x, op, "ptr");
 }
 
 void Checks::weight(const at::Tensor& weight, const at::Tensor& x) const {
@@ -114,14 +118,18 @@ void Checks::weight(const at::Tensor& weight, const at::Tensor& x) const {
   TORCH_CHECK_TYPE(is_stored(dtype) || dtype == at::kBool, op, ": `weight` has dtype ", dtype,
                    "; expected a real floating-point tensor (Float, Double, Half or BFloat16) or a "
                    "mask (Bool)");
-  TORCH_CHECK_VALUE(weight.device() == x.device(), op, ": `weight` is on ", weight.device(),
-                    " but x is on ", x.device(), "; expected both on the same device");
+  check_same_device(weight, x, op, "weight");
   bool broadcasts = weight.dim() <= x.dim();
   for (int64_t d = 1; broadcasts && d <= weight.dim(); ++d) {
     broadcasts = broadcasts_to(weight.sym_size(weight.dim() - d), x.sym_size(x.dim() - d));
   }
   TORCH_CHECK_VALUE(broadcasts, op, ": `weight` has shape ", weight.sym_sizes(), " for x of shape ",
                     x.sym_sizes(), "; expected a shape that broadcasts against x");
+}
+
+void Checks::direction(const at::Tensor& t, const char* name, const at::Tensor& x) const {
+  check_dense(t, op, name);
+  check_same_device(t, x, op, name);
 }
 
 void Checks::no_tangent(const at::Tensor& t, const char* name) const {

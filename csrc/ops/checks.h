@@ -27,6 +27,10 @@ struct Checks {
 
   void weight(const at::Tensor& weight, const at::Tensor& x) const;
 
+  // t: how x, weight or alpha moves, an argument `name` of an inner operator. Its shape is checked
+  // where it is expanded.
+  void direction(const at::Tensor& t, const char* name, const at::Tensor& x) const;
+
   // Raises when t carries a forward-mode tangent, which would be lost in silence.
   void no_tangent(const at::Tensor& t, const char* name) const;
 

@@ -198,11 +198,14 @@ Answer checked_answer(const Problem& problem, const Answer& answer) {
 // Direction parts as the kernels take them.
 void add_direction(Operands& operands, const Problem& problem, const Direction& direction) {
   const at::Tensor& x = problem.x;
+  const Checks checks = checks_for(problem.ptr);
   if (direction.x.has_value()) {
-    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), checks_for(problem.ptr).op,
-                      ": `x_tangent` has shape ", direction.x->sizes(), "; expected that of x, ",
-                      x.sizes());
+    checks.direction(*direction.x, "x_tangent", x);
+    TORCH_CHECK_VALUE(direction.x->sizes() == x.sizes(), checks.op, ": `x_tangent` has shape ",
+                      direction.x->sizes(), "; expected that of x, ", x.sizes());
   }
+  if (direction.weight.has_value()) checks.direction(*direction.weight, "weight_tangent", x);
+  if (direction.alpha.has_value()) checks.direction(*direction.alpha, "alpha_tangent", x);
   operands.x_tangent = expanded(direction.x, x.sizes(), x.scalar_type());
   operands.weight_tangent = expanded(direction.weight, x.sizes(), opmath(x));
   operands.alpha_tangent = expanded(direction.alpha, shape_of_answer(problem), opmath(x));

@@ -81,8 +81,9 @@ void set_order(Order order, uint64_t seed);
 // For kernels that walk over their work in strides of the grid: from now on a grid has at most so
 // many blocks in x.
 void set_most_blocks(unsigned most);
-// Whether the kernel has been launched since the program began.
+// Whether the kernel has been launched since the program began or launches were forgotten.
 bool was_launched(const void* kernel);
+void forget_launches();
 // The first error since clear_error(), or "".
 const char* error();
 void clear_error();

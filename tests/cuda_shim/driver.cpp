@@ -76,6 +76,7 @@ void shim_configure(int order, uint64_t seed, unsigned most_blocks) {
 const char* shim_error() { return cuda_shim::error(); }
 void shim_clear_error() { cuda_shim::clear_error(); }
 int shim_was_launched(const void* kernel) { return cuda_shim::was_launched(kernel); }
+void shim_forget_launches() { cuda_shim::forget_launches(); }
 
 int shim_forward(const Sets* sets, int global, void* y, void* remainder, void* curvature,
                  int64_t max_iter, double tolerance) {

@@ -339,6 +339,7 @@ void set_order(Order order, uint64_t seed) {
 }
 void set_most_blocks(unsigned most) { most_blocks = most; }
 bool was_launched(const void* kernel) { return launched_kernels.count(kernel) != 0; }
+void forget_launches() { launched_kernels.clear(); }
 const char* error() { return first_error.c_str(); }
 void clear_error() {
   first_error.clear();

@@ -276,16 +276,22 @@ class Shim:
         return {name: base + offset for name, offset in offsets.items()}
 
     def kernels(self) -> dict[str, bool]:
-        """The pooling kernels of the library and whether each has been launched since it was
-        loaded. A kernel is known by its one argument, which it takes by value."""
+        """The pooling kernels of the library and whether each has been launched since the library
+        was loaded or forget_launches() was called.
+
+        A pooling kernel is known by its one argument, which it takes by value."""
         return {
             name: bool(self._c.shim_was_launched(ctypes.c_void_p(address)))
             for name, address in self.addresses().items()
             if re.search(
-                r"^void ddn::cuda::.*\(ddn::(BackwardArgs|cuda::LocalArgs|cuda::GlobalArgs)\)$",
+                r"^(void )?ddn::cuda::.*"
+                r"\(ddn::(BackwardArgs|cuda::(LocalArgs|GlobalArgs|SegmentLists))\)$",
                 name,
             )
         }
+
+    def forget_launches(self) -> None:
+        self._c.shim_forget_launches()
 
     def _penalty(self, name: str) -> int:
         number = self._c.shim_penalty(name.encode())

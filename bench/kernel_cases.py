@@ -1,0 +1,215 @@
+"""Small problems that together launch every CUDA kernel, as plain data.
+
+bench/sanitizer_case.py runs them on a GPU under compute-sanitizer, tests/test_cuda_shim.py on the
+host, where it checks that no kernel is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+import ddn_cuda
+from bench.contenders import NONCONVEX, ours
+
+ALPHA = 0.5
+CHANNELS = 2  # of segments
+IMAGE_ROWS = 7
+HALVES = ("float16", "bfloat16")
+ORDER = ("points", "weights", "alpha")  # of gradients, as the operators return them
+
+# Bytes of a set, its weights included, up to which the kernels for small sets and those for sets
+# in shared memory take it: of descents (csrc/cuda/forward.cuh) and of the global search
+# (csrc/cuda/global.cuh).
+DESCENT_BYTES = (8 << 10, 64 << 10)
+SEARCH_BYTES = (8 << 10, 32 << 10)
+SMALL = 33  # points: more than a warp has lanes, in every kind of sets
+MOST_WARP_SUMS = 1024  # points of a set whose sums a warp takes (csrc/cuda/backward.cu)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pool and what is differentiated of it.
+
+    Attributes:
+        penalty, solver: as `ddn_cuda.robust_pool` takes them.
+        dtype: of the points: float32, float64, float16 or bfloat16.
+        points: the number in each set; with segments, in the largest.
+        layout: "rows", contiguous sets; "columns", with a stride; "image", two pooled dims that
+            are not adjacent in memory; "segments", ragged sets.
+        weight: its dtype, which may be "bool"; None without weights.
+        alpha_per_set: alpha is a tensor.
+        gradients: which first derivatives are taken, of "points", "weights" and "alpha".
+        second_order: whether these are differentiated as well, in all directions, and the answer.
+        info: whether the forward pass also reports its info.
+    """
+
+    penalty: str
+    solver: str
+    dtype: str
+    points: int
+    layout: str = "rows"
+    weight: str | None = None
+    alpha_per_set: bool = False
+    gradients: tuple[str, ...] = ("points",)
+    second_order: bool = False
+    info: bool = False
+
+    @property
+    def real(self) -> str:
+        """The dtype of the arithmetic."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    @property
+    def pooled(self) -> list[int]:
+        """The pooled dims."""
+        return {"image": [1, 2], "segments": [0]}.get(self.layout, [1])
+
+
+class Direction(NamedTuple):
+    x: np.ndarray
+    weight: np.ndarray
+    alpha: np.ndarray
+
+
+class Arrays(NamedTuple):
+    """A case's tensors. Those of bfloat16 hold its bits as uint16; what belongs to answers has the
+    shape of the output with keepdim."""
+
+    x: np.ndarray
+    weight: np.ndarray | None
+    alpha: np.ndarray | None
+    ptr: np.ndarray | None
+    grad: np.ndarray
+    direction: Direction
+
+
+def size_limits(penalty: str, solver: str, dtype: str, weighted: bool) -> tuple[int, int]:
+    """The most points of a small set and of a set in shared memory."""
+    searched = solver == "global" and penalty in NONCONVEX
+    number = (8 if dtype == "float64" else 4) * (2 if weighted else 1)
+    small, on_chip = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
+    return small, on_chip
+
+
+def cases() -> list[Case]:
+    """All of them; where time is short, the first ones reach the most kernels."""
+    return list(dict.fromkeys(_cases()))
+
+
+def _cases() -> Iterator[Case]:
+    pools = ours(list(ddn_cuda.PENALTIES))
+    reals = ("float32", "float64")
+
+    # Every size of sets: a capacity that is used up shows an access past its end.
+    for dtype in reals:
+        for penalty, solver in pools:
+            for weight in (None, dtype):
+                small, on_chip = size_limits(penalty, solver, dtype, weight is not None)
+                for points in (SMALL, small, on_chip, on_chip + 1):
+                    gradients = ("points",) if weight is None else ("points", "weights")
+                    yield Case(penalty, solver, dtype, points, weight=weight, gradients=gradients)
+    # Sums over a set.
+    for dtype in (*reals, *HALVES):
+        for penalty, solver in pools:
+            for points, layout in (
+                (SMALL, "rows"),
+                (MOST_WARP_SUMS + 1, "rows"),
+                (SMALL, "segments"),
+            ):
+                yield Case(
+                    penalty, solver, dtype, points, layout=layout, weight="float32",
+                    alpha_per_set=True, gradients=ORDER, second_order=True,
+                )  # fmt: skip
+    # Segments of every size at once.
+    for dtype in (*reals, *HALVES):
+        for penalty, solver in pools:
+            for weight in (None, "bool"):
+                _, on_chip = size_limits(penalty, solver, dtype, weight is not None)
+                yield Case(penalty, solver, dtype, on_chip + 1, layout="segments", weight=weight)
+    # 16-bit points, and what a set may be besides contiguous.
+    for penalty, solver in pools:
+        small, on_chip = size_limits(penalty, solver, "float32", weighted=False)
+        for points in (SMALL, small + 1, on_chip + 1):
+            for dtype in HALVES:
+                yield Case(penalty, solver, dtype, points)
+            yield Case(penalty, solver, "float32", points, info=True)
+            for layout in ("columns", "image"):
+                yield Case(penalty, solver, "float32", points, layout=layout)
+                yield Case(
+                    penalty, solver, "float32", points, layout=layout, weight="float32",
+                    gradients=("points", "weights"),
+                )  # fmt: skip
+    # Weights of every type, where they are staged and where they are read in place.
+    for penalty, solver in pools:
+        _, on_chip = size_limits(penalty, solver, "float32", weighted=True)
+        for weight in ("bool", *HALVES, "float64"):
+            for points in (SMALL, on_chip + 1):
+                yield Case(penalty, solver, "float32", points, weight=weight)
+
+
+# The arrays
+
+
+def stored(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Real numbers as an array of that dtype; of bfloat16 its bits, cut off."""
+    if dtype == "bfloat16":
+        return (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return array > 0.3 if dtype == "bool" else array.astype(dtype)
+
+
+def _in_memory(array: np.ndarray, layout: str) -> np.ndarray:
+    """The same array, its numbers in the order of that layout."""
+    if layout == "columns":
+        return np.ascontiguousarray(array.T).T
+    if layout == "image":
+        return np.ascontiguousarray(array.transpose(1, 0, 2)).transpose(1, 0, 2)
+    return np.ascontiguousarray(array)
+
+
+def lengths(case: Case) -> list[int]:
+    """Of segments: empty ones, small ones, and one for each kernel up to the largest."""
+    weighted = case.weight is not None
+    limits = size_limits(case.penalty, case.solver, case.dtype, weighted)
+    sizes = {most for most in limits if most < case.points} | {case.points}
+    return [SMALL, 0, *sorted(sizes), 1]
+
+
+def arrays(case: Case) -> Arrays:
+    """Normal points with outliers, the same each time."""
+    rng = np.random.default_rng(case.points)
+    ptr = None
+    if case.layout == "segments":
+        ptr = np.cumsum([1, *lengths(case)])  # the first row and the last one belong to no segment
+        shape: tuple[int, ...] = (int(ptr[-1]) + 1, CHANNELS)
+        answers: tuple[int, ...] = (len(ptr) - 1, CHANNELS)
+    else:
+        count = 9 if case.points == SMALL else 2  # more than a block has warps
+        columns = math.ceil(case.points / IMAGE_ROWS)
+        image = case.layout == "image"
+        shape = (count, IMAGE_ROWS, columns) if image else (count, case.points)
+        answers = (count, *[1] * (len(shape) - 1))
+
+    def points_like() -> np.ndarray:
+        normal = rng.standard_normal(shape)
+        return np.where(rng.random(shape) < 0.1, 8 * normal, normal)
+
+    def per_point(numbers: np.ndarray, dtype: str) -> np.ndarray:
+        return _in_memory(stored(numbers, dtype), case.layout)
+
+    return Arrays(
+        x=per_point(points_like(), case.dtype),
+        weight=None if case.weight is None else per_point(rng.random(shape), case.weight),
+        alpha=stored(ALPHA + rng.random(answers), case.real) if case.alpha_per_set else None,
+        ptr=ptr,
+        grad=stored(1 + rng.random(answers), case.dtype),
+        direction=Direction(
+            per_point(points_like(), case.dtype),
+            per_point(points_like(), case.real),
+            stored(rng.random(answers), case.real),
+        ),
+    )
