@@ -137,6 +137,10 @@ def build(
     blocks: dict[str, list[Block]] = {}
     for found in _in_parallel(ProcessPoolExecutor, translate, translations):
         blocks |= found
+    # What all translations include is compiled once: g++ looks for it in their folder.
+    header = RUNTIME / "ptx.h"
+    header_flags = (*CXX_FLAGS, "-w")  # a header as the main file
+    shim.compile_unit(header, folder, csrc, header_flags, target="ptx.h.gch", language="c++-header")
     units = [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
     units += [(unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))]
     units += [(s, folder, csrc, shim.OPTIMIZE) for s in sources if s.name not in host_objects]
