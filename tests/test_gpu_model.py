@@ -401,6 +401,11 @@ def test_workloads_can_be_timed(small):
     assert found.repetitions >= 1
 
 
+def test_no_measurement_begins_after_its_seconds():
+    few = command.chosen("huber (64|2048)$", quick=False)
+    assert set(command.measure_all(few, seconds=-1).values()) == {"not timed"}
+
+
 def test_nothing_chosen_is_an_error():
     with pytest.raises(SystemExit, match="names no workload"):
         command.main(["--only", "nothing of the kind"])
