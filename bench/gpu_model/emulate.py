@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:
     x, weight, ptr = points.draw(workload)
     if workload.dtype == "bfloat16":
         x = x.view(BFloat16)
-    options = {"weight": weight, "ptr": ptr, "set_rank": 2 if x.ndim == 3 else 1}
+    options: dict[str, Any] = {"weight": weight, "ptr": ptr, "set_rank": 2 if x.ndim == 3 else 1}
     emulator.clear_counts()
     if workload.direction == "forward":
         with tolerating():
