@@ -63,7 +63,8 @@ test: build
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
 test-ptx: build
-	@$(PY) -m pytest --kernels=ptx tests/test_cuda_shim.py tests/test_cuda_shim_sets.py $(PYTEST_ARGS)
+	@$(PY) -m pytest --kernels=ptx tests/test_cuda_shim.py tests/test_cuda_shim_sets.py tests/test_gpu_model.py \
+		$(PYTEST_ARGS)
 
 soak: build
 	@$(PY) tests/soak.py --json $(OUT)/soak.json $(SOAK_ARGS)

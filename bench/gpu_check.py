@@ -288,7 +288,9 @@ def plan(python: str, archs: str, folder: Path) -> list[Step]:
         watched("memcheck", **uncached),
         measurement("timings", targets, 50, "benchmark"),
         watched("racecheck"),
-        measurement("model", module("gpu_model", "--device", "cuda"), 20, "model"),
+        measurement(
+            "model", module("gpu_model", "--device", "cuda", "--seconds", "{seconds}"), 20, "model"
+        ),
         measurement("ncu", module("profile_kernels"), 15, "ncu"),
         watched("initcheck", **uncached),
         watched("synccheck"),

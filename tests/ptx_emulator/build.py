@@ -105,8 +105,11 @@ def translate(
     return found
 
 
-def _in_parallel(pool: Callable[[int], ThreadPoolExecutor | ProcessPoolExecutor],
-                 function: Callable[..., B], jobs: Iterable[tuple]) -> list[B]:
+def _in_parallel(
+    pool: Callable[[int], ThreadPoolExecutor | ProcessPoolExecutor],
+    function: Callable[..., B],
+    jobs: Iterable[tuple],
+) -> list[B]:
     with pool(len(os.sched_getaffinity(0))) as executor:
         return [future.result() for future in [executor.submit(function, *job) for job in jobs]]
 
@@ -142,14 +145,26 @@ def build(
     header_flags = (*CXX_FLAGS, "-w")  # a header as the main file
     shim.compile_unit(header, folder, csrc, header_flags, target="ptx.h.gch", language="c++-header")
     units = [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
-    units += [(unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))]
+    units += [
+        (unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))
+    ]
     units += [(s, folder, csrc, shim.OPTIMIZE) for s in sources if s.name not in host_objects]
     objects = shim.compile_units(units)
     library = shim.link([*host_objects.values(), *objects], folder / "libptx.so")
     return Emulator(library, blocks if count else None)
 
 
-def build_counting(folder: Path, match: str = "") -> Emulator:
-    """The pooling kernels whose demangled names match, with counters. Takes minutes."""
+def build_counting(
+    folder: Path, match: str = "", sources: Sequence[Path] | None = None
+) -> Emulator:
+    """The pooling kernels of the sources (default: all) whose demangled names match, with counters.
+    Takes minutes."""
     host = shim.build(folder)
-    return build(folder / "ptx", host.objects, shim.kernel_units(), match=match, count=True)
+    return build(
+        folder / "ptx",
+        host.objects,
+        shim.kernel_units() if sources is None else sources,
+        match=match,
+        flags=("-lineinfo",),
+        count=True,
+    )

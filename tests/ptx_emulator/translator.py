@@ -256,12 +256,11 @@ class KernelTranslator:
 
     def count_instruction(self, i: Instruction) -> None:
         """Marks what ptxas folds into a neighbour: 64-bit additions to a wide product, and shifts
-        to the left before an addition."""
+        to the left before an addition, which remains."""
         name = i.full_name
         if name in ("add.s64", "add.u64") and self._folded & set(i.operands[1:]):
             name += " folded"
         elif i.name == "shl" and name.endswith("64"):
-            self._folded.add(i.operands[0])
             name += " folded"
         elif i.name == "mul" and "wide" in i.modifiers:
             self._folded.add(i.operands[0])
@@ -358,5 +357,3 @@ class KernelTranslator:
             f"const Kernel KERNEL{{{', '.join(fields)}}};",
             "const Registration REGISTRATION(KERNEL);",
         ]
-
-

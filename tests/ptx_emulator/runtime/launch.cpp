@@ -94,7 +94,7 @@ void run(const void* kernel, const char* name, dim3 grid, dim3 block, size_t sha
   counters::begin_launch(twin.name, twin.basic_blocks,
                          static_cast<u32>(twin.static_shared + shared_bytes));
   for (unsigned i = 0; i < twin.num_parameters; ++i) {
-    allow(copies.places()[i], twin.parameters[i].bytes, false);
+    allow_argument(copies.places()[i], twin.parameters[i].bytes);
   }
   cuda_shim::run_grid(kernel, name, grid, block, shared_bytes, [&] { twin.run(copies.places()); });
   counters::end_launch();

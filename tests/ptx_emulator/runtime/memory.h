@@ -107,6 +107,8 @@ struct FrameOf : Frame {
 // For launch.cpp. The memory that kernels may touch, besides the arguments of a launch and what
 // their own files declare, lies in the ranges that the host has allowed.
 void allow(const void* begin, size_t bytes, bool writable);
+// Arguments may be read and are not in global memory: their loads are not counted.
+void allow_argument(const void* begin, size_t bytes);
 void forbid_all();
 void begin_launch(unsigned static_bytes, unsigned dynamic_align, size_t dynamic_bytes);
 void begin_block();
