@@ -24,8 +24,7 @@ def aligned(x):
 @pytest.fixture(scope="module")
 def emulator(source_library, tmp_path_factory):
     folder = tmp_path_factory.mktemp("known_counts")
-    flags = ("-lineinfo",)
-    return build.build(folder, source_library.objects, [SOURCE], flags=flags, count=True)
+    return build.build(folder, source_library.objects, [SOURCE], count=True)
 
 
 X = aligned(np.ones(4096, np.float32))

@@ -165,6 +165,5 @@ def build_counting(
         host.objects,
         shim.kernel_units() if sources is None else sources,
         match=match,
-        flags=("-lineinfo",),
         count=True,
     )
