@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +27,6 @@ KERNELS = (
     r"^(?!.*\b(double|Half)\b)(?!.*\bbackward_sums<)"
     r"(?!.*\b(Quadratic|PseudoHuber|TruncatedQuadratic)\b.*\btrue>)"
 )
-# What the emulator reports of the kernels and does not change their counts. A GPU executes the
-# lanes of a warp in the order that this relies on.
-HARMLESS = r"\d+ times: weakly ordered: "
 
 
 def build(folder: Path = BUILD) -> Emulator:
@@ -45,18 +40,6 @@ def build(folder: Path = BUILD) -> Emulator:
     return build_counting(folder, KERNELS, sources)
 
 
-@contextmanager
-def tolerating() -> Iterator[None]:
-    """Ends a call that the emulator reports something harmless of; its counts are complete."""
-    from cuda_shim.shim import ShimError
-
-    try:
-        yield
-    except ShimError as error:
-        if not all(re.match(HARMLESS, line) for line in str(error).splitlines()):
-            raise
-
-
 def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:
     """The counts of the workload's kernels, those of its forward pass left out of a backward."""
     from cuda_shim.shim import Answer, BFloat16
@@ -67,8 +50,7 @@ def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:
     options: dict[str, Any] = {"weight": weight, "ptr": ptr, "set_rank": 2 if x.ndim == 3 else 1}
     emulator.clear_counts()
     if workload.direction == "forward":
-        with tolerating():
-            emulator.forward(x, workload.penalty, solver=workload.solver, **options)
+        emulator.forward(x, workload.penalty, solver=workload.solver, **options)
         return emulator.counts()
     sets = workload.sets()
     if workload.layout == "segments":

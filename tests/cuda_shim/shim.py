@@ -180,7 +180,6 @@ class Problem(NamedTuple):
         return (math.prod(self.x.shape[: self.set_rank]),)
 
 
-
 class Shim:
     """A library of compiled kernels. One thread at a time."""
 

@@ -12,14 +12,14 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from build_config import compile_flags
-from build_toolkit import find_toolkit
 from cuda_shim import shim
-
 from ptx_emulator.counts import Block
 from ptx_emulator.emulator import Emulator, demangled
 from ptx_emulator.parser import parse_file
 from ptx_emulator.translator import KernelTranslator
+
+from build_config import compile_flags
+from build_toolkit import find_toolkit
 
 HERE = Path(__file__).resolve().parent
 RUNTIME = HERE / "runtime"
@@ -34,7 +34,7 @@ CXX_FLAGS = (
     f"-I{RUNTIME}",
 )
 
-A, B = TypeVar("A"), TypeVar("B")
+Result = TypeVar("Result")
 
 
 def missing() -> str | None:
@@ -107,9 +107,9 @@ def translate(
 
 def _in_parallel(
     pool: Callable[[int], ThreadPoolExecutor | ProcessPoolExecutor],
-    function: Callable[..., B],
+    function: Callable[..., Result],
     jobs: Iterable[tuple],
-) -> list[B]:
+) -> list[Result]:
     with pool(len(os.sched_getaffinity(0))) as executor:
         return [future.result() for future in [executor.submit(function, *job) for job in jobs]]
 
@@ -144,7 +144,8 @@ def build(
     header = RUNTIME / "ptx.h"
     header_flags = (*CXX_FLAGS, "-w")  # a header as the main file
     shim.compile_unit(header, folder, csrc, header_flags, target="ptx.h.gch", language="c++-header")
-    units = [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
+    units: list[tuple[Path, Path, Path, tuple[str, ...]]] = []
+    units += [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
     units += [
         (unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))
     ]

@@ -201,8 +201,8 @@ u32 enter_block(u32 b, u32 instructions) {
 void no_access() { loaded_global = false; }
 void note_access(Kind kind, u64 a, unsigned n) {
   const unsigned t = thread();
-  accesses[t / 32].push_back({access_number, access_passing, a, static_cast<u8>(t % 32),
-                              static_cast<u8>(n), kind});
+  accesses[t / 32].push_back(
+      {access_number, access_passing, a, static_cast<u8>(t % 32), static_cast<u8>(n), kind});
   loaded_global = kind == Kind::global_load;
   loaded_bytes = n;
 }

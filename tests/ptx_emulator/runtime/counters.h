@@ -42,8 +42,8 @@ inline void access(Kind kind, u64 a, unsigned n) {
 inline u32 later(u32 a, u32 b) { return a > b ? a : b; }
 // Of this lane.
 u32 current_time();
-// When the load that was just made, issued at that time, is ready; 0 unless it was of global memory.
-// position: instructions of the basic block before this one.
+// When the load that was just made, issued at that time, is ready; 0 unless it was of global
+// memory. position: instructions of the basic block before this one.
 u32 ready_time(u32 issued, u32 position);
 // The lane uses a value that is ready at that time.
 void wait_for(u32 ready, u32 position);

@@ -136,9 +136,7 @@ const char* ptx_kernel(unsigned i) {
   return i < ptx::kernels().size() ? ptx::kernels()[i]->name : nullptr;
 }
 // The i-th kernel takes the place of one that the host compiled.
-void ptx_bind(unsigned i, const void* host_kernel) {
-  ptx::twins[host_kernel] = ptx::kernels()[i];
-}
+void ptx_bind(unsigned i, const void* host_kernel) { ptx::twins[host_kernel] = ptx::kernels()[i]; }
 void ptx_use(int on) { cuda_shim::backend = on != 0 ? &ptx::backend : nullptr; }
 void ptx_set_noise(int units) { ptx::noise = units; }
 void ptx_allow(const void* begin, size_t bytes, int writable) {

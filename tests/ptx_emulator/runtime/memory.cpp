@@ -128,21 +128,18 @@ unsigned char* atomic_global(u64 a, unsigned n, const Where& where) {
 
 const unsigned char* load_shared(u64 a, unsigned n, const Where& where, u32 used) {
   counters::access(counters::Kind::shared_load, a, n);
-  return in_shared(a, n, used, where, [&](races::Word& word, u32 bytes) {
-    races::load(word, bytes, where);
-  });
+  return in_shared(a, n, used, where,
+                   [&](races::Word& word, u32 bytes) { races::load(word, bytes, where); });
 }
 unsigned char* store_shared(u64 a, unsigned n, const Where& where) {
   counters::access(counters::Kind::shared_store, a, n);
-  return in_shared(a, n, all_bytes, where, [&](races::Word& word, u32 bytes) {
-    races::store(word, bytes, where);
-  });
+  return in_shared(a, n, all_bytes, where,
+                   [&](races::Word& word, u32 bytes) { races::store(word, bytes, where); });
 }
 unsigned char* atomic_shared(u64 a, unsigned n, const Where& where) {
   counters::access(counters::Kind::shared_atomic, a, n);
-  return in_shared(a, n, all_bytes, where, [&](races::Word& word, u32 bytes) {
-    races::atomic(word, bytes, where);
-  });
+  return in_shared(a, n, all_bytes, where,
+                   [&](races::Word& word, u32 bytes) { races::atomic(word, bytes, where); });
 }
 
 const unsigned char* load_local(u64 a, unsigned n, const Where& where, u32 used) {

@@ -1,10 +1,10 @@
-// The memory that translated PTX sees. Each access is checked: that its address is a multiple of its
-// size, that it stays within what the launch may touch, and, of shared and local memory, that the
-// bytes it reads were written. Shared memory is checked for races as well; see races.h.
+// The memory that translated PTX sees. Each access is checked: that its address is a multiple of
+// its size, that it stays within what the launch may touch, and, of shared and local memory, that
+// the bytes it reads were written. Shared memory is checked for races as well; see races.h.
 //
 // Global addresses are the host's. Shared memory is a window of its own, whose addresses begin at
-// shared_begin; converted to generic ones they are the host's too. Objects lie at multiples of their
-// declared alignment that are no multiples of more.
+// shared_begin; converted to generic ones they are the host's too. Objects lie at multiples of
+// their declared alignment that are no multiples of more.
 #pragma once
 
 #include "types.h"
