@@ -32,7 +32,7 @@ INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 # The extension lies in the source tree, where another build may have replaced it since.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
-.PHONY: help demo test test-ptx soak sanitize fuzz lint docs build gpu-check clean FORCE
+.PHONY: help demo test test-ptx test-ptx-kernels test-ptx-sets soak sanitize fuzz lint docs build gpu-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -62,9 +62,16 @@ demo: build
 test: build
 	@$(PY) -m pytest $(PYTEST_ARGS)
 
+# Two processes, which share what is built.
 test-ptx: build
-	@$(PY) -m pytest --kernels=ptx tests/test_cuda_shim.py tests/test_cuda_shim_sets.py tests/test_gpu_model.py \
-		$(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory -j2 --output-sync=target test-ptx-kernels test-ptx-sets
+
+PTX_TESTS := $(PY) -m pytest --kernels=ptx
+test-ptx-kernels:
+	@$(PTX_TESTS) tests/test_cuda_shim.py $(PYTEST_ARGS)
+test-ptx-sets:
+	@$(PTX_TESTS) tests/test_cuda_shim_sets.py tests/test_ptx_emulator.py \
+		tests/test_gpu_model.py $(PYTEST_ARGS)
 
 soak: build
 	@$(PY) tests/soak.py --json $(OUT)/soak.json $(SOAK_ARGS)

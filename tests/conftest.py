@@ -104,18 +104,17 @@ def source_library(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def library(request, source_library, tmp_path_factory):
+def library(request):
     """The same, or with --kernels=ptx what nvcc makes of them."""
     if request.config.getoption("--kernels") == "source":
-        return source_library
+        return request.getfixturevalue("source_library")
     from cuda_shim import shim
     from ptx_emulator import build
 
     if reason := build.missing():
         pytest.skip(reason)
     sources = [*shim.kernel_units(), *(unit for unit in shim.shim_units() if unit.suffix == ".cu")]
-    emulator = build.build(tmp_path_factory.mktemp("ptx"), source_library.objects, sources)
-    return source_library._replace(shim=emulator)
+    return shim.Library(build.build_kept("all", sources), {})
 
 
 @pytest.fixture(scope="session")
@@ -123,6 +122,13 @@ def source_only(request):
     """Of tests of the host shim's own: the emulator has tests of its own for the same."""
     if request.config.getoption("--kernels") != "source":
         pytest.skip("of the host shim: runs without --kernels=ptx")
+
+
+@pytest.fixture(scope="session")
+def ptx_only(request):
+    """Of tests of the emulator that build kernels of their own."""
+    if request.config.getoption("--kernels") != "ptx":
+        pytest.skip("takes seconds of nvcc: runs with --kernels=ptx, as in make test-ptx")
 
 
 @pytest.fixture

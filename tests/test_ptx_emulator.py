@@ -218,7 +218,7 @@ def byte_perm(a, b, selector):
     return int.from_bytes(found, "little")
 
 
-def test_contraction_changes_only_what_may_be_contracted(host_objects, tmp_path):
+def test_contraction_changes_only_what_may_be_contracted(ptx_only, host_objects, tmp_path):
     """With the flags of the build nothing may be; with nvcc's own the same kernel differs."""
     found = {}
     for name, flags, contract_ in [
@@ -341,7 +341,7 @@ MUTATIONS = [
 @pytest.mark.parametrize(
     ("mutation", "kernel"), MUTATIONS, ids=[mutation.name for mutation, _ in MUTATIONS]
 )
-def test_mutation_is_caught(mutation, kernel, host_objects, tmp_path):
+def test_mutation_is_caught(mutation, kernel, ptx_only, host_objects, tmp_path):
     csrc = mutate(tmp_path, mutation)
     source = csrc / "mutant.cu"
     source.write_text(

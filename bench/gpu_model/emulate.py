@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from ptx_emulator.counts import KernelCounts
     from ptx_emulator.emulator import Emulator
 
-BUILD = machine.ROOT / "build" / "gpu_model"
 # The kernels that the workloads launch. Others take minutes to build.
 SOURCES = r"^(?!.*float64)"
 KERNELS = (
@@ -29,15 +26,13 @@ KERNELS = (
 )
 
 
-def build(folder: Path = BUILD) -> Emulator:
-    """Takes minutes: nvcc, then the host's compiler."""
+def build() -> Emulator:
+    """Takes minutes unless nothing has changed since: nvcc, then the host's compiler."""
     from cuda_shim.shim import kernel_units
-    from ptx_emulator.build import build_counting
+    from ptx_emulator.build import build_kept
 
     sources = [unit for unit in kernel_units() if re.search(SOURCES, unit.name)]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    return build_counting(folder, KERNELS, sources)
+    return build_kept("counting", sources, match=KERNELS, count=True)
 
 
 def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:

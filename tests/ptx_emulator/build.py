@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -51,6 +53,10 @@ def nvcc() -> str:
     return f"{toolkit.home}/bin/nvcc"
 
 
+def _ptx_arguments(flags: Sequence[str] = (), arch: str = ARCH) -> list[str]:
+    return ["-ptx", *compile_flags(os.environ)["nvcc"], "-std=c++17", f"-arch={arch}", *flags]
+
+
 def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
     """Of everything that the PTX of a source depends on."""
     digest = hashlib.sha256()
@@ -68,7 +74,7 @@ def compile_ptx(
     """The PTX of one source, with the flags of the build. That of the checkout's own kernels, which
     takes minutes, is kept in build/ptx."""
     target = into / f"{source.stem}.ptx"
-    command = ["-ptx", *compile_flags(os.environ)["nvcc"], "-std=c++17", f"-arch={arch}", *flags]
+    command = _ptx_arguments(flags, arch)
     kept = KEPT / f"{source.stem}-{_key(source, csrc, command)}.ptx"
     if not kept.exists():
         subprocess.run([nvcc(), *command, f"-I{csrc}", str(source), "-o", str(target)], check=True)
@@ -155,16 +161,38 @@ def build(
     return Emulator(library, blocks if count else None)
 
 
-def build_counting(
-    folder: Path, match: str = "", sources: Sequence[Path] | None = None
+def _key_of_build(sources: Sequence[Path], match: str, count: bool) -> str:
+    digest = hashlib.sha256(f"{match} {count}".encode())
+    for source in sources:
+        digest.update(_key(source, shim.CSRC, _ptx_arguments()).encode())
+    for folder in (HERE, RUNTIME, shim.HERE):
+        for file in sorted(f for f in folder.iterdir() if f.is_file()):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def build_kept(
+    name: str, sources: Sequence[Path], *, match: str = "", count: bool = False
 ) -> Emulator:
-    """The pooling kernels of the sources (default: all) whose demangled names match, with counters.
-    Takes minutes."""
-    host = shim.build(folder)
-    return build(
-        folder / "ptx",
-        host.objects,
-        shim.kernel_units() if sources is None else sources,
-        match=match,
-        count=True,
-    )
+    """The same of the checkout's own sources, with the host's part. Takes minutes, and is kept in
+    build/ptx until something changes that it depends on; of several processes one builds."""
+    folder = KEPT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known, blocks = folder / "key", folder / "blocks.json"
+        key = _key_of_build(sources, match, count)
+        if not known.exists() or known.read_text() != key:
+            known.unlink(missing_ok=True)
+            for part in ("host", "kernels"):
+                shutil.rmtree(folder / part, ignore_errors=True)
+            (folder / "host").mkdir()
+            host = shim.build(folder / "host")
+            emulator = build(folder / "kernels", host.objects, sources, match=match, count=count)
+            blocks.write_text(json.dumps(emulator.blocks))
+            known.write_text(key)
+        loaded = {
+            kernel: [Block(*block) for block in of_kernel]
+            for kernel, of_kernel in json.loads(blocks.read_text()).items()
+        }
+    return Emulator(folder / "kernels" / "libptx.so", loaded)

@@ -65,7 +65,7 @@ class Emulator(Shim):
         super().__init__(library)
         for name in ("ptx_kernel", "ptx_reports", "ptx_uses", "ptx_counts"):
             getattr(self._c, name).restype = ctypes.c_char_p
-        self._blocks = dict(blocks or {})
+        self.blocks = dict(blocks or {})
         self._bind()
         self._c.ptx_use(1)
 
@@ -107,7 +107,7 @@ class Emulator(Shim):
         """Of the kernels launched since clear_counts(), by their demangled names."""
         found = json.loads(self._c.ptx_counts())
         return {
-            self._names[name]: kernel_counts(raw, self._blocks[name]) for name, raw in found.items()
+            self._names[name]: kernel_counts(raw, self.blocks[name]) for name, raw in found.items()
         }
 
     def clear_counts(self) -> None:
