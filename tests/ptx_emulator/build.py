@@ -54,7 +54,7 @@ def nvcc() -> str:
 
 
 def _ptx_arguments(flags: Sequence[str] = (), arch: str = ARCH) -> list[str]:
-    return ["-ptx", *compile_flags(os.environ)["nvcc"], "-std=c++17", f"-arch={arch}", *flags]
+    return ["-ptx", *compile_flags({})["nvcc"], "-std=c++17", f"-arch={arch}", *flags]
 
 
 def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
