@@ -24,11 +24,13 @@ from cuda_shim.shim import (
     ORDERS,
     BFloat16,
     Direction,
+    Info,
     ShimError,
     compile_units,
     in_every_schedule,
     link,
 )
+from ptx_emulator.emulator import Emulator
 
 from bench import kernel_cases
 
@@ -97,12 +99,13 @@ def as_shim_takes(array, dtype):
 
 
 def run_case(shim, case):
-    """What bench/sanitizer_case.py does with it on a GPU, but for the info."""
+    """What bench/sanitizer_case.py does with it on a GPU."""
     given = kernel_cases.arrays(case)
     x, weight = as_shim_takes(given.x, case.dtype), as_shim_takes(given.weight, case.weight)
     alpha = kernel_cases.ALPHA if given.alpha is None else given.alpha.reshape(-1)
     options = {"weight": weight, "ptr": given.ptr}
-    answer = shim.forward(x, case.penalty, alpha, solver=case.solver, **options)
+    info = Info.empty(given.grad.size) if case.info else None
+    answer = shim.forward(x, case.penalty, alpha, solver=case.solver, info=info, **options)
     grad = as_shim_takes(given.grad.reshape(-1), case.dtype)
     for of in case.gradients:
         shim.backward(grad, x, answer, case.penalty, alpha, of=of, **options)
@@ -115,13 +118,41 @@ def run_case(shim, case):
 
 
 def test_the_cases_of_the_sanitizers_reach_every_kernel(shim):
+    """With PTX also that no report is made in any order of threads."""
     shim.forget_launches()
-    for case in kernel_cases.cases():
-        run_case(shim, case)
+    for order in ORDERS if isinstance(shim, Emulator) else ORDERS[:1]:
+        shim.configure(order, seed=7)
+        for case in kernel_cases.cases():
+            run_case(shim, case)
     kernels = shim.kernels()
     missed = [name for name, launched in kernels.items() if not launched]
     assert not missed
     assert len(kernels) >= 4 * len(ref.PENALTIES)
+    if isinstance(shim, Emulator):
+        assert {name: use.excesses() for name, use in shim.uses().items() if use.excesses()} == {}
+
+
+@pytest.mark.parametrize("n", [33, 1100, 5000, 16_500])
+@pytest.mark.parametrize("solver", ["local", "global"])
+def test_info(solver, n, penalty, dtype, shim):
+    x = points(n, dtype, 2)
+
+    def run():
+        info = Info.empty(len(x))
+        answer = shim.forward(x, penalty, solver=solver, info=info)
+        return answer.y, *info
+
+    y, *info = in_every_schedule(shim, run)
+    told = Info(*info)
+    assert (told.status == 0).all()
+    assert (told.iterations > 0).all() or penalty == "quadratic"
+    for i, points_ in enumerate(x.astype(np.float64)):
+        u, size = float(y[i]), 1e-12 * n
+        assert abs(told.objective[i] - ref.objective(u, points_, penalty, 1.0)) <= size
+        assert abs(told.residual[i] - abs(ref.slope(u, points_, penalty, 1.0)) / n) <= 1e-12
+        assert abs(told.curvature[i] - ref.curvature(u, points_, penalty, 1.0)) <= size
+        least = ref.objective(ref.solve(points_, penalty, 1.0).y, points_, penalty, 1.0)
+        assert told.objective[i] - least <= told.gap[i] + size
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])

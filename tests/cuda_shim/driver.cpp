@@ -78,8 +78,9 @@ void shim_clear_error() { cuda_shim::clear_error(); }
 int shim_was_launched(const void* kernel) { return cuda_shim::was_launched(kernel); }
 void shim_forget_launches() { cuda_shim::forget_launches(); }
 
+// info: null, or arrays of which each may be null too.
 int shim_forward(const Sets* sets, int global, void* y, void* remainder, void* curvature,
-                 int64_t max_iter, double tolerance) {
+                 int64_t max_iter, double tolerance, const ddn::InfoArgs* info) {
   ddn::ForwardArgs args{};
   fill_in(args, *sets);
   args.global = global != 0;
@@ -88,6 +89,7 @@ int shim_forward(const Sets* sets, int global, void* y, void* remainder, void* c
   args.curvature = curvature;
   args.max_iter = max_iter;
   args.tolerance = tolerance;
+  if (info != nullptr) args.info = *info;
   std::vector<int64_t> workspace(
       static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args) / 8 + 1));
   args.workspace = workspace.data();

@@ -81,6 +81,22 @@ class Answer(NamedTuple):
     curvature: np.ndarray
 
 
+class Info(NamedTuple):
+    """What is told of each answer, [sets] each; see `ddn_cuda.RobustPoolInfo`."""
+
+    iterations: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+    objective: np.ndarray
+    gap: np.ndarray
+    status: np.ndarray
+
+    @classmethod
+    def empty(cls, sets: int) -> "Info":
+        integers = ("iterations", "status")
+        return cls(*(np.zeros(sets, np.int64 if f in integers else float) for f in cls._fields))
+
+
 class Direction(NamedTuple):
     """How points (of x's dtype), weights (of its real dtype) and alphas (likewise) move."""
 
@@ -203,9 +219,10 @@ class Shim:
         *,
         solver: str = "local",
         max_iter: int = -1,
+        info: Info | None = None,
         **options: Any,
     ) -> Answer:
-        """options: of a `Problem`."""
+        """info: to be filled in; options: of a `Problem`."""
         problem = Problem(x, penalty, alpha, **options)
         shape, real = problem.shape(), real_dtype(x)
         outputs = [Guarded(shape, x.dtype), Guarded(shape, real), Guarded(shape, real)]
@@ -216,6 +233,7 @@ class Shim:
             *(self._pointer(output.array) for output in outputs),
             ctypes.c_int64(max_iter),
             ctypes.c_double(-1.0),
+            info and (ctypes.c_void_p * len(info))(*(self._pointer(part).value for part in info)),
         )
         y, remainder, curvature = (output.check() for output in outputs)
         return Answer(y.view(type(x)), remainder, curvature)
