@@ -32,12 +32,14 @@ INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 # The extension lies in the source tree, where another build may have replaced it since.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
-.PHONY: help demo test soak sanitize fuzz lint docs build gpu-check clean FORCE
+.PHONY: help demo test test-ptx soak sanitize fuzz lint docs build gpu-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
 	@echo 'make test       run the tests; PYTEST_ARGS=...'
+	@echo 'make test-ptx   run what nvcc makes of all CUDA kernels on the CPU, and hold its counts; ten'
+	@echo '                minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
 	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
 	@echo 'make sanitize   the kernels of both devices, without torch, under address and undefined-behaviour'
 	@echo '                sanitizers, four minutes with the compiler; SANITIZE_ARGS=...'
@@ -59,6 +61,10 @@ demo: build
 
 test: build
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+test-ptx: build
+	@$(PY) -m pytest --kernels=ptx tests/test_cuda_shim.py tests/test_cuda_shim_sets.py tests/test_gpu_model.py \
+		$(PYTEST_ARGS)
 
 soak: build
 	@$(PY) tests/soak.py --json $(OUT)/soak.json $(SOAK_ARGS)

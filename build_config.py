@@ -236,9 +236,9 @@ def thread_flags(parallel_info: str, gcc: bool) -> list[str]:
 
 def compile_flags(env: Mapping[str, str], threads: Sequence[str] = ()) -> dict[str, list[str]]:
     """Flags per compiler. The language standard is left to torch, whose headers decide it."""
-    # No contraction into fused multiply-adds, which are written where they are wanted. Each copy of
-    # an inlined function would be contracted in its own way: results would depend on the kernel, and
-    # compensated sums need each product rounded before it is added.
+    # No contraction: fused multiply-adds are written where they are wanted. The compiler would
+    # contract each copy of an inlined function in its own way, so that results depended on the
+    # kernel; and compensated sums need each product rounded before it is added.
     nvcc = ["-O3", "-lineinfo", "-fmad=false"]
     if env.get("DDN_PTXAS_VERBOSE") == "1":
         nvcc += ["-Xptxas", "-v"]

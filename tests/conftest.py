@@ -118,6 +118,13 @@ def library(request, source_library, tmp_path_factory):
     return source_library._replace(shim=emulator)
 
 
+@pytest.fixture(scope="session")
+def source_only(request):
+    """Of tests of the host shim's own: the emulator has tests of its own for the same."""
+    if request.config.getoption("--kernels") != "source":
+        pytest.skip("of the host shim: runs without --kernels=ptx")
+
+
 @pytest.fixture
 def shim(library):
     library.shim.configure()

@@ -871,6 +871,18 @@ def test_a_step_beside_another_is_waited_for_at_its_own_turn(tmp_path):
     ]
 
 
+def test_a_step_beside_another_counts_its_own_seconds():
+    first, beside = run_steps(
+        [
+            python_step("first", "import time; time.sleep(3)"),
+            Step("beside", ["true"], 1, beside="first"),
+        ],
+        60,
+        lambda done: None,
+    )
+    assert beside.seconds < 1.5 < first.seconds
+
+
 def test_silence_is_no_success():
     """Of a sanitizer that could not attach and let the program run."""
     says = "SUMMARY: 0 errors"

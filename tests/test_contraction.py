@@ -35,7 +35,8 @@ __global__ void toy(float* x, double* y) {
 KERNEL = """
 #include "cuda/forward.cuh"
 namespace ddn::cuda {
-template __global__ void forward_on_chip<Welsch, float, Warp, false>(const __grid_constant__ LocalArgs);
+template __global__ void forward_on_chip<Welsch, float, Warp, false>(
+    const __grid_constant__ LocalArgs);
 }
 """
 # The lowest nine bits of an instruction, the same for every form of its operands.

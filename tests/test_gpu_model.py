@@ -2,12 +2,12 @@
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from ptx_emulator import build
 from ptx_emulator.counts import KernelCounts, Traffic
 
 from bench.gpu_model import __main__ as command
@@ -401,6 +401,11 @@ def test_workloads_can_be_timed(small):
     assert found.repetitions >= 1
 
 
+def test_no_measurement_begins_after_its_seconds():
+    few = command.chosen("huber (64|2048)$", quick=False)
+    assert set(command.measure_all(few, seconds=-1).values()) == {"not timed"}
+
+
 def test_nothing_chosen_is_an_error():
     with pytest.raises(SystemExit, match="names no workload"):
         command.main(["--only", "nothing of the kind"])
@@ -424,17 +429,19 @@ def test_all_workloads_are_counted(committed):
 
 
 @pytest.fixture(scope="module")
-def counting(committed):
+def counting(request, committed):
     """The emulator, where its counts have to be those of the table."""
-    if shutil.which("nvcc") is None:
-        pytest.skip("needs nvcc for PTX")
+    if request.config.getoption("--kernels") != "ptx":
+        pytest.skip("takes minutes to build: needs --kernels=ptx, as in make test-ptx")
+    if reason := build.missing():
+        pytest.skip(reason)
     if (version := table.nvcc_version()) != committed.nvcc:
         pytest.skip(f"counted with nvcc {committed.nvcc}, not {version}")
     return command.emulate.build()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [w.name for w in WORKLOADS.values() if w.quick])
+@pytest.mark.parametrize("name", WORKLOADS)
 def test_counts_are_those_of_the_table(counting, committed, name):
     counts = command.emulate.count(counting, WORKLOADS[name])
     found = {kernel: figures.of_counts(one) for kernel, one in counts.items()}

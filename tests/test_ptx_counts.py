@@ -1,15 +1,15 @@
 """The counts of the PTX emulator, on kernels whose counts are known beforehand."""
 
 import ctypes
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ptx_emulator import build
 
 SOURCE = Path(__file__).resolve().parent / "ptx_emulator" / "known_counts.cu"
 
-pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc for PTX")
+pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
 
 
 def aligned(x):
@@ -22,10 +22,9 @@ def aligned(x):
 
 
 @pytest.fixture(scope="module")
-def emulator(tmp_path_factory):
-    from ptx_emulator.build import build_units
-
-    return build_units(tmp_path_factory.mktemp("known_counts"), [SOURCE], counting=True)
+def emulator(source_library, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("known_counts")
+    return build.build(folder, source_library.objects, [SOURCE], count=True)
 
 
 X = aligned(np.ones(4096, np.float32))

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -90,15 +92,20 @@ def write_table(
     return new
 
 
-def measure_all(workloads: Mapping[str, Counted]) -> dict[str, Timing | str]:
-    """Times on the GPU; the reason where there is none."""
+def measure_all(workloads: Mapping[str, Counted], seconds: float) -> dict[str, Timing | str]:
+    """Times on the GPU; the reason where there is none. The quick workloads come first, and none
+    begins after so many seconds."""
     import torch
 
     from bench.contenders import failure
     from bench.gpu_model.measure import measure
 
     found: dict[str, Timing | str] = {}
-    for name, workload in workloads.items():
+    deadline = time.monotonic() + seconds
+    for name, workload in sorted(workloads.items(), key=lambda item: not item[1].quick):
+        if time.monotonic() > deadline:
+            found[name] = "not timed"
+            continue
         try:
             found[name] = measure(workload, torch.device("cuda"))
         except Exception as error:  # the others are still of interest
@@ -149,6 +156,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--lines", metavar="WORKLOAD", help="count it; print its source lines")
     parser.add_argument("--write-table", action="store_true", help="count; keep the counts")
     parser.add_argument("--device", choices=("none", "cuda"), default="none")
+    parser.add_argument(
+        "--seconds", type=float, default=math.inf, help="for the measurements, about"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args(arguments)
 
@@ -172,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summaries = summaries_of(source.workloads, workloads, known, machine)
     goals = table.read_goals()
     verdicts = {n: summary.judge(n, goals.get(n, []), summaries) for n in summaries}
-    measured = measure_all(workloads) if options.device == "cuda" else {}
+    measured = measure_all(workloads, options.seconds) if options.device == "cuda" else {}
     print(
         f"counted at commit {source.commit} with nvcc {source.nvcc}; predicted for {machine.name}"
     )

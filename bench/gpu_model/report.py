@@ -8,7 +8,7 @@ from bench.gpu_model.costs import UNITS
 from bench.gpu_model.summary import Summary, Verdict
 from bench.timing import Timing
 
-WIDTH = 38
+WIDTH = 40
 SHORT = {"compare": "comp", "integer": "int", "multiply": "imad", "conversion": "conv"} | {
     "special": "spec",
     "shuffle": "shfl",

@@ -109,7 +109,8 @@ class Descent {
   DDN_HD bool update(const At& at) {
     ++passes_;
     const bool first = passes_ == 1;
-    if (!P::convex && !first && at.depth < added(near_.depth, -8 * options_.rounding, near_.depth)) {
+    if (!P::convex && !first &&
+        at.depth < added(near_.depth, -8 * options_.rounding, near_.depth)) {
       far_ = trial_;
       far_seen_ = true;
       growth_ = 0;
@@ -242,8 +243,7 @@ class Descent {
       if (!(near_.curvature > 1.25 * all * P::most_twist * ::fabs(t))) return false;
       const SlopeSeries<P> series(near_, inverse);
       const double curvature = series.derivative(t), error = all * series.rest(t);
-      const double slope =
-          added(::fabs(series.value(t)), error * ::fabs(t), 1.0 / (P::degree + 1));
+      const double slope = added(::fabs(series.value(t)), error * ::fabs(t), 1.0 / (P::degree + 1));
       if (!(slope <= 0.5 * options_.step * inverse * curvature &&
             error <= options_.accuracy * curvature)) {
         return false;

@@ -343,9 +343,9 @@ class GlobalSearch {
       for (int l = 0; l < lanes && cell + l <= last; ++l) most = larger(bends[l], most);
     }
     // Heavier bins may only seem to bend it down.
-    const double bend = added(static_cast<double>(set_.largest(most)) / h2, taps_.tail_bend,
-                              view.total_weight()) +
-                        view.bin_excess();
+    const double bend =
+        added(static_cast<double>(set_.largest(most)) / h2, taps_.tail_bend, view.total_weight()) +
+        view.bin_excess();
     if (bend < 0) {
       const int top = set_.first_largest(first, last + 1, bins.upper);
       double start = vertex(grid, top);
@@ -374,8 +374,7 @@ class GlobalSearch {
       cut_ = cut_ || it.stopped;
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
-      const double slope =
-          added(::fabs(it.at.slope) / alpha, 4 * rounding, view.total_weight());
+      const double slope = added(::fabs(it.at.slope) / alpha, 4 * rounding, view.total_weight());
       consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * bend));
       return true;
     }

@@ -90,8 +90,7 @@ DDN_HD double direction_derivative(const Points& points, const SetGradient<Real>
     const V zero = Math<V>::splat(0);
     const V pull = at.weight * at.curvature;
     // Selected: whatever a point of no weight does, it is not there.
-    terms[0] =
-        added(pull == zero ? pull : pull * point.x_tangent, -at.slope, at.weight_tangent);
+    terms[0] = added(pull == zero ? pull : pull * point.x_tangent, -at.slope, at.weight_tangent);
     terms[1] = at.weight * at.far_by_alpha;
   });
   alpha_pull = sums[1];
@@ -127,8 +126,7 @@ DDN_HD double second_order(const Points& points, const SetGradient<Real>& set, d
       },
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
-        const V moved =
-            added(at.by_alpha * by_alpha, at.curvature, direction - point.x_tangent);
+        const V moved = added(at.by_alpha * by_alpha, at.curvature, direction - point.x_tangent);
         return added(-moved, total, at.slope) * shared.inverse * shared.grad;
       });
   return added(-sums[1], sums[0], alpha_pull) * static_cast<double>(set.grad);

@@ -32,8 +32,7 @@ void check_dense(const at::Tensor& t, const char* op, const char* name) {
                    "; expected a dense (strided) tensor");
 }
 
-void check_same_device(const at::Tensor& t, const at::Tensor& x, const char* op,
-                       const char* name) {
+void check_same_device(const at::Tensor& t, const at::Tensor& x, const char* op, const char* name) {
   TORCH_CHECK_VALUE(t.device() == x.device(), op, ": `", name, "` is on ", t.device(),
                     " but x is on ", x.device(), "; expected both on the same device");
 }

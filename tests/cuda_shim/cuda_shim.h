@@ -88,8 +88,8 @@ void forget_launches();
 const char* error();
 void clear_error();
 
-// Where in the source a collective is called, in which of the copies that a compiler made of it, and
-// where the function of that line was inlined.
+// Where in the source a collective is called, in which of the copies that a compiler made of it,
+// and where the function of that line was inlined.
 struct Site {
   const char* name;
   const char* file;

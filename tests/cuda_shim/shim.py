@@ -35,14 +35,21 @@ class ShimError(Exception):
     """A launch failed or a kernel did what CUDA leaves undefined."""
 
 
-def compile_unit(source: Path, into: Path, csrc: Path = CSRC, flags: Sequence[str] = ()) -> Path:
+def compile_unit(
+    source: Path,
+    into: Path,
+    csrc: Path = CSRC,
+    flags: Sequence[str] = (),
+    target: str | None = None,
+    language: str = "c++",
+) -> Path:
     """The object file of one source, in the folder `into`."""
     compiler = os.environ.get("CXX", "g++")
-    target = into / f"{source.name}.o"
+    compiled = into / (target or f"{source.name}.o")
     includes = [f"-I{HERE}", f"-I{csrc}"]
-    files = ["-x", "c++", "-c", str(source), "-o", str(target)]
+    files = ["-x", language, "-c", str(source), "-o", str(compiled)]
     subprocess.run([compiler, *FLAGS, *flags, *includes, *files], check=True)
-    return target
+    return compiled
 
 
 def compile_units(jobs: Iterable[tuple[Any, ...]]) -> list[Path]:
@@ -171,7 +178,6 @@ class Problem(NamedTuple):
         if self.ptr is not None:
             return ((len(self.ptr) - 1) * math.prod(self.x.shape[1:]),)
         return (math.prod(self.x.shape[: self.set_rank]),)
-
 
 
 class Shim:

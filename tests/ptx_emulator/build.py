@@ -12,14 +12,14 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from build_config import compile_flags
-from build_toolkit import find_toolkit
 from cuda_shim import shim
-
 from ptx_emulator.counts import Block
 from ptx_emulator.emulator import Emulator, demangled
 from ptx_emulator.parser import parse_file
 from ptx_emulator.translator import KernelTranslator
+
+from build_config import compile_flags
+from build_toolkit import find_toolkit
 
 HERE = Path(__file__).resolve().parent
 RUNTIME = HERE / "runtime"
@@ -34,7 +34,7 @@ CXX_FLAGS = (
     f"-I{RUNTIME}",
 )
 
-A, B = TypeVar("A"), TypeVar("B")
+Result = TypeVar("Result")
 
 
 def missing() -> str | None:
@@ -105,8 +105,11 @@ def translate(
     return found
 
 
-def _in_parallel(pool: Callable[[int], ThreadPoolExecutor | ProcessPoolExecutor],
-                 function: Callable[..., B], jobs: Iterable[tuple]) -> list[B]:
+def _in_parallel(
+    pool: Callable[[int], ThreadPoolExecutor | ProcessPoolExecutor],
+    function: Callable[..., Result],
+    jobs: Iterable[tuple],
+) -> list[Result]:
     with pool(len(os.sched_getaffinity(0))) as executor:
         return [future.result() for future in [executor.submit(function, *job) for job in jobs]]
 
@@ -137,15 +140,31 @@ def build(
     blocks: dict[str, list[Block]] = {}
     for found in _in_parallel(ProcessPoolExecutor, translate, translations):
         blocks |= found
-    units = [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
-    units += [(unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))]
+    # What all translations include is compiled once: g++ looks for it in their folder.
+    header = RUNTIME / "ptx.h"
+    header_flags = (*CXX_FLAGS, "-w")  # a header as the main file
+    shim.compile_unit(header, folder, csrc, header_flags, target="ptx.h.gch", language="c++-header")
+    units: list[tuple[Path, Path, Path, tuple[str, ...]]] = []
+    units += [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
+    units += [
+        (unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))
+    ]
     units += [(s, folder, csrc, shim.OPTIMIZE) for s in sources if s.name not in host_objects]
     objects = shim.compile_units(units)
     library = shim.link([*host_objects.values(), *objects], folder / "libptx.so")
     return Emulator(library, blocks if count else None)
 
 
-def build_counting(folder: Path, match: str = "") -> Emulator:
-    """The pooling kernels whose demangled names match, with counters. Takes minutes."""
+def build_counting(
+    folder: Path, match: str = "", sources: Sequence[Path] | None = None
+) -> Emulator:
+    """The pooling kernels of the sources (default: all) whose demangled names match, with counters.
+    Takes minutes."""
     host = shim.build(folder)
-    return build(folder / "ptx", host.objects, shim.kernel_units(), match=match, count=True)
+    return build(
+        folder / "ptx",
+        host.objects,
+        shim.kernel_units() if sources is None else sources,
+        match=match,
+        count=True,
+    )

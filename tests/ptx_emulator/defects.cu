@@ -107,13 +107,14 @@ __global__ void divergent_barrier(const __grid_constant__ Args a) {
   if (threadIdx.x < 40) __syncthreads();  // at divergent_barrier
   a.out[threadIdx.x] = s[threadIdx.x];
 }
-__global__ void __launch_bounds__(32) launched_with_too_many_threads(
-    const __grid_constant__ Args a) {
+__global__ void __launch_bounds__(32)
+    launched_with_too_many_threads(const __grid_constant__ Args a) {
   a.out[threadIdx.x] = a.x[threadIdx.x];
 }
 __global__ void division_by_zero(const __grid_constant__ Args a) {
   const int zero = static_cast<int>(a.x[0]);
-  a.out[threadIdx.x] = static_cast<float>(static_cast<int>(threadIdx.x) / zero);  // at division_by_zero
+  a.out[threadIdx.x] =
+      static_cast<float>(static_cast<int>(threadIdx.x) / zero);  // at division_by_zero
 }
 // Each lane adds a product: contraction shows in the last bits.
 __global__ void product_and_sum(const __grid_constant__ Args a) {

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from cuda_shim.shim import Shim, ShimError
-
 from ptx_emulator.counts import Block, KernelCounts, kernel_counts
 
 # What each architecture allows a block: bytes of shared memory, static and dynamic.
@@ -71,7 +70,7 @@ class Emulator(Shim):
         self._c.ptx_use(1)
 
     def _bind(self) -> None:
-        mangled = []
+        mangled: list[str] = []
         while name := self._c.ptx_kernel(len(mangled)):
             mangled.append(name.decode())
         self._names = dict(zip(mangled, demangled(mangled), strict=True))
@@ -108,8 +107,7 @@ class Emulator(Shim):
         """Of the kernels launched since clear_counts(), by their demangled names."""
         found = json.loads(self._c.ptx_counts())
         return {
-            self._names[name]: kernel_counts(raw, self._blocks[name])
-            for name, raw in found.items()
+            self._names[name]: kernel_counts(raw, self._blocks[name]) for name, raw in found.items()
         }
 
     def clear_counts(self) -> None:

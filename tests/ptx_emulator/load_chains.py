@@ -42,6 +42,7 @@ class LoadChains:
         self.loaded = self._find_loaded(function)
         self.sources: dict[str, set[str]] = {}  # loaded registers that a register depends on
         self.accesses = 0
+        self.position = 0  # instructions of the basic block before the next one
 
     def _find_loaded(self, function: Function) -> set[str]:
         """Registers that hold what global memory gave, copies included."""
@@ -64,9 +65,11 @@ class LoadChains:
 
     def begin_block(self) -> None:
         self.sources = {}
+        self.position = 0
 
     def instrument(self, i: Instruction) -> tuple[str, str]:
         """Statements before and after the instruction's own."""
+        position, self.position = self.position, self.position + 1
         if i.name in _CONTROL:
             return "", ""
         writes = i.name not in _NO_RESULT
@@ -86,12 +89,15 @@ class LoadChains:
                 issued = f"ptx::counters::later({issued}, {_ready(register)})"
             self.sources.update({register: {register} for register in results})
             stores = [f"{_ready(register)} = ready;" for register in results]
-            return before, f"{{ const u32 ready = ptx::counters::ready_time({issued}); {' '.join(stores)} }}"
+            ready = f"ptx::counters::ready_time({issued}, {position})"
+            return before, f"{{ const u32 ready = {ready}; {' '.join(stores)} }}"
         if _copies(i) and i.operands[0] in self.loaded:
             to, of = i.operands
             self.sources[to] = self.sources.get(of, {of} if of in self.loaded else set())
             return before, f"{_ready(to)} = {_ready(of) if of in self.loaded else 0};"
-        waits = [f"ptx::counters::wait_for({_ready(r)});" for r in read if r in self.loaded]
+        waits = [
+            f"ptx::counters::wait_for({_ready(r)}, {position});" for r in read if r in self.loaded
+        ]
         after = [f"{_ready(r)} = 0;" for r in results if r in self.loaded]
         for register in results:
             self.sources[register] = depends

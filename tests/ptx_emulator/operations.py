@@ -28,6 +28,21 @@ SPECIAL_REGISTERS = {
 } | {"%laneid": "cuda_shim::lane()", "%warpid": "ptx::thread() / 32", "WARP_SZ": "32u"}  # fmt: skip
 SPACES = ("global", "shared", "local", "const", "param")
 
+# Comparisons; "u": true where an operand is NaN.
+COMPARISONS = {
+    "eq": "{0} == {1}", "ne": "({0} < {1} || {0} > {1})", "lt": "{0} < {1}", "le": "{0} <= {1}",
+    "gt": "{0} > {1}", "ge": "{0} >= {1}", "equ": "!({0} < {1} || {0} > {1})",
+    "neu": "{0} != {1}", "ltu": "!({0} >= {1})", "leu": "!({0} > {1})",
+    "gtu": "!({0} <= {1})", "geu": "!({0} < {1})",
+    "nan": "({0} != {0} || {1} != {1})", "num": "({0} == {0} && {1} == {1})",
+}  # fmt: skip
+INTEGER_COMPARISONS = {
+    "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
+    "lo": "<", "ls": "<=", "hi": ">", "hs": ">=",
+}  # fmt: skip
+ROUNDINGS = ("rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi")
+ATOMICS = ("add", "min", "max", "and", "or", "xor", "exch", "cas")
+
 
 class Context(Protocol):
     """What surrounds an instruction: registers, symbols and labels of its function."""
@@ -370,28 +385,15 @@ class Operations:
             x = f"ptx::{to}({x})"
         return self.assign(i.operands[0], "u64", x)
 
-    # Comparisons; "u": true where an operand is NaN.
-    COMPARISONS = {
-        "eq": "{0} == {1}", "ne": "({0} < {1} || {0} > {1})", "lt": "{0} < {1}", "le": "{0} <= {1}",
-        "gt": "{0} > {1}", "ge": "{0} >= {1}", "equ": "!({0} < {1} || {0} > {1})",
-        "neu": "{0} != {1}", "ltu": "!({0} >= {1})", "leu": "!({0} > {1})",
-        "gtu": "!({0} <= {1})", "geu": "!({0} < {1})",
-        "nan": "({0} != {0} || {1} != {1})", "num": "({0} == {0} && {1} == {1})",
-    }  # fmt: skip
-    INTEGER_COMPARISONS = {
-        "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=",
-        "lo": "<", "ls": "<=", "hi": ">", "hs": ">=",
-    }  # fmt: skip
-
     def op_setp(self, i: Instruction) -> str:
         comparison, t = i.modifiers[0], i.modifiers[-1]
         x, y = (self.value(operand, t) for operand in i.operands[1:3])
         if t in FLOATS:
             if "ftz" in i.modifiers:
                 x, y = f"ptx::flush({x})", f"ptx::flush({y})"
-            test = self.COMPARISONS[comparison].format(x, y)
+            test = COMPARISONS[comparison].format(x, y)
         else:
-            test = f"{x} {self.INTEGER_COMPARISONS[comparison]} {y}"
+            test = f"{x} {INTEGER_COMPARISONS[comparison]} {y}"
         first, _, second = i.operands[0].partition("|")
         joined = {"and": "&", "or": "|", "xor": "^"}
         sign = next((joined[m] for m in i.modifiers[1:-1] if m in joined), None)
@@ -401,14 +403,12 @@ class Operations:
             stores.append(self.assign(second, "pred", f"!test{other}"))
         return f"{{ const bool test = {test}; {' '.join(stores)} }}"
 
-    ROUNDINGS = ("rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi")
-
     def op_cvt(self, i: Instruction) -> str:
         to, of = i.modifiers[-2:]
         d, a = i.operands
         if {"f16", "bf16"} & {to, of} or "relu" in i.modifiers:
             raise PtxError(f"instruction {i}")
-        rounding = next((m for m in i.modifiers if m in self.ROUNDINGS), "")
+        rounding = next((m for m in i.modifiers if m in ROUNDINGS), "")
         x = self.value(a, of)
         if "ftz" in i.modifiers and of == "f32":
             x = f"ptx::flush({x})"
@@ -423,7 +423,9 @@ class Operations:
                 expression = f"ptx::saturate({expression})"
             return self.assign(d, to, self.flushed(i, expression) if to == "f32" else expression)
         if of in FLOATS:
-            return self.assign(d, to, f"ptx::to_integer<{CPP_TYPES[to]}>(ptx::round_{rounding}({x}))")
+            return self.assign(
+                d, to, f"ptx::to_integer<{CPP_TYPES[to]}>(ptx::round_{rounding}({x}))"
+            )
         self.refuse(i, "sat")
         if to in FLOATS and rounding != "rn":
             raise PtxError(f"instruction {i}")
@@ -454,7 +456,9 @@ class Operations:
             return f"{{ const unsigned char* const from = {place}; {loads} }}"
         space = {"param": "generic", "const": "global"}.get(space, space)
         used = ""
-        if unused := [k for k, r in enumerate(targets) if count > 1 and not self.context.is_read(r)]:
+        if unused := [
+            k for k, r in enumerate(targets) if count > 1 and not self.context.is_read(r)
+        ]:
             mask = sum(((1 << size) - 1) << k * size for k in range(count) if k not in unused)
             used = f", {mask:#x}u"
         address = f"{base} + {offset}, {count * size}, {self.context.where}{used}"
@@ -478,11 +482,9 @@ class Operations:
         )
         return f"{{ unsigned char* const to = {place}; {stores} }}"
 
-    ATOMICS = ("add", "min", "max", "and", "or", "xor", "exch", "cas")
-
     def atomic(self, i: Instruction, target: str | None, operands: tuple[str, ...]) -> str:
         t, space = i.modifiers[-1], self.space_of(i)
-        kind = next((m for m in i.modifiers if m in self.ATOMICS), None)
+        kind = next((m for m in i.modifiers if m in ATOMICS), None)
         if kind is None or "async" in i.modifiers:
             raise PtxError(f"instruction {i}")
         base, _, offset = self.address(operands[0])

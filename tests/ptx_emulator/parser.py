@@ -20,7 +20,7 @@ class Variable:
 
     space: str
     align: int
-    bytes: int
+    size: int  # in bytes
     name: str
     external: bool = False  # of dynamic size
     initial: bytes = b""
@@ -243,7 +243,9 @@ class _Parser:
         threads = 0
         if limit := _MAX_THREADS.search(rest):
             threads = int(limit[1]) * int(limit[2] or 1) * int(limit[3] or 1)
-        function = Function(name, kind == "entry", variables(parameters), variables(results), threads)
+        function = Function(
+            name, kind == "entry", variables(parameters), variables(results), threads
+        )
         self.module.functions[name] = function
         return function
 

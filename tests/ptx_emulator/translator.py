@@ -132,8 +132,8 @@ class _FunctionTranslator:
         if name not in self.variables:
             raise PtxError(f"no parameter {name}")
         found = self.variables[name]
-        if offset < 0 or offset + size > found.bytes:
-            raise PtxError(f"{name}+{offset}: {size} bytes of a parameter of {found.bytes}")
+        if offset < 0 or offset + size > found.size:
+            raise PtxError(f"{name}+{offset}: {size} bytes of a parameter of {found.size}")
         if size and (offset % size or found.align % min(size, 8)):
             raise PtxError(f"{name}+{offset}: a misaligned access of {size} bytes")
         return f"{self._place(name)} + {offset}"
@@ -175,7 +175,7 @@ class _FunctionTranslator:
         for t, names in by_type.items():
             head += [f"{t} {', '.join(names[k : k + 20])};" for k in range(0, len(names), 20)]
         for v in self.locals.values():
-            head.append(f"ptx::FrameOf<{v.bytes}, {v.align}> local_{v.name};")
+            head.append(f"ptx::FrameOf<{v.size}, {v.align}> local_{v.name};")
         return [*head, *statements, "}"]
 
     def _statements(self) -> list[str]:
@@ -194,7 +194,7 @@ class _FunctionTranslator:
             elif isinstance(statement, Variable):
                 if statement.space == "param":
                     self.variables[statement.name] = statement
-                    align, size = statement.align, max(statement.bytes, 1)
+                    align, size = statement.align, max(statement.size, 1)
                     out.append(f"alignas({align}) unsigned char param_{statement.name}[{size}];")
             else:
                 out.append(statement.brace)
@@ -256,12 +256,10 @@ class KernelTranslator:
 
     def count_instruction(self, i: Instruction) -> None:
         """Marks what ptxas folds into a neighbour: 64-bit additions to a wide product, and shifts
-        to the left before an addition."""
+        to the left before an addition, which remains."""
         name = i.full_name
-        if name in ("add.s64", "add.u64") and self._folded & set(i.operands[1:]):
-            name += " folded"
-        elif i.name == "shl" and name.endswith("64"):
-            self._folded.add(i.operands[0])
+        wide = name in ("add.s64", "add.u64") and self._folded & set(i.operands[1:])
+        if wide or (i.name == "shl" and name.endswith("64")):
             name += " folded"
         elif i.name == "mul" and "wide" in i.modifiers:
             self._folded.add(i.operands[0])
@@ -324,10 +322,10 @@ class KernelTranslator:
             elif v.space == "shared":
                 begin = -(-end // v.align) * v.align
                 self.symbols[v.name] = f"(shared_begin + {begin})"
-                end = begin + v.bytes
+                end = begin + v.size
             else:
                 numbers = ", ".join(map(str, v.initial)) or "0"
-                size = max(v.bytes, 1)
+                size = max(v.size, 1)
                 declared.append(
                     f"alignas({v.align}) unsigned char global_{v.name}[{size}] = {{{numbers}}};"
                 )
@@ -346,7 +344,7 @@ class KernelTranslator:
         ]
 
     def _registration(self, static_shared: int, dynamic_align: int) -> list[str]:
-        parameters = ", ".join(f"{{{v.bytes}, {v.align}}}" for v in self.kernel.parameters)
+        parameters = ", ".join(f"{{{v.size}, {v.align}}}" for v in self.kernel.parameters)
         name = self.kernel.name
         fields = [
             f'"{name}"', f"kernel_{name}", "PARAMETERS", str(len(self.kernel.parameters)),
@@ -358,5 +356,3 @@ class KernelTranslator:
             f"const Kernel KERNEL{{{', '.join(fields)}}};",
             "const Registration REGISTRATION(KERNEL);",
         ]
-
-

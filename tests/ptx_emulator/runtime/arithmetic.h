@@ -80,7 +80,9 @@ inline s32 multiply_high(s32 a, s32 b) { return static_cast<s32>(s64{a} * b >> 3
 inline u64 multiply_high(u64 a, u64 b) {
   return static_cast<u64>(static_cast<unsigned __int128>(a) * b >> 64);
 }
-inline s64 multiply_high(s64 a, s64 b) { return static_cast<s64>(static_cast<__int128>(a) * b >> 64); }
+inline s64 multiply_high(s64 a, s64 b) {
+  return static_cast<s64>(static_cast<__int128>(a) * b >> 64);
+}
 
 inline u32 popc(u32 x) { return static_cast<u32>(__builtin_popcount(x)); }
 inline u32 popc(u64 x) { return static_cast<u32>(__builtin_popcountll(x)); }

@@ -20,8 +20,8 @@ inline u32 meet(cuda_shim::Arrival arrival) {
 }
 inline u32 ballot(const char* name, u32 mask, bool value, const Where& where,
                   bool orders_memory = false) {
-  return meet({site_of(name, where), mask, &value, nullptr, sizeof(u32), cuda_shim::vote,
-               orders_memory});
+  return meet(
+      {site_of(name, where), mask, &value, nullptr, sizeof(u32), cuda_shim::vote, orders_memory});
 }
 inline void bar_warp_sync(u32 mask, const Where& where) {
   ballot("bar.warp.sync", mask, false, where, /*orders_memory=*/true);

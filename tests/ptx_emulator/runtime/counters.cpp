@@ -48,12 +48,18 @@ u32 epochs[max_warps], last_epoch = 0;
 std::vector<Access> accesses[max_warps];  // of the epoch
 std::unordered_set<u64> block_sectors, block_stored, launch_sectors, launch_stored;
 
-// Of a lane: its time, the bytes that it has loaded and not waited for, whether the last load was
-// of global memory and its size.
+// Of a lane: its time, the bytes that it has loaded and not waited for, and how many of the
+// instructions of its basic block these have been counted for.
 struct Lane {
-  u32 time = 0, in_flight = 0;
+  u32 time = 0, in_flight = 0, counted = 0, instructions = 0;
+
+  void count_until(u32 position) {
+    counts->bytes_in_flight += u64{in_flight} * (position - counted);
+    counted = position;
+  }
 };
 Lane lanes[max_threads];
+// Whether the last load was of global memory, and its size.
 bool loaded_global = false;
 u32 loaded_bytes = 0;
 
@@ -186,29 +192,36 @@ u32 enter_block(u32 b, u32 instructions) {
     ++counts->warp_passes[b];
   }
   counts->lane_instructions += instructions;
-  counts->bytes_in_flight += u64{instructions} * lanes[t].in_flight;
+  lanes[t].count_until(lanes[t].instructions);
+  lanes[t].counted = 0;
+  lanes[t].instructions = instructions;
   return lane.times;
 }
 
+void no_access() { loaded_global = false; }
 void note_access(Kind kind, u64 a, unsigned n) {
   const unsigned t = thread();
-  accesses[t / 32].push_back({access_number, access_passing, a, static_cast<u8>(t % 32),
-                              static_cast<u8>(n), kind});
+  accesses[t / 32].push_back(
+      {access_number, access_passing, a, static_cast<u8>(t % 32), static_cast<u8>(n), kind});
   loaded_global = kind == Kind::global_load;
   loaded_bytes = n;
 }
 
 u32 current_time() { return lanes[thread()].time; }
-u32 ready_time(u32 issued) {
+u32 ready_time(u32 issued, u32 position) {
   if (!loaded_global) return 0;
-  lanes[thread()].in_flight += loaded_bytes;
+  Lane& lane = lanes[thread()];
+  lane.count_until(position);
+  lane.in_flight += loaded_bytes;
   return issued + 1;
 }
-void wait_for(u32 ready) {
+void wait_for(u32 ready, u32 position) {
   Lane& lane = lanes[thread()];
   if (ready <= lane.time) return;
+  lane.count_until(position);
   // What was issued with the load that is waited for has come as well.
-  lane = {ready, 0};
+  lane.time = ready;
+  lane.in_flight = 0;
 }
 
 void next_epoch(unsigned warp) {

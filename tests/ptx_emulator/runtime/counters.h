@@ -31,6 +31,7 @@ inline void next_access(u32 number, u32 passing) {
   access_number = number;
   access_passing = passing;
 }
+void no_access();  // a load that is not of global memory although its address is generic
 void note_access(Kind kind, u64 a, unsigned n);
 inline void access(Kind kind, u64 a, unsigned n) {
   if (enabled) note_access(kind, a, n);
@@ -41,10 +42,11 @@ inline void access(Kind kind, u64 a, unsigned n) {
 inline u32 later(u32 a, u32 b) { return a > b ? a : b; }
 // Of this lane.
 u32 current_time();
-// When the load that was just made, issued at that time, is ready; 0 unless it was of global memory.
-u32 ready_time(u32 issued);
+// When the load that was just made, issued at that time, is ready; 0 unless it was of global
+// memory. position: instructions of the basic block before this one.
+u32 ready_time(u32 issued, u32 position);
 // The lane uses a value that is ready at that time.
-void wait_for(u32 ready);
+void wait_for(u32 ready, u32 position);
 
 // For races.cpp and launch.cpp.
 void next_epoch(unsigned warp);

@@ -94,7 +94,7 @@ void run(const void* kernel, const char* name, dim3 grid, dim3 block, size_t sha
   counters::begin_launch(twin.name, twin.basic_blocks,
                          static_cast<u32>(twin.static_shared + shared_bytes));
   for (unsigned i = 0; i < twin.num_parameters; ++i) {
-    allow(copies.places()[i], twin.parameters[i].bytes, false);
+    allow_argument(copies.places()[i], twin.parameters[i].bytes);
   }
   cuda_shim::run_grid(kernel, name, grid, block, shared_bytes, [&] { twin.run(copies.places()); });
   counters::end_launch();
@@ -136,9 +136,7 @@ const char* ptx_kernel(unsigned i) {
   return i < ptx::kernels().size() ? ptx::kernels()[i]->name : nullptr;
 }
 // The i-th kernel takes the place of one that the host compiled.
-void ptx_bind(unsigned i, const void* host_kernel) {
-  ptx::twins[host_kernel] = ptx::kernels()[i];
-}
+void ptx_bind(unsigned i, const void* host_kernel) { ptx::twins[host_kernel] = ptx::kernels()[i]; }
 void ptx_use(int on) { cuda_shim::backend = on != 0 ? &ptx::backend : nullptr; }
 void ptx_set_noise(int units) { ptx::noise = units; }
 void ptx_allow(const void* begin, size_t bytes, int writable) {

@@ -23,7 +23,7 @@ struct Range {
   }
 };
 
-std::vector<Range> ranges;
+std::vector<Range> ranges, arguments;
 Range last_range{};
 std::vector<u64> window;  // shared memory
 std::vector<races::Word> words;
@@ -40,6 +40,11 @@ bool is_allowed(u64 a, unsigned n, bool store) {
     return true;
   }
   return false;
+}
+
+bool is_argument(u64 a, unsigned n) {
+  return std::any_of(arguments.begin(), arguments.end(),
+                     [&](const Range& range) { return range.holds(a, n, false); });
 }
 
 unsigned char* in_global(u64 a, unsigned n, bool store, const Where& where) {
@@ -103,7 +108,13 @@ bool is_shared(u64 a) { return a - reinterpret_cast<u64>(shared_host) < shared_b
 }  // namespace
 
 const unsigned char* load_global(u64 a, unsigned n, const Where& where, u32) {
-  counters::access(counters::Kind::global_load, a, n);
+  if (counters::enabled) {
+    if (is_argument(a, n)) {
+      counters::no_access();
+    } else {
+      counters::note_access(counters::Kind::global_load, a, n);
+    }
+  }
   return in_global(a, n, false, where);
 }
 unsigned char* store_global(u64 a, unsigned n, const Where& where) {
@@ -117,21 +128,18 @@ unsigned char* atomic_global(u64 a, unsigned n, const Where& where) {
 
 const unsigned char* load_shared(u64 a, unsigned n, const Where& where, u32 used) {
   counters::access(counters::Kind::shared_load, a, n);
-  return in_shared(a, n, used, where, [&](races::Word& word, u32 bytes) {
-    races::load(word, bytes, where);
-  });
+  return in_shared(a, n, used, where,
+                   [&](races::Word& word, u32 bytes) { races::load(word, bytes, where); });
 }
 unsigned char* store_shared(u64 a, unsigned n, const Where& where) {
   counters::access(counters::Kind::shared_store, a, n);
-  return in_shared(a, n, all_bytes, where, [&](races::Word& word, u32 bytes) {
-    races::store(word, bytes, where);
-  });
+  return in_shared(a, n, all_bytes, where,
+                   [&](races::Word& word, u32 bytes) { races::store(word, bytes, where); });
 }
 unsigned char* atomic_shared(u64 a, unsigned n, const Where& where) {
   counters::access(counters::Kind::shared_atomic, a, n);
-  return in_shared(a, n, all_bytes, where, [&](races::Word& word, u32 bytes) {
-    races::atomic(word, bytes, where);
-  });
+  return in_shared(a, n, all_bytes, where,
+                   [&](races::Word& word, u32 bytes) { races::atomic(word, bytes, where); });
 }
 
 const unsigned char* load_local(u64 a, unsigned n, const Where& where, u32 used) {
@@ -159,12 +167,17 @@ unsigned char* atomic_generic(u64 a, unsigned n, const Where& where) {
 void allow(const void* begin, size_t bytes, bool writable) {
   ranges.push_back({reinterpret_cast<u64>(begin), reinterpret_cast<u64>(begin) + bytes, writable});
 }
+void allow_argument(const void* begin, size_t bytes) {
+  allow(begin, bytes, false);
+  arguments.push_back(ranges.back());
+}
 void forbid_all() {
   ranges.clear();
   last_range = {};
 }
 
 void begin_launch(unsigned static_bytes, unsigned dynamic_align, size_t dynamic_bytes) {
+  arguments.clear();
   u64 at = (shared_begin + static_bytes + dynamic_align - 1) / dynamic_align * dynamic_align;
   if (at / dynamic_align % 2 == 0) at += dynamic_align;
   dynamic_begin = at;

@@ -1,10 +1,10 @@
-// The memory that translated PTX sees. Each access is checked: that its address is a multiple of its
-// size, that it stays within what the launch may touch, and, of shared and local memory, that the
-// bytes it reads were written. Shared memory is checked for races as well; see races.h.
+// The memory that translated PTX sees. Each access is checked: that its address is a multiple of
+// its size, that it stays within what the launch may touch, and, of shared and local memory, that
+// the bytes it reads were written. Shared memory is checked for races as well; see races.h.
 //
 // Global addresses are the host's. Shared memory is a window of its own, whose addresses begin at
-// shared_begin; converted to generic ones they are the host's too. Objects lie at multiples of their
-// declared alignment that are no multiples of more.
+// shared_begin; converted to generic ones they are the host's too. Objects lie at multiples of
+// their declared alignment that are no multiples of more.
 #pragma once
 
 #include "types.h"
@@ -107,6 +107,8 @@ struct FrameOf : Frame {
 // For launch.cpp. The memory that kernels may touch, besides the arguments of a launch and what
 // their own files declare, lies in the ranges that the host has allowed.
 void allow(const void* begin, size_t bytes, bool writable);
+// Arguments may be read and are not in global memory: their loads are not counted.
+void allow_argument(const void* begin, size_t bytes);
 void forbid_all();
 void begin_launch(unsigned static_bytes, unsigned dynamic_align, size_t dynamic_bytes);
 void begin_block();

@@ -7,7 +7,7 @@ namespace {
 enum Strength { ordering, any, strengths };
 
 u64 now = 0, last_barrier = 0;
-u64 of_warp[strengths][max_warps];          // the last meeting of all lanes
+u64 of_warp[strengths][max_warps];           // the last meeting of all lanes
 u64 of_lanes[strengths][max_warps][32][32];  // of two lanes
 
 bool ordered(Strength strength, const Access& earlier) {
