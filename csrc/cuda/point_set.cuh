@@ -587,11 +587,11 @@ class PointSet {
       Index first = 0;
       const auto visit_batch = [&](auto whole) {
         const Index i = first + Team::rank();
-        const auto batch =
-            points_.template batch<decltype(whole)::value, run>(i, Team::threads, n_);
+        constexpr bool is_whole = decltype(whole)::value;
+        const auto batch = points_.template batch<is_whole, run>(i, Team::threads, n_);
 #pragma unroll
         for (int k = 0; k < run; ++k) {
-          if (whole || i + k * Team::threads < n_) visit(batch.x[k], batch.weights[k]);
+          if (is_whole || i + k * Team::threads < n_) visit(batch.x[k], batch.weights[k]);
         }
         flush();
       };
