@@ -79,33 +79,39 @@ __device__ __forceinline__ void backward_across(const BackwardArgs& args, int64_
                                                 int64_t first) {
   if (set >= args.layout.num_sets) return;
   const int64_t n = args.layout.num_points;
-  const auto place = [&](const SetLayout& layout, int k) {
-    return layout.sets.offset(set) + (first + k) * layout.points.stride[0];
+  // The lane's first number in a tensor, and the distance of the next ones.
+  const auto origin = [&](const SetLayout& layout) {
+    return layout.sets.offset(set) + first * layout.points.stride[0];
   };
-  const S* const x = static_cast<const S*>(args.x);
+  const S* const x = static_cast<const S*>(args.x) + origin(args.layout);
+  const int64_t x_stride = args.layout.points.stride[0];
   T points[points_per_lane], weights[points_per_lane];
 #pragma unroll
   for (int k = 0; k < points_per_lane; ++k) {
-    points[k] = first + k < n ? to_real(x[place(args.layout, k)]) : T(0);
+    points[k] = first + k < n ? to_real(x[k * x_stride]) : T(0);
     weights[k] = 1;
   }
   if (args.weight != nullptr && args.grad_x.data != nullptr) {
     with_weight_storage(args.weight_dtype, [&](auto zero) {
-      const auto* const weight = static_cast<const decltype(zero)*>(args.weight);
+      const auto* const weight =
+          static_cast<const decltype(zero)*>(args.weight) + origin(args.weight_layout);
+      const int64_t stride = args.weight_layout.points.stride[0];
 #pragma unroll
       for (int k = 0; k < points_per_lane; ++k) {
-        if (first + k < n) {
-          weights[k] = static_cast<T>(to_real(weight[place(args.weight_layout, k)]));
-        }
+        if (first + k < n) weights[k] = static_cast<T>(to_real(weight[k * stride]));
       }
     });
   }
   const SetGradient<T> shared = set_gradient<T>(args, set);
+  const int64_t grad_x = origin(args.grad_x.layout);
+  const int64_t grad_x_stride = args.grad_x.layout.points.stride[0];
+  const int64_t grad_weight = origin(args.grad_weight.layout);
+  const int64_t grad_weight_stride = args.grad_weight.layout.points.stride[0];
 #pragma unroll
   for (int k = 0; k < points_per_lane; ++k) {
     if (first + k >= n) continue;
-    write_gradients<P, S>(args, points[k], weights[k], shared, place(args.grad_x.layout, k),
-                          place(args.grad_weight.layout, k));
+    write_gradients<P, S>(args, points[k], weights[k], shared, grad_x + k * grad_x_stride,
+                          grad_weight + k * grad_weight_stride);
   }
 }
 
