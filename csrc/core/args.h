@@ -93,6 +93,8 @@ struct Dims {
   // Where the i-th index of these dims, counted in row-major order, lies.
   DDN_HD int64_t offset(int64_t i) const {
     int64_t at = 0;
+    // Divisions of 64 bits take some 40 instructions each.
+    DDN_NO_UNROLL
     for (int d = rank - 1; d > 0; --d) {
       at += (i % size[d]) * stride[d];
       i /= size[d];

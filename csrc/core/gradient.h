@@ -39,12 +39,12 @@ struct SetGradient {
 template <class Real>
 DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
   const Real alpha = set_alpha<Real>(args, set);
+  // All loads are issued before the first division waits for one.
   const Real curvature = static_cast<const Real*>(args.curvature)[set];
-  return {load_real<Real>(args.y, args.dtype, set),
-          static_cast<const Real*>(args.remainder)[set],
-          curvature == 0 ? 0 : 1 / curvature,
-          args.grad == nullptr ? 1 : load_real<Real>(args.grad, args.dtype, set),
-          {alpha, 1 / alpha}};
+  const Real y = load_real<Real>(args.y, args.dtype, set);
+  const Real remainder = static_cast<const Real*>(args.remainder)[set];
+  const Real grad = args.grad == nullptr ? 1 : load_real<Real>(args.grad, args.dtype, set);
+  return {y, remainder, curvature == 0 ? 0 : 1 / curvature, grad, {alpha, 1 / alpha}};
 }
 
 // No number beyond the largest one; NaN stays.

@@ -8,10 +8,13 @@
 #define DDN_LARGE inline __host__ __device__ __noinline__
 // For what a loop does seldom: the CPU calls it, a GPU would pass its arguments through memory.
 #define DDN_SELDOM __host__ __device__ __forceinline__
+// Before a loop: it stays one, where copies of its body would cost more than they save.
+#define DDN_NO_UNROLL _Pragma("unroll 1")
 #elif defined(DDN_CUDA_SHIM)
 #define DDN_HD inline __attribute__((always_inline))
 #define DDN_LARGE inline __attribute__((noinline))
 #define DDN_SELDOM inline __attribute__((noinline))
+#define DDN_NO_UNROLL
 #else
 // Always inline: the same template is compiled once per instruction set, and an out-of-line
 // copy made for a wide one must never be picked by the linker for a narrow one. What is large
@@ -19,4 +22,5 @@
 #define DDN_HD inline __attribute__((always_inline))
 #define DDN_LARGE inline __attribute__((noinline))
 #define DDN_SELDOM inline __attribute__((noinline))
+#define DDN_NO_UNROLL
 #endif

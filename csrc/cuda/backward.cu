@@ -72,6 +72,49 @@ __device__ __forceinline__ void backward_tile(const BackwardArgs& args, int64_t 
   }
 }
 
+// Points first, first + 1, ... of a set for each lane, where the sets of neighbouring lanes are
+// neighbours in memory (channels last): all accesses of a warp touch whole sectors.
+template <class P, class S, class T>
+__device__ __forceinline__ void backward_across(const BackwardArgs& args, int64_t set,
+                                                int64_t first) {
+  if (set >= args.layout.num_sets) return;
+  const int64_t n = args.layout.num_points;
+  // The lane's first number in a tensor, and the distance of the next ones.
+  const auto origin = [&](const SetLayout& layout) {
+    return layout.sets.offset(set) + first * layout.points.stride[0];
+  };
+  const S* const x = static_cast<const S*>(args.x) + origin(args.layout);
+  const int64_t x_stride = args.layout.points.stride[0];
+  T points[points_per_lane], weights[points_per_lane];
+#pragma unroll
+  for (int k = 0; k < points_per_lane; ++k) {
+    points[k] = first + k < n ? to_real(x[k * x_stride]) : T(0);
+    weights[k] = 1;
+  }
+  if (args.weight != nullptr && args.grad_x.data != nullptr) {
+    with_weight_storage(args.weight_dtype, [&](auto zero) {
+      const auto* const weight =
+          static_cast<const decltype(zero)*>(args.weight) + origin(args.weight_layout);
+      const int64_t stride = args.weight_layout.points.stride[0];
+#pragma unroll
+      for (int k = 0; k < points_per_lane; ++k) {
+        if (first + k < n) weights[k] = static_cast<T>(to_real(weight[k * stride]));
+      }
+    });
+  }
+  const SetGradient<T> shared = set_gradient<T>(args, set);
+  const int64_t grad_x = origin(args.grad_x.layout);
+  const int64_t grad_x_stride = args.grad_x.layout.points.stride[0];
+  const int64_t grad_weight = origin(args.grad_weight.layout);
+  const int64_t grad_weight_stride = args.grad_weight.layout.points.stride[0];
+#pragma unroll
+  for (int k = 0; k < points_per_lane; ++k) {
+    if (first + k >= n) continue;
+    write_gradients<P, S>(args, points[k], weights[k], shared, grad_x + k * grad_x_stride,
+                          grad_weight + k * grad_weight_stride);
+  }
+}
+
 // A tile of points, weights or gradients in several dims. The divisions that find their places take
 // longest: nothing is gained by several at a time.
 template <class P, class S, class T>
@@ -109,12 +152,27 @@ __global__ void __launch_bounds__(block_threads, 2)
   };
   const bool all_flat = all([](const SetLayout& layout) { return layout.contiguous_points(); });
   const bool all_in_line = all([](const SetLayout& layout) { return layout.points.rank <= 1; });
-  const int64_t tiles_per_set = (n + tile - 1) / tile;
   constexpr int warps = block_threads / warp_size;
-  // Divisions of 64 bits are long: one for the first tile, one for the step to the next.
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / warp_size;
   const int64_t step = static_cast<int64_t>(gridDim.x) * warps;
-  const int64_t step_sets = step / tiles_per_set, step_tiles = step - step_sets * tiles_per_set;
+  const Dims& sets = args.layout.sets;
+  const bool sets_adjoin = sets.rank > 0 && sets.stride[sets.rank - 1] == 1 &&
+                           sets.size[sets.rank - 1] >= warp_size / 2;
+  if (all_in_line && !all_flat && sets_adjoin) {
+    const int64_t runs = (n + points_per_lane - 1) / points_per_lane;
+    const int64_t groups = (args.layout.num_sets + warp_size - 1) / warp_size;
+    for (int64_t i = begin; i < runs * groups; i += step) {
+      const int64_t run = i / groups, group = i - run * groups;
+      backward_across<P, S, T>(args, group * warp_size + lane(), run * points_per_lane);
+    }
+    return;
+  }
+  const int64_t tiles_per_set = (n + tile - 1) / tile;
+  // Divisions of 64 bits are long: one for the first tile, and one for the step to the next if there
+  // is any.
+  const bool continues = begin + step < args.layout.num_sets * tiles_per_set;
+  const int64_t step_sets = continues ? step / tiles_per_set : 0;
+  const int64_t step_tiles = step - step_sets * tiles_per_set;
   int64_t set = begin / tiles_per_set, in_set = begin - set * tiles_per_set;
   while (set < args.layout.num_sets) {
     const int64_t start = in_set * tile, first = start + threadIdx.x % warp_size;
@@ -125,6 +183,7 @@ __global__ void __launch_bounds__(block_threads, 2)
     } else {
       backward_tile_anywhere<P, S, T>(args, set, first);
     }
+    if (!continues) break;
     set += step_sets;
     in_set += step_tiles;
     if (in_set >= tiles_per_set) {
@@ -134,9 +193,10 @@ __global__ void __launch_bounds__(block_threads, 2)
   }
 }
 
-// The segment that row `row` belongs to, or -1.
-__device__ __forceinline__ int64_t segment_of(const int64_t* ptr, int64_t segments, int64_t row) {
-  int64_t first = 0, past = segments;  // of the segments that end behind the row
+// Of the segments [first, past) the first one that ends behind the row, or past. Segments before
+// `first` are known not to.
+__device__ __forceinline__ int64_t segment_behind(const int64_t* ptr, int64_t first, int64_t past,
+                                                  int64_t row) {
   while (first < past) {
     const int64_t middle = first + (past - first) / 2;
     if (ptr[middle + 1] <= row) {
@@ -145,32 +205,66 @@ __device__ __forceinline__ int64_t segment_of(const int64_t* ptr, int64_t segmen
       past = middle;
     }
   }
-  return first < segments && ptr[first] <= row ? first : -1;
+  return first;
 }
 
-// Of segments, a thread takes a number: neighbours are channels of one row.
+// The same from `first` on, where it is likely to be near: by steps that double.
+__device__ __forceinline__ int64_t next_segment_behind(const int64_t* ptr, int64_t first,
+                                                       int64_t segments, int64_t row) {
+  int64_t reach = 1;
+  while (first + reach <= segments && ptr[first + reach] <= row) {
+    first += reach;
+    reach *= 2;
+  }
+  return segment_behind(ptr, first, first + reach <= segments ? first + reach - 1 : segments, row);
+}
+
+// Numbers of a lane, warp_size apart: one search among all segments serves them.
+constexpr int numbers_per_lane = 8;
+
+// Of segments, a warp takes consecutive numbers: neighbours are channels of one row.
 template <class P, class S, class T>
 __global__ void __launch_bounds__(block_threads, 2)
     backward_segments(const __grid_constant__ BackwardArgs args) {
   const SetLayout& layout = args.layout;
-  const int64_t segments = layout.num_sets / layout.channels;
-  const int64_t numbers = layout.num_points * layout.channels;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * block_threads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x; i < numbers;
-       i += step) {
-    const int64_t row = i / layout.channels, channel = i - row * layout.channels;
-    const int64_t segment = segment_of(layout.ptr, segments, row);
-    if (segment < 0) continue;
-    const auto at = [&](const SetLayout& of) {
-      return row * of.points.stride[0] + of.sets.offset(channel);
-    };
-    const T x = to_real(static_cast<const S*>(args.x)[at(layout)]);
-    const T weight = args.weight != nullptr
-                         ? load_weight<T>(args.weight, args.weight_dtype, at(args.weight_layout))
-                         : T(1);
-    const SetGradient<T> shared = set_gradient<T>(args, segment * layout.channels + channel);
-    write_gradients<P, S>(args, x, weight, shared, at(args.grad_x.layout),
-                          at(args.grad_weight.layout));
+  const int64_t* const ptr = layout.ptr;
+  const int64_t channels = layout.channels, segments = layout.num_sets / channels;
+  const int64_t numbers = layout.num_points * channels;
+  const int64_t rows_a_step = channels >= warp_size ? 0 : warp_size / channels;
+  const int64_t channels_a_step = warp_size - rows_a_step * channels;
+  const int64_t warp = (static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x) / warp_size;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * block_threads * numbers_per_lane;
+  for (int64_t begin = warp * warp_size * numbers_per_lane + lane(); begin < numbers;
+       begin += step) {
+    int64_t row = begin / channels, channel = begin - row * channels;
+    int64_t segment = segment_behind(ptr, 0, segments, row);
+    int64_t end = segment < segments ? ptr[segment + 1] : INT64_MAX;
+#pragma unroll 1
+    for (int k = 0; k < numbers_per_lane && begin + k * warp_size < numbers; ++k) {
+      if (k > 0) {
+        row += rows_a_step;
+        channel += channels_a_step;
+        if (channel >= channels) {
+          channel -= channels;
+          ++row;
+        }
+        if (end <= row) {
+          segment = next_segment_behind(ptr, segment + 1, segments, row);
+          end = segment < segments ? ptr[segment + 1] : INT64_MAX;
+        }
+      }
+      if (segment >= segments || row < ptr[0]) continue;  // a row of no segment
+      const auto at = [&](const SetLayout& of) {
+        return row * of.points.stride[0] + of.sets.offset(channel);
+      };
+      const T x = to_real(static_cast<const S*>(args.x)[at(layout)]);
+      const T weight = args.weight != nullptr
+                           ? load_weight<T>(args.weight, args.weight_dtype, at(args.weight_layout))
+                           : T(1);
+      const SetGradient<T> shared = set_gradient<T>(args, segment * channels + channel);
+      write_gradients<P, S>(args, x, weight, shared, at(args.grad_x.layout),
+                            at(args.grad_weight.layout));
+    }
   }
 }
 
@@ -277,7 +371,8 @@ template <class P, class S, class T>
 void launch_points(const BackwardArgs& args, cudaStream_t stream) {
   if (args.layout.ptr != nullptr) {
     DDN_LAUNCH((backward_segments<P, S, T>),
-               grid_for(args.layout.num_points * args.layout.channels, block_threads),
+               grid_for(args.layout.num_points * args.layout.channels,
+                        numbers_per_lane * block_threads),
                block_threads, 0, stream, args);
   } else {
     const int64_t tiles = args.layout.num_sets * ((args.layout.num_points + tile - 1) / tile);

@@ -25,8 +25,11 @@ struct LocalArgs {
   Work work;
 };
 
-// Loads of a thread that are under way together.
+// Loads of a thread that are in flight together: of whole batches, and of what remains (eight would
+// spill registers in the truncated quadratic's kernels).
 constexpr int loads = 16;
+constexpr int remaining_loads = 4;
+static_assert(loads % run == 0 && run % remaining_loads == 0);
 
 // Copies n numbers to shared memory, each thread those that it reads back itself (see PointSet):
 // there is no barrier. Calls visit(number) for each, and flush() after every `run` of them and at
@@ -40,17 +43,11 @@ __device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int6
     staged[i] = real;
     visit(real);
   };
-  const auto copy_the_rest = [&](int i, auto place) {
-#pragma unroll 1
-    for (; i < n; i += Team::threads) {
-      put(i, x[place(i)]);
-      if (i / Team::threads % run == run - 1) flush();
-    }
-    flush();
-  };
+  // All threads leave the loops together, so that no warp diverges.
   const auto copy = [&](auto place) {
-    int i = Team::rank();
-    for (; i + (loads - 1) * Team::threads < n; i += loads * Team::threads) {
+    int first = 0;
+    for (; first + loads * Team::threads <= n; first += loads * Team::threads) {
+      const int i = first + Team::rank();
       S batch[loads];
 #pragma unroll
       for (int k = 0; k < loads; ++k) batch[k] = x[place(i + k * Team::threads)];
@@ -60,7 +57,25 @@ __device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int6
         if ((k + 1) % run == 0) flush();
       }
     }
-    copy_the_rest(i, place);
+    int unflushed = 0;
+#pragma unroll 1
+    for (; first < n; first += remaining_loads * Team::threads) {
+      const int i = first + Team::rank();
+      S batch[remaining_loads];
+#pragma unroll
+      for (int k = 0; k < remaining_loads; ++k) {
+        const int at = i + k * Team::threads;
+        batch[k] = at < n ? x[place(at)] : S{};
+      }
+#pragma unroll
+      for (int k = 0; k < remaining_loads; ++k) {
+        const int at = i + k * Team::threads;
+        if (at < n) put(at, batch[k]);
+      }
+      unflushed += remaining_loads;
+      if (unflushed % run == 0) flush();
+    }
+    flush();
   };
   if (dims.rank <= 1) {
     const int64_t stride = dims.rank == 0 ? 1 : dims.stride[0];
@@ -70,8 +85,13 @@ __device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int6
       copy([=](int i) { return i * stride; });
     }
   } else {
-    // The divisions take longest: nothing is gained by several at a time.
-    copy_the_rest(Team::rank(), [&](int i) { return dims.offset(i); });
+    // The divisions take longest: nothing is gained by several loads at a time.
+#pragma unroll 1
+    for (int i = Team::rank(); i < n; i += Team::threads) {
+      put(i, x[dims.offset(i)]);
+      if (i / Team::threads % run == run - 1) flush();
+    }
+    flush();
   }
 }
 
@@ -109,7 +129,9 @@ __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* p
       stage_numbers<Team>(
           given, args.weight_layout.points, place.num_points, staged, [](T) {}, [] {});
     });
-    weights = survey_weights<Team, T>(place.num_points, [&](int64_t i) { return staged[i]; });
+    weights = survey_weights<Team, T>([&](const auto& body) {
+      for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) body(staged[i]);
+    });
     const double inverse = 1 / weights.unit;
     for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
       staged[i] = static_cast<T>(static_cast<double>(staged[i]) * inverse);
@@ -133,8 +155,9 @@ __device__ __forceinline__ auto in_place(const ForwardArgs& args, int64_t set, W
         {args.weight, args.weight_dtype, args.weight_layout.place(set).first,
          &args.weight_layout.points},
         1};
-    weights = survey_weights<Team, T>(place.num_points,
-                                      [&](int64_t i) { return weighted_points.given(i); });
+    weights = survey_weights<Team, T>([&](const auto& body) {
+      weighted_points.template for_each_given<Team>(place.num_points, body);
+    });
     weighted_points.inverse_unit = 1 / weights.unit;
     return weighted_points;
   } else {

@@ -570,29 +570,45 @@ class PointSet {
       }
       body(x, weight);
     };
-    Index i = Team::rank();
+    // All threads leave the loop over whole batches together, so that no warp diverges.
+    constexpr int batch_points = run * Team::threads;
     if constexpr (Points::in_place) {
       if (!points_.lies_in_line()) {
-        // The divisions take longest: nothing is gained by several at a time.
+        // The divisions take longest: nothing is gained by several loads at a time.
+        int visited = 0;
 #pragma unroll 1
-        for (int visited = 0; i < n_; i += Team::threads) {
+        for (Index i = Team::rank(); i < n_; i += Team::threads) {
           visit(points_[i], points_.weight(i));
           if (++visited % run == 0) flush();
         }
         flush();
         return;
       }
-    }
-    const auto visit_in_line = [&](Index k) {
-      visit(points_.in_line(k), points_.in_line_weight(k));
-    };
-    for (; i + (run - 1) * Team::threads < n_; i += run * Team::threads) {
+      Index first = 0;
+      const auto visit_batch = [&](auto whole) {
+        const Index i = first + Team::rank();
+        constexpr bool is_whole = decltype(whole)::value;
+        const auto batch = points_.template batch<is_whole, run>(i, Team::threads, n_);
 #pragma unroll
-      for (int k = 0; k < run; ++k) visit_in_line(i + k * Team::threads);
+        for (int k = 0; k < run; ++k) {
+          if (is_whole || i + k * Team::threads < n_) visit(batch.x[k], batch.weights[k]);
+        }
+        flush();
+      };
+      for (; first + batch_points <= n_; first += batch_points) visit_batch(std::true_type{});
+      if (first < n_) visit_batch(std::false_type{});
+    } else {
+      Index i = Team::rank();
+      for (; i - Team::rank() + batch_points <= n_; i += batch_points) {
+#pragma unroll
+        for (int k = 0; k < run; ++k) {
+          visit(points_[i + k * Team::threads], points_.weight(i + k * Team::threads));
+        }
+        flush();
+      }
+      for (; i < n_; i += Team::threads) visit(points_[i], points_.weight(i));
       flush();
     }
-    for (; i < n_; i += Team::threads) visit_in_line(i);
-    flush();
   }
 
   // The order in which points come is left to chance; the list is sorted before it is read.

@@ -53,7 +53,7 @@ struct Surveyor {
 };
 
 // Points of a set by their numbers. Those that a tensor has may lie in several dims, and then the
-// places take divisions; `in_line` and `in_line_weight` read where they are known not to.
+// places take divisions; where they lie in line, `batch` reads several.
 
 // Points that lie one after the other, in shared memory.
 template <class T>
@@ -63,8 +63,6 @@ struct Consecutive {
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
-  __device__ __forceinline__ T in_line(int64_t i) const { return x[i]; }
-  __device__ __forceinline__ One in_line_weight(int64_t) const { return {}; }
 };
 
 // The same, surveyed on the way there.
@@ -97,8 +95,13 @@ struct WeightedConsecutive {
   const T* weights;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ T weight(int64_t i) const { return weights[i]; }
-  __device__ __forceinline__ T in_line(int64_t i) const { return x[i]; }
-  __device__ __forceinline__ T in_line_weight(int64_t i) const { return weights[i]; }
+};
+
+// Points that a thread loads together, with their weights.
+template <class T, class Weight, int count>
+struct Batch {
+  T x[count];
+  Weight weights[count];
 };
 
 // Points where the tensor has them, in global memory.
@@ -115,10 +118,27 @@ struct InPlace {
   }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
   __device__ __forceinline__ bool lies_in_line() const { return dims->rank <= 1; }
-  __device__ __forceinline__ T in_line(int64_t i) const {
-    return load_real<T>(x, dtype, first + i * dims->stride[0]);
+
+  // Numbers i, i + step, ... of those in line, with their loads in flight together; unless `whole`,
+  // 0 for those from n on. with_type: calls its argument with the type that is stored.
+  template <bool whole, int count, class WithType>
+  __device__ __forceinline__ void load(int64_t i, int step, int64_t n, T (&numbers)[count],
+                                       const WithType& with_type) const {
+    const int64_t stride = dims->stride[0];
+    with_type([&](auto zero) {
+      const auto* at = static_cast<const decltype(zero)*>(x) + first + i * stride;
+#pragma unroll
+      for (int k = 0; k < count; ++k, at += step * stride) {
+        numbers[k] = whole || i + k * step < n ? static_cast<T>(to_real(*at)) : T(0);
+      }
+    });
   }
-  __device__ __forceinline__ One in_line_weight(int64_t) const { return {}; }
+  template <bool whole, int count>
+  __device__ __forceinline__ Batch<T, One, count> batch(int64_t i, int step, int64_t n) const {
+    Batch<T, One, count> batch;
+    load<whole>(i, step, n, batch.x, [&](const auto& f) { with_storage<T>(dtype, f); });
+    return batch;
+  }
 };
 
 template <class T>
@@ -132,17 +152,46 @@ struct WeightedInPlace {
   __device__ __forceinline__ T given(int64_t i) const {
     return load_weight<T>(weights.x, weights.dtype, weights.first + weights.dims->offset(i));
   }
-  __device__ __forceinline__ T weight(int64_t i) const {
-    return static_cast<T>(static_cast<double>(given(i)) * inverse_unit);
+  __device__ __forceinline__ T in_unit(T given) const {
+    return static_cast<T>(static_cast<double>(given) * inverse_unit);
   }
+  __device__ __forceinline__ T weight(int64_t i) const { return in_unit(given(i)); }
   __device__ __forceinline__ bool lies_in_line() const {
     return points.lies_in_line() && weights.lies_in_line();
   }
-  __device__ __forceinline__ T in_line(int64_t i) const { return points.in_line(i); }
-  __device__ __forceinline__ T in_line_weight(int64_t i) const {
-    const T given =
-        load_weight<T>(weights.x, weights.dtype, weights.first + i * weights.dims->stride[0]);
-    return static_cast<T>(static_cast<double>(given) * inverse_unit);
+  template <bool whole, int count>
+  __device__ __forceinline__ void load_given(int64_t i, int step, int64_t n,
+                                             T (&given)[count]) const {
+    weights.template load<whole>(i, step, n, given, [&](const auto& f) {
+      with_weight_storage(weights.dtype, f);
+    });
+  }
+  template <bool whole, int count>
+  __device__ __forceinline__ Batch<T, T, count> batch(int64_t i, int step, int64_t n) const {
+    Batch<T, T, count> batch;
+    points.template load<whole>(i, step, n, batch.x,
+                                [&](const auto& f) { with_storage<T>(points.dtype, f); });
+    load_given<whole>(i, step, n, batch.weights);
+#pragma unroll
+    for (int k = 0; k < count; ++k) batch.weights[k] = in_unit(batch.weights[k]);
+    return batch;
+  }
+  // Calls body(weight as it was given) for each point of this thread.
+  template <class Team, class Body>
+  __device__ __forceinline__ void for_each_given(int64_t n, const Body& body) const {
+    if (!weights.lies_in_line()) {
+      for (int64_t i = Team::rank(); i < n; i += Team::threads) body(given(i));
+      return;
+    }
+    for (int64_t first = 0; first < n; first += run * Team::threads) {
+      const int64_t i = first + Team::rank();
+      T given[run];
+      load_given<false>(i, Team::threads, n, given);
+#pragma unroll
+      for (int k = 0; k < run; ++k) {
+        if (i + k * Team::threads < n) body(given[k]);
+      }
+    }
   }
 };
 
@@ -152,22 +201,22 @@ struct Weights {
   double unit;
 };
 
-// at(i): the i-th weight as it was given.
-template <class Team, class T, class At>
-__device__ __forceinline__ Weights survey_weights(int64_t n, const At& at) {
+// for_each(body): calls body(weight) for each point of this thread, with the weight as it was given.
+template <class Team, class T, class ForEach>
+__device__ __forceinline__ Weights survey_weights(const ForEach& for_each) {
   double ends[2] = {0, 0};  // the largest; whether one is no weight
-  for (int64_t i = Team::rank(); i < n; i += Team::threads) {
-    const double weight = static_cast<double>(at(i));
+  for_each([&](T given) {
+    const double weight = static_cast<double>(given);
     ends[0] = larger(weight, ends[0]);
     if (!(weight >= 0 && is_finite(weight))) ends[1] = 1;
-  }
+  });
   Team::template reduce<Larger>(ends);
   if (ends[1] > 0) return {__builtin_nan(""), 1};
   const double unit = weight_unit(ends[0]), inverse = 1 / unit;
   CompensatedSum<double> sum;
-  for (int64_t i = Team::rank(); i < n; i += Team::threads) {
-    sum.add(static_cast<double>(static_cast<T>(static_cast<double>(at(i)) * inverse)));
-  }
+  for_each([&](T given) {
+    sum.add(static_cast<double>(static_cast<T>(static_cast<double>(given) * inverse)));
+  });
   double total[1] = {sum.total()};
   Team::template reduce<Add>(total);
   return {total[0], unit};
