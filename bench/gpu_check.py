@@ -40,6 +40,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from build_toolkit import find_toolkit
+
 ROOT = Path(__file__).resolve().parent.parent
 TOTAL_SECONDS = 480.0
 EARLY = 0.8  # the share of its time after which a step should end by itself
@@ -327,9 +329,9 @@ def versions() -> dict[str, str | None]:
     """Versions of the tools that torch does not tell."""
     from bench.machine import run_output
 
-    nvcc = re.search(r"release (\S+),", run_output("nvcc", "--version") or "")
+    toolkit, _ = find_toolkit(os.environ)
     return {
-        "nvcc": nvcc.group(1) if nvcc else None,
+        "nvcc": toolkit.version if toolkit else None,
         "compiler": run_output("c++", "-dumpfullversion"),
     }
 

@@ -3,6 +3,7 @@
 All kernels run on it with `make test-ptx`.
 """
 
+import re
 import struct
 
 import contract
@@ -11,7 +12,7 @@ import pytest
 import reference as ref
 import torch
 from cuda_shim.mutations import BARRIER, Mutation, mutate
-from cuda_shim.shim import ORDERS, ShimError, in_every_schedule
+from cuda_shim.shim import ORDERS, ShimError, in_every_schedule, kernel_units
 from ptx_emulator import build, parser
 from ptx_emulator.emulator import Use
 from ptx_emulator.parser import PtxError
@@ -24,6 +25,7 @@ SOURCES = [HERE / name for name in ("defects.cu", "instructions.cu")]
 def translated(body, **options):
     """The C++ of a kernel with these instructions."""
     registers = ".reg .pred %p<4>; .reg .b32 %r<9>; .reg .f32 %f<9>; .reg .b64 %rd<9>;"
+    registers += ".reg .f64 %fd<9>; .reg .b16 %rs<9>;"
     text = f".visible .entry k(\n.param .u64 k_param_0\n)\n{{\n{registers}\n{body}\nret;\n}}\n"
     module = parser.parse(text)
     translator = KernelTranslator(module, module.functions["k"], **options)
@@ -47,6 +49,19 @@ def translated(body, **options):
         "add.cc.u32 %r1, %r2, %r3",
         "cvt.rn.f16.f32 %r1, %f1",
         "fence.proxy.async",
+        "st.shared::cluster.u32 [%rd1], %r1",
+        "ld.shared::cluster.u32 %r1, [%rd1]",
+        "fma.rn.relu.f32 %f1, %f2, %f3, %f4",
+        "min.relu.s32 %r1, %r2, %r3",
+        "min.f32 %f1, %f2, %f3, %f4",
+        "sqrt.rz.f32 %f1, %f2",
+        "rcp.rz.f32 %f1, %f2",
+        "rcp.approx.ftz.f64 %fd1, %fd2",
+        "shf.l.clamp.b32 %r1, %r2, %r3, %r4",
+        "bfind.s32 %r1, %r2",
+        "vote.sync.uni.pred %p1, %p2, -1",
+        "mul.hi.u16 %rs1, %rs2, %rs3",
+        "cvt.sat.f64.f64 %fd1, %fd2",
         "mov.u32 %r1, %clock",
         "ld.param.u32 %r1, [k_param_0+6]",
         "ld.param.u64 %rd1, [k_param_0+8]",
@@ -79,6 +94,13 @@ def test_contraction_fuses_what_ptx_permits():
     ]:
         cpp, translator = translated(text, contract=contract_)
         assert (translator.fused, cpp.count("ptx::fma(")) == (fused, fused), text
+
+
+def test_objects_in_shared_memory_are_aligned_as_declared_and_no_better():
+    declared = ".shared .align 4 .b8 a[16];\n.shared .align 8 .b8 b[16];\n"
+    text, translator = translated(f"{declared}mov.u64 %rd1, a; mov.u64 %rd2, b;")
+    assert translator.symbols == {"a": "(shared_begin + 4)", "b": "(shared_begin + 24)"}
+    assert "shared_begin + 24" in text
 
 
 def test_uses_beyond_an_architecture_are_named():
@@ -128,6 +150,8 @@ def marked_line(name):
     [
         ("misaligned_shared", "misaligned access to shared memory"),
         ("misaligned_global", "misaligned access to global memory"),
+        ("misaligned_tensor", "misaligned access to global memory"),
+        ("load_before_null", "load of global memory out of bounds"),
         ("shared_out_of_bounds", "access to shared memory out of bounds"),
         ("global_load_out_of_bounds", "load of global memory out of bounds"),
         ("global_store_out_of_bounds", "store to global memory out of bounds"),
@@ -151,6 +175,15 @@ def test_defect_is_reported_with_its_line(name, message, order, emulator):
     assert marked_line(name) in str(caught.value)
     x, out = run_defect(emulator, "sound")  # the next launch is none the worse
     np.testing.assert_allclose(out, np.repeat([x[32:].sum(), x[:32].sum()], 32), rtol=1e-6)
+
+
+def test_what_is_right_is_not_reported(emulator):
+    for order in ORDERS:
+        emulator.configure(order, seed=3)
+        _, out = run_defect(emulator, "neighbouring_bytes")
+        np.testing.assert_array_equal(out, np.arange(64))
+        _, out = run_defect(emulator, "constant_table")
+        np.testing.assert_array_equal(out, [1, 2, 3] + [0] * 61)
 
 
 def test_launch_bounds_hold(emulator):
@@ -204,6 +237,10 @@ def test_instructions(emulator):
         float_bits(np.sqrt(g)),
         float_bits(np.float32(1) / g),
         float_bits(f / g),
+        0,  # NaN
+        0x80000000,
+        0x80000000,
+        0,  # a subnormal number, taken for zero
     ]
     assert [hex(v) for v in out[: len(expected)]] == [hex(v) for v in expected]
 
@@ -275,6 +312,15 @@ def test_the_quick_kernels_stay_within_every_architecture(quick):
     assert {name: use.excesses() for name, use in quick.uses().items() if use.excesses()} == {}
 
 
+def test_no_kernel_leaves_anything_to_contract(ptx_only, tmp_path):
+    """Products and sums that ptxas may fuse are those without .rn."""
+    if reason := build.missing():
+        pytest.skip(reason)
+    for source in kernel_units():
+        text = build.compile_ptx(source, tmp_path).read_text()
+        assert not re.findall(r"\b(?:add|sub|mul)(?:\.ftz)?\.f(?:32|64)\b", text), source.name
+
+
 def test_nothing_is_left_to_contract():
     """In none of the quick kernels; the translation is the same text with and without."""
     if reason := build.missing():
@@ -306,13 +352,19 @@ def run_search(library):
     library.forward(x, "welsch", solver="global", max_iter=6)
 
 
+READS = r"x\[place\(i \+ k \* Team::threads\)\]"
 MUTATIONS = [
-    (Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1), BLOCK),
+    (
+        Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
+        BLOCK,
+        "race: |never written",
+    ),
     (
         Mutation(
             "mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"
         ),
         BLOCK,
+        "lacks its caller",
     ),
     (
         Mutation(
@@ -322,26 +374,40 @@ MUTATIONS = [
             "x[place(at)]",
         ),
         BLOCK,
+        "load of global memory out of bounds",
     ),
     (
-        Mutation("store past the end", "cuda/forward.cuh", r"staged\[i\] =", "staged[i + 128] ="),
+        Mutation(
+            "misaligned load",
+            "cuda/forward.cuh",
+            READS,
+            "*reinterpret_cast<const S*>(reinterpret_cast<const char*>(x + i) + 2)",
+        ),
         BLOCK,
+        "misaligned access to global memory",
+    ),
+    (
+        Mutation("store past the end", "cuda/forward.cuh", r"staged\[i\] =", "staged[i + n] ="),
+        BLOCK,
+        "access to shared memory out of bounds|never written",
     ),
     (
         Mutation("barrier before cells are discarded", "core/global.h", r"set_\.sync\(\);", ""),
         SEARCH,
+        "race: ",
     ),
     (
         Mutation("order of a block's bound", "core/global.h", r"set_\.group_sync\(\);", ""),
         SEARCH,
+        "weakly ordered: ",
     ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("mutation", "kernel"), MUTATIONS, ids=[mutation.name for mutation, _ in MUTATIONS]
+    ("mutation", "kernel", "message"), MUTATIONS, ids=[mutation.name for mutation, *_ in MUTATIONS]
 )
-def test_mutation_is_caught(mutation, kernel, ptx_only, host_objects, tmp_path):
+def test_mutation_is_caught(mutation, kernel, message, ptx_only, host_objects, tmp_path):
     csrc = mutate(tmp_path, mutation)
     source = csrc / "mutant.cu"
     source.write_text(
@@ -356,7 +422,7 @@ def test_mutation_is_caught(mutation, kernel, ptx_only, host_objects, tmp_path):
             broken.configure(order)
             run(broken)
 
-    with pytest.raises(ShimError):
+    with pytest.raises(ShimError, match=message):
         run_in_all_orders()
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.gpu_model import figures
 from bench.gpu_model.figures import Kernel
+from build_toolkit import find_toolkit
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 COUNTS = RESULTS / "gpu_model_counts.json"
@@ -35,14 +35,10 @@ class Goal(NamedTuple):
     over: str | None = None
 
 
-def nvcc_version(command: str = "nvcc") -> str | None:
-    """Such as 13.0; None without an nvcc."""
-    try:
-        done = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r"release (\S+),", done.stdout)
-    return found.group(1) if found else None
+def nvcc_version() -> str | None:
+    """Of the toolkit that the build uses, such as 13.0; None without one."""
+    toolkit, _ = find_toolkit(os.environ)
+    return toolkit.version if toolkit else None
 
 
 def read(path: Path = COUNTS) -> Table:

@@ -156,8 +156,8 @@ __global__ void __launch_bounds__(block_threads, 2)
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / warp_size;
   const int64_t step = static_cast<int64_t>(gridDim.x) * warps;
   const Dims& sets = args.layout.sets;
-  const bool sets_adjoin = sets.rank > 0 && sets.stride[sets.rank - 1] == 1 &&
-                           sets.size[sets.rank - 1] >= warp_size / 2;
+  const bool sets_adjoin =
+      sets.rank > 0 && sets.stride[sets.rank - 1] == 1 && sets.size[sets.rank - 1] >= warp_size / 2;
   if (all_in_line && !all_flat && sets_adjoin) {
     const int64_t runs = (n + points_per_lane - 1) / points_per_lane;
     const int64_t groups = (args.layout.num_sets + warp_size - 1) / warp_size;
@@ -168,8 +168,8 @@ __global__ void __launch_bounds__(block_threads, 2)
     return;
   }
   const int64_t tiles_per_set = (n + tile - 1) / tile;
-  // Divisions of 64 bits are long: one for the first tile, and one for the step to the next if there
-  // is any.
+  // Divisions of 64 bits are long: one for the first tile, and one for the step to the next if
+  // there is any.
   const bool continues = begin + step < args.layout.num_sets * tiles_per_set;
   const int64_t step_sets = continues ? step / tiles_per_set : 0;
   const int64_t step_tiles = step - step_sets * tiles_per_set;
@@ -370,10 +370,10 @@ void launch_sums(const BackwardArgs& args, cudaStream_t stream) {
 template <class P, class S, class T>
 void launch_points(const BackwardArgs& args, cudaStream_t stream) {
   if (args.layout.ptr != nullptr) {
-    DDN_LAUNCH((backward_segments<P, S, T>),
-               grid_for(args.layout.num_points * args.layout.channels,
-                        numbers_per_lane * block_threads),
-               block_threads, 0, stream, args);
+    DDN_LAUNCH(
+        (backward_segments<P, S, T>),
+        grid_for(args.layout.num_points * args.layout.channels, numbers_per_lane * block_threads),
+        block_threads, 0, stream, args);
   } else {
     const int64_t tiles = args.layout.num_sets * ((args.layout.num_points + tile - 1) / tile);
     DDN_LAUNCH((backward<P, S, T>), grid_for(tiles, block_threads / warp_size), block_threads, 0,

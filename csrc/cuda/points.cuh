@@ -162,9 +162,8 @@ struct WeightedInPlace {
   template <bool whole, int count>
   __device__ __forceinline__ void load_given(int64_t i, int step, int64_t n,
                                              T (&given)[count]) const {
-    weights.template load<whole>(i, step, n, given, [&](const auto& f) {
-      with_weight_storage(weights.dtype, f);
-    });
+    weights.template load<whole>(i, step, n, given,
+                                 [&](const auto& f) { with_weight_storage(weights.dtype, f); });
   }
   template <bool whole, int count>
   __device__ __forceinline__ Batch<T, T, count> batch(int64_t i, int step, int64_t n) const {
@@ -201,7 +200,8 @@ struct Weights {
   double unit;
 };
 
-// for_each(body): calls body(weight) for each point of this thread, with the weight as it was given.
+// for_each(body): calls body(weight) for each point of this thread, with the weight as it was
+// given.
 template <class Team, class T, class ForEach>
 __device__ __forceinline__ Weights survey_weights(const ForEach& for_each) {
   double ends[2] = {0, 0};  // the largest; whether one is no weight

@@ -90,11 +90,14 @@ int shim_forward(const Sets* sets, int global, void* y, void* remainder, void* c
   args.max_iter = max_iter;
   args.tolerance = tolerance;
   if (info != nullptr) args.info = *info;
-  std::vector<int64_t> workspace(
-      static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args) / 8 + 1));
-  args.workspace = workspace.data();
+  // Aligned as torch aligns it.
+  constexpr size_t alignment = 256 / sizeof(int64_t);
+  const auto numbers = static_cast<size_t>(ddn::cuda::robust_pool_workspace_bytes(args)) / 8 + 1;
+  std::vector<int64_t> room(numbers + alignment);
+  const size_t skipped = alignment - reinterpret_cast<uintptr_t>(room.data()) / 8 % alignment;
+  args.workspace = room.data() + skipped;
   if (cuda_shim::backend != nullptr) {
-    cuda_shim::backend->allow(workspace.data(), workspace.size() * sizeof(int64_t), true);
+    cuda_shim::backend->allow(args.workspace, numbers * sizeof(int64_t), true);
   }
   return ddn::cuda::robust_pool_forward(args, nullptr);
 }

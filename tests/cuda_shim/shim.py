@@ -341,15 +341,9 @@ class Shim:
         )
         return (ctypes.byref(sets),)
 
-    def allow(self, array: np.ndarray, writable: bool) -> None:
-        """Kernels of the next call may touch it. Code of the host is not checked for that."""
-
     def _pointer(self, array: np.ndarray | None, writable: bool = True) -> ctypes.c_void_p:
-        if array is None:
-            return ctypes.c_void_p(None)
-        if array.size:
-            self.allow(array, writable)
-        return ctypes.c_void_p(array.ctypes.data)
+        """What kernels of the next call are given for an array."""
+        return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
     def _input(self, array: np.ndarray | None) -> ctypes.c_void_p:
         return self._pointer(array, writable=False)

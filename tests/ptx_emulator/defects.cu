@@ -11,6 +11,7 @@ constexpr unsigned full = 0xffffffffu;
 struct Args {
   const float* x;
   float* out;
+  const float* none;
 };
 
 __global__ void sound(const __grid_constant__ Args a) {
@@ -23,6 +24,21 @@ __global__ void sound(const __grid_constant__ Args a) {
   a.out[threadIdx.x] = v;
 }
 
+// Neighbours in a word of shared memory are no race.
+__global__ void neighbouring_bytes(const __grid_constant__ Args a) {
+  __shared__ unsigned char s[64];
+  s[threadIdx.x] = static_cast<unsigned char>(threadIdx.x);
+  a.out[threadIdx.x] = s[threadIdx.x];
+}
+#ifdef __CUDACC__
+__constant__ float table[64] = {1, 2, 3};
+#else
+const float table[64] = {1, 2, 3};
+#endif
+__global__ void constant_table(const __grid_constant__ Args a) {
+  a.out[threadIdx.x] = table[(threadIdx.x + static_cast<unsigned>(a.x[0])) % 64];
+}
+
 #ifdef __CUDACC__
 // Vectors are not known to the host shim.
 __global__ void misaligned_shared(const __grid_constant__ Args a) {
@@ -33,10 +49,15 @@ __global__ void misaligned_shared(const __grid_constant__ Args a) {
   a.out[threadIdx.x] = v.x + v.y + v.z + v.w;
 }
 __global__ void misaligned_global(const __grid_constant__ Args a) {
-  const float2 v = *reinterpret_cast<const float2*>(a.x + 1);  // at misaligned_global
+  const float2 v = *reinterpret_cast<const float2*>(a.x + 2);  // at misaligned_global
   a.out[threadIdx.x] = v.x + v.y;
 }
+__global__ void misaligned_tensor(const __grid_constant__ Args a) {
+  const float4 v = *reinterpret_cast<const float4*>(a.x);  // at misaligned_tensor
+  a.out[threadIdx.x] = v.x + v.w;
+}
 #else
+__global__ void misaligned_tensor(const __grid_constant__ Args) {}
 __global__ void misaligned_shared(const __grid_constant__ Args) {}
 __global__ void misaligned_global(const __grid_constant__ Args) {}
 #endif
@@ -49,6 +70,9 @@ __global__ void shared_out_of_bounds(const __grid_constant__ Args a) {
 }
 __global__ void global_load_out_of_bounds(const __grid_constant__ Args a) {
   a.out[threadIdx.x] = a.x[threadIdx.x + 1];  // at global_load_out_of_bounds
+}
+__global__ void load_before_null(const __grid_constant__ Args a) {
+  a.out[threadIdx.x] = a.none[-1 - static_cast<int>(threadIdx.x)];  // at load_before_null
 }
 __global__ void global_store_out_of_bounds(const __grid_constant__ Args a) {
   a.out[threadIdx.x + 1] = 1;  // at global_store_out_of_bounds
@@ -131,6 +155,10 @@ const Defect defects[] = {
     DEFECT(sound),
     DEFECT(misaligned_shared),
     DEFECT(misaligned_global),
+    DEFECT(misaligned_tensor),
+    DEFECT(load_before_null),
+    DEFECT(neighbouring_bytes),
+    DEFECT(constant_table),
     DEFECT(shared_out_of_bounds),
     DEFECT(global_load_out_of_bounds),
     DEFECT(global_store_out_of_bounds),
@@ -155,7 +183,7 @@ const Defect defects[] = {
 extern "C" int shim_defect(const char* name, const float* x, float* out) {
   for (const Defect& defect : defects) {
     if (strcmp(defect.name, name) != 0) continue;
-    DDN_LAUNCH(defect.kernel, 1, 64, 64 * sizeof(float), nullptr, Args{x, out});
+    DDN_LAUNCH(defect.kernel, 1, 64, 64 * sizeof(float), nullptr, Args{x, out, nullptr});
     return cudaGetLastError();
   }
   return -1;

@@ -52,6 +52,17 @@ __global__ void instructions(const __grid_constant__ Args a) {
   *out++ = bits(__fsqrt_rn(g));
   *out++ = bits(__frcp_rn(g));
   *out++ = bits(f / g);
+  const float nan = __uint_as_float(0x7fc00000u + (x & 1));
+  asm("cvt.rzi.s32.f32 %0, %1;" : "=r"(found) : "f"(nan));
+  *out++ = found;
+  asm("cvt.rzi.s32.f64 %0, %1;" : "=r"(found) : "d"(static_cast<double>(nan)));
+  *out++ = found;
+  unsigned long long wide;
+  asm("cvt.rzi.s64.f32 %0, %1;" : "=l"(wide) : "f"(nan));
+  *out++ = static_cast<unsigned>(wide >> 32);
+  float product;
+  asm("mul.ftz.f32 %0, %1, %2;" : "=f"(product) : "f"(__uint_as_float(1u + (x & 1))), "f"(1e30f));
+  *out++ = bits(product);
 }
 #else
 __global__ void instructions(const __grid_constant__ Args) {}

@@ -43,6 +43,38 @@ INTEGER_COMPARISONS = {
 ROUNDINGS = ("rn", "rz", "rm", "rp", "rni", "rzi", "rmi", "rpi")
 ATOMICS = ("add", "min", "max", "and", "or", "xor", "exch", "cas")
 
+_MEMORY = {*SPACES, "shared::cta", "v2", "v4", "volatile"}
+_ORDER = {"relaxed", "acquire", "release", "acq_rel", "sc", "cta", "gpu", "gl", "sys"}
+# The modifiers of each opcode that are supported, besides types. All others are errors.
+MODIFIERS: dict[str, set[str]] = {
+    name: modifiers
+    for names, modifiers in (
+        ("add sub div fma", {"rn", "ftz"}),
+        ("mul mad", {"rn", "ftz", "lo", "hi", "wide"}),
+        ("min max abs neg", {"ftz"}),
+        ("rem and or xor not shl shr popc clz brev", set()),
+        ("bfi bfe prmt lop3 copysign selp mov exit trap", set()),
+        ("rcp sqrt", {"rn", "approx", "ftz"}),
+        ("rsqrt ex2 lg2", {"approx", "ftz"}),
+        ("bra ret call", {"uni"}),
+        ("atom red", {*SPACES, "shared::cta", *ATOMICS, *_ORDER}),
+        ("membar fence", _ORDER),
+        ("bar barrier", {"sync", "warp"}),
+        ("ld ldu", {*_MEMORY, "nc"}),
+        ("st", _MEMORY),
+        ("bfind", {"shiftamt"}),
+        ("shf", {"l", "r", "wrap"}),
+        ("cvta", {"to", *SPACES}),
+        ("setp", {*COMPARISONS, *INTEGER_COMPARISONS, "and", "or", "xor", "ftz"}),
+        ("cvt", {*ROUNDINGS, "ftz", "sat"}),
+        ("shfl", {"sync", "up", "down", "bfly", "idx"}),
+        ("vote", {"sync", "any", "all", "ballot"}),
+        ("redux", {"sync", "add", "min", "max", "and", "or", "xor"}),
+        ("brx", {"idx", "uni"}),
+    )
+    for name in names.split()
+}
+
 
 class Context(Protocol):
     """What surrounds an instruction: registers, symbols and labels of its function."""
@@ -166,26 +198,34 @@ class Operations:
     # ---- Statements ----
 
     def statement(self, instruction: Instruction) -> str:
-        method = getattr(self, f"op_{instruction.name}", None)
+        name = instruction.name
+        method = getattr(self, f"op_{name}", None)
         if method is None:
             raise PtxError(f"instruction {instruction}")
+        types = instruction.modifiers[-2 if name == "cvt" else -1 :]
+        others = [m for m in instruction.modifiers if not (m in CPP_TYPES and m in types)]
+        if unknown := set(others) - MODIFIERS[name]:
+            raise PtxError(f"modifiers {sorted(unknown)} of {instruction}")
         found: str = method(instruction)
         return found
 
-    def refuse(self, i: Instruction, *modifiers: str) -> None:
-        if present := set(modifiers) & set(i.modifiers):
-            raise PtxError(f"modifiers {sorted(present)} of {i}")
+    def float_operand(self, i: Instruction, text: str) -> str:
+        """A source operand; with .ftz subnormal ones are zeros."""
+        return self.flushed(i, self.value(text, i.modifiers[-1]))
 
     @staticmethod
     def flushed(i: Instruction, expression: str) -> str:
-        return f"ptx::flush({expression})" if "ftz" in i.modifiers else expression
+        if "ftz" not in i.modifiers:
+            return expression
+        if i.modifiers[-1] != "f32":
+            raise PtxError(f"instruction {i}")
+        return f"ptx::flush({expression})"
 
     def binary(self, i: Instruction, sign: str) -> str:
         """a sign b; floats rounded to nearest, integers wrapped around."""
-        self.refuse(i, "rz", "rm", "rp", "sat", "cc")
         t, (d, a, b) = i.modifiers[-1], i.operands
         if t in FLOATS:
-            expression = f"{self.value(a, t)} {sign} {self.value(b, t)}"
+            expression = f"{self.float_operand(i, a)} {sign} {self.float_operand(i, b)}"
             return self.assign(d, t, self.flushed(i, expression))
         u = unsigned(t)
         return self.assign(d, u, f"({CPP_TYPES[u]})({self.value(a, u)} {sign} {self.value(b, u)})")
@@ -202,9 +242,8 @@ class Operations:
         return self.integer_product(i, None)
 
     def op_fma(self, i: Instruction) -> str:
-        self.refuse(i, "rz", "rm", "rp", "sat")
         t = i.modifiers[-1]
-        arguments = ", ".join(self.value(x, t) for x in i.operands[1:])
+        arguments = ", ".join(self.float_operand(i, x) for x in i.operands[1:])
         return self.assign(i.operands[0], t, self.flushed(i, f"ptx::fma({arguments})"))
 
     def op_mad(self, i: Instruction) -> str:
@@ -213,7 +252,6 @@ class Operations:
         return self.integer_product(i, i.operands[3])
 
     def integer_product(self, i: Instruction, added: str | None) -> str:
-        self.refuse(i, "sat", "cc")
         t, (d, a, b) = i.modifiers[-1], i.operands[:3]
         width = int(t[1:])
         if "wide" in i.modifiers:
@@ -226,7 +264,7 @@ class Operations:
             if width == 16:  # C++ would multiply as int, which may overflow
                 factors = [f"(u32){x}" for x in factors]
             expression = " * ".join(factors)
-        elif "hi" in i.modifiers:
+        elif "hi" in i.modifiers and width > 16:
             result, u = t, unsigned(t)
             expression = f"({u})ptx::multiply_high({self.value(a, t)}, {self.value(b, t)})"
         else:
@@ -238,8 +276,8 @@ class Operations:
     def op_div(self, i: Instruction) -> str:
         t, (d, a, b) = i.modifiers[-1], i.operands
         if t in FLOATS:
-            self.refuse(i, "rz", "rm", "rp", "approx", "full")
-            return self.assign(d, t, self.flushed(i, f"{self.value(a, t)} / {self.value(b, t)}"))
+            quotient = f"{self.float_operand(i, a)} / {self.float_operand(i, b)}"
+            return self.assign(d, t, self.flushed(i, quotient))
         where = self.context.where
         return self.assign(d, t, f"ptx::divide({self.value(a, t)}, {self.value(b, t)}, {where})")
 
@@ -251,17 +289,20 @@ class Operations:
     def call(self, i: Instruction, function: str, result: str | None = None) -> str:
         """A function of all operands, of the instruction's type."""
         t = i.modifiers[-1]
-        arguments = ", ".join(self.value(x, t) for x in i.operands[1:])
+        arguments = ", ".join(self.float_operand(i, x) for x in i.operands[1:])
         expression = self.flushed(i, f"ptx::{function}({arguments})")
         return self.assign(i.operands[0], result or t, expression)
 
+    def extreme(self, i: Instruction, function: str) -> str:
+        if len(i.operands) != 3:
+            raise PtxError(f"instruction {i}")
+        return self.call(i, function)
+
     def op_min(self, i: Instruction) -> str:
-        self.refuse(i, "NaN", "xorsign")
-        return self.call(i, "minimum")
+        return self.extreme(i, "minimum")
 
     def op_max(self, i: Instruction) -> str:
-        self.refuse(i, "NaN", "xorsign")
-        return self.call(i, "maximum")
+        return self.extreme(i, "maximum")
 
     def op_abs(self, i: Instruction) -> str:
         t = i.modifiers[-1]
@@ -322,6 +363,8 @@ class Operations:
         return self.call(i, "brev")
 
     def op_bfind(self, i: Instruction) -> str:
+        if i.modifiers[-1].startswith("s"):
+            raise PtxError(f"instruction {i}")
         return self.call(i, "bfind_shiftamt" if "shiftamt" in i.modifiers else "bfind", "u32")
 
     def op_bfi(self, i: Instruction) -> str:
@@ -336,8 +379,6 @@ class Operations:
         return self.assign(d, t, f"ptx::bfe({', '.join(arguments)})")
 
     def op_prmt(self, i: Instruction) -> str:
-        if len(i.modifiers) != 1:
-            raise PtxError(f"instruction {i}")
         return self.call(i, "prmt")
 
     def op_lop3(self, i: Instruction) -> str:
@@ -397,16 +438,18 @@ class Operations:
         first, _, second = i.operands[0].partition("|")
         joined = {"and": "&", "or": "|", "xor": "^"}
         sign = next((joined[m] for m in i.modifiers[1:-1] if m in joined), None)
-        other = f" {sign} {self.predicate(i.operands[3])}" if sign else ""
+        # The third operand may be the first result.
+        third = f" const bool third = {self.predicate(i.operands[3])};" if sign else ""
+        other = f" {sign} third" if sign else ""
         stores = [self.assign(first, "pred", f"test{other}")]
         if second:
             stores.append(self.assign(second, "pred", f"!test{other}"))
-        return f"{{ const bool test = {test}; {' '.join(stores)} }}"
+        return f"{{ const bool test = {test};{third} {' '.join(stores)} }}"
 
     def op_cvt(self, i: Instruction) -> str:
         to, of = i.modifiers[-2:]
         d, a = i.operands
-        if {"f16", "bf16"} & {to, of} or "relu" in i.modifiers:
+        if {"f16", "bf16"} & {to, of} or ("sat" in i.modifiers and (to, of) != ("f32", "f32")):
             raise PtxError(f"instruction {i}")
         rounding = next((m for m in i.modifiers if m in ROUNDINGS), "")
         x = self.value(a, of)
@@ -426,7 +469,6 @@ class Operations:
             return self.assign(
                 d, to, f"ptx::to_integer<{CPP_TYPES[to]}>(ptx::round_{rounding}({x}))"
             )
-        self.refuse(i, "sat")
         if to in FLOATS and rounding != "rn":
             raise PtxError(f"instruction {i}")
         return self.assign(d, to, f"({CPP_TYPES[to]}){x}")
@@ -435,7 +477,8 @@ class Operations:
 
     @staticmethod
     def space_of(i: Instruction) -> str:
-        return next((m for m in i.modifiers if m in SPACES), "generic")
+        spaces = [m.removesuffix("::cta") for m in i.modifiers]
+        return next((m for m in spaces if m in SPACES), "generic")
 
     @staticmethod
     def width_of(i: Instruction) -> int:
@@ -485,7 +528,7 @@ class Operations:
     def atomic(self, i: Instruction, target: str | None, operands: tuple[str, ...]) -> str:
         t, space = i.modifiers[-1], self.space_of(i)
         kind = next((m for m in i.modifiers if m in ATOMICS), None)
-        if kind is None or "async" in i.modifiers:
+        if kind is None:
             raise PtxError(f"instruction {i}")
         base, _, offset = self.address(operands[0])
         place = f"ptx::atomic_{space}({base} + {offset}, {bytes_of(t)}, {self.context.where})"
@@ -502,9 +545,7 @@ class Operations:
     def op_membar(self, i: Instruction) -> str:
         return ";"  # threads are interrupted at collectives only
 
-    def op_fence(self, i: Instruction) -> str:
-        self.refuse(i, "proxy", "mbarrier_init")
-        return ";"
+    op_fence = op_membar
 
     # ---- Collectives ----
 
@@ -548,7 +589,9 @@ class Operations:
         cases = " ".join(
             f"case {k}: goto {self.context.label(target)};" for k, target in enumerate(targets)
         )
-        return f"switch ({self.value(i.operands[0], 'u32')}) {{ {cases} }}"
+        index = self.value(i.operands[0], "u32")
+        otherwise = f'default: ptx::fail("brx.idx beyond its table", {self.context.where});'
+        return f"switch ({index}) {{ {cases} {otherwise} }}"
 
     def op_ret(self, i: Instruction) -> str:
         return "return;"

@@ -134,7 +134,7 @@ class _FunctionTranslator:
         found = self.variables[name]
         if offset < 0 or offset + size > found.size:
             raise PtxError(f"{name}+{offset}: {size} bytes of a parameter of {found.size}")
-        if size and (offset % size or found.align % min(size, 8)):
+        if size and (offset % size or found.align % size):
             raise PtxError(f"{name}+{offset}: a misaligned access of {size} bytes")
         return f"{self._place(name)} + {offset}"
 
@@ -242,6 +242,7 @@ class KernelTranslator:
         self.contract, self.count = contract, count
         self.blocks: list[BasicBlock] = []
         self.symbols: dict[str, str] = {}  # addresses of variables of the module
+        self.globals: list[Variable] = []  # those in global or constant memory
         self.fused = 0  # products that `contract` has fused
         self._folded: set[str] = set()  # registers of this block that their reader computes
         self._places: dict[tuple[Source, int], int] = {}
@@ -321,9 +322,14 @@ class KernelTranslator:
                 dynamic_align = v.align
             elif v.space == "shared":
                 begin = -(-end // v.align) * v.align
+                # The window begins at a multiple of all alignments. As for counts, bank conflicts
+                # are those of nvcc's own layout.
+                if not self.count and begin // v.align % 2 == 0:
+                    begin += v.align
                 self.symbols[v.name] = f"(shared_begin + {begin})"
                 end = begin + v.size
             else:
+                self.globals.append(v)
                 numbers = ", ".join(map(str, v.initial)) or "0"
                 size = max(v.size, 1)
                 declared.append(
@@ -348,10 +354,15 @@ class KernelTranslator:
         name = self.kernel.name
         fields = [
             f'"{name}"', f"kernel_{name}", "PARAMETERS", str(len(self.kernel.parameters)),
-            str(static_shared), str(dynamic_align), str(self.kernel.max_threads),
-            str(len(self.blocks)),
+            "GLOBALS", str(len(self.globals)), str(static_shared), str(dynamic_align),
+            str(self.kernel.max_threads), str(len(self.blocks)),
         ]  # fmt: skip
+        variables = ", ".join(
+            f"{{global_{v.name}, {v.size}, {str(v.space == 'global').lower()}}}"
+            for v in self.globals
+        )
         return [
+            f"const Global GLOBALS[] = {{{variables or '{nullptr, 0, false}'}}};",
             f"const Parameter PARAMETERS[] = {{{parameters or '{0, 1}'}}};",
             f"const Kernel KERNEL{{{', '.join(fields)}}};",
             "const Registration REGISTRATION(KERNEL);",

@@ -175,11 +175,16 @@ template <class T>
 T round_rpi(T x) {
   return std::ceil(x);
 }
-// Clamped to the range of I; 0 for NaN.
+// Clamped to the range of I. NaN gives 0 where both types have 32 bits at most, else the highest
+// bit alone (PTX ISA, cvt).
 template <class I, class F>
 I to_integer(F x) {
   constexpr I least = std::numeric_limits<I>::min(), most = std::numeric_limits<I>::max();
-  if (x != x) return 0;
+  if (x != x) {
+    constexpr bool narrow = sizeof(F) <= 4 && sizeof(I) <= 4;
+    using U = std::make_unsigned_t<I>;
+    return narrow ? I(0) : static_cast<I>(static_cast<U>(U(1) << (8 * sizeof(I) - 1)));
+  }
   if (x <= static_cast<F>(least)) return least;
   if (x >= static_cast<F>(most)) return most;
   return static_cast<I>(x);

@@ -21,15 +21,15 @@ std::vector<const Kernel*>& kernels() {
   return all;
 }
 
-// The most that launches of a kernel took.
+// Peak resources over all launches of a kernel.
 struct Use {
   unsigned max_threads, threads, static_shared;
   size_t dynamic_shared;
 };
 
-std::map<const void*, const Kernel*> twins;  // of the kernels that the host compiled
-std::map<std::string, u64> reports;          // and how often
-std::map<std::string, Use> uses;             // by the kernel's mangled name
+std::map<const void*, const Kernel*> translated_kernels;  // of the kernels that the host compiled
+std::map<std::string, u64> reports;                       // and how often
+std::map<std::string, Use> uses;                          // by the kernel's mangled name
 
 std::string describe(const std::string& what, const Where& where) {
   std::ostringstream out;
@@ -61,42 +61,47 @@ class Arguments {
 
 void run(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
          const cuda_shim::Argument* arguments, size_t num_arguments) {
-  const auto found = twins.find(kernel);
-  if (found == twins.end()) {
+  const auto found = translated_kernels.find(kernel);
+  if (found == translated_kernels.end()) {
     cuda_shim::fail_launch(name, "no PTX of this kernel was translated");
     return;
   }
-  const Kernel& twin = *found->second;
-  bool same = num_arguments == twin.num_parameters;
-  for (unsigned i = 0; same && i < twin.num_parameters; ++i) {
-    same = arguments[i].bytes == twin.parameters[i].bytes;
+  const Kernel& translated = *found->second;
+  bool same = num_arguments == translated.num_parameters;
+  for (unsigned i = 0; same && i < translated.num_parameters; ++i) {
+    same = arguments[i].bytes == translated.parameters[i].bytes;
   }
   if (!same) {
     cuda_shim::fail_launch(name, "its parameters differ between the host and PTX");
     return;
   }
   const unsigned threads = block.x * block.y * block.z;
-  if (twin.max_threads != 0 && threads > twin.max_threads) {
+  if (translated.max_threads != 0 && threads > translated.max_threads) {
     cuda_shim::fail_launch(name, "launched with " + std::to_string(threads) +
-                                     " threads, compiled for " + std::to_string(twin.max_threads));
+                                     " threads, compiled for " +
+                                     std::to_string(translated.max_threads));
     return;
   }
-  Use& use = uses[twin.name];
-  use.max_threads = twin.max_threads;
+  Use& use = uses[translated.name];
+  use.max_threads = translated.max_threads;
   use.threads = std::max(use.threads, threads);
-  use.static_shared = twin.static_shared;
+  use.static_shared = translated.static_shared;
   use.dynamic_shared = std::max(use.dynamic_shared, shared_bytes);
 
-  const Arguments copies(twin, arguments);
-  begin_launch(twin.static_shared, twin.dynamic_align, shared_bytes);
+  const Arguments copies(translated, arguments);
+  begin_launch(translated.static_shared, translated.dynamic_align, shared_bytes);
   // Threads and blocks of the launch are known to the counters when they begin.
   blockDim = block;
-  counters::begin_launch(twin.name, twin.basic_blocks,
-                         static_cast<u32>(twin.static_shared + shared_bytes));
-  for (unsigned i = 0; i < twin.num_parameters; ++i) {
-    allow_argument(copies.places()[i], twin.parameters[i].bytes);
+  counters::begin_launch(translated.name, translated.basic_blocks,
+                         static_cast<u32>(translated.static_shared + shared_bytes));
+  for (unsigned i = 0; i < translated.num_parameters; ++i) {
+    allow_argument(copies.places()[i], translated.parameters[i].bytes);
   }
-  cuda_shim::run_grid(kernel, name, grid, block, shared_bytes, [&] { twin.run(copies.places()); });
+  for (unsigned i = 0; i < translated.num_globals; ++i) {
+    allow(translated.globals[i].begin, translated.globals[i].bytes, translated.globals[i].writable);
+  }
+  cuda_shim::run_grid(kernel, name, grid, block, shared_bytes,
+                      [&] { translated.run(copies.places()); });
   counters::end_launch();
 }
 
@@ -136,7 +141,9 @@ const char* ptx_kernel(unsigned i) {
   return i < ptx::kernels().size() ? ptx::kernels()[i]->name : nullptr;
 }
 // The i-th kernel takes the place of one that the host compiled.
-void ptx_bind(unsigned i, const void* host_kernel) { ptx::twins[host_kernel] = ptx::kernels()[i]; }
+void ptx_bind(unsigned i, const void* host_kernel) {
+  ptx::translated_kernels[host_kernel] = ptx::kernels()[i];
+}
 void ptx_use(int on) { cuda_shim::backend = on != 0 ? &ptx::backend : nullptr; }
 void ptx_set_noise(int units) { ptx::noise = units; }
 void ptx_allow(const void* begin, size_t bytes, int writable) {

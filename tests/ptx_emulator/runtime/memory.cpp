@@ -19,7 +19,7 @@ struct Range {
   bool writable;
 
   bool holds(u64 a, unsigned n, bool store) const {
-    return a >= begin && a + n <= end && (writable || !store);
+    return a >= begin && a <= end && n <= end - a && (writable || !store);
   }
 };
 
@@ -60,7 +60,7 @@ unsigned char* in_global(u64 a, unsigned n, bool store, const Where& where) {
 template <class Touch>
 unsigned char* in_shared(u64 a, unsigned n, u32 used, const Where& where, const Touch& touch) {
   const u64 offset = a - shared_begin;
-  if (offset >= shared_bytes || offset + n > shared_bytes) {
+  if (offset >= shared_bytes || n > shared_bytes - offset) {
     fail("access to shared memory out of bounds", where);
   }
   check_alignment(a, n, "misaligned access to shared memory", where);
@@ -80,7 +80,7 @@ Frame* frame_at(u64 a) {
 }
 
 unsigned char* in_local(const Frame* frame, u64 a, unsigned n, const Where& where) {
-  if (frame == nullptr || a + n > frame->end) {
+  if (frame == nullptr || n > frame->end - a) {
     fail("access to local memory out of bounds", where);
   }
   check_alignment(a, n, "misaligned access to local memory", where);

@@ -18,8 +18,8 @@ bool ordered(Strength strength, const Access& earlier) {
          of_lanes[strength][warp][other % 32][self % 32] > earlier.time;
 }
 
-void check(const Access& earlier, const char* what, const Where& where) {
-  if (earlier.thread < 0 || ordered(ordering, earlier)) return;
+void check(const Access& earlier, u32 bytes, const char* what, const Where& where) {
+  if ((earlier.bytes & bytes) == 0 || ordered(ordering, earlier)) return;
   if (ordered(any, earlier)) {
     report(std::string("weakly ordered: ") + what +
                ", with no barrier but a shuffle, vote or reduction between",
@@ -33,30 +33,30 @@ void check(const Access& earlier, const char* what, const Where& where) {
 
 void load(Word& word, u32 bytes, const Where& where) {
   if ((word.written & bytes) != bytes) report("reads shared memory that was never written", where);
-  check(word.store, "reads what another thread stored", where);
-  check(word.atomic, "reads what another thread's atomic stored", where);
+  check(word.store, bytes, "reads what another thread stored", where);
+  check(word.atomic, bytes, "reads what another thread's atomic stored", where);
   const s32 self = static_cast<s32>(thread());
   if (word.load.thread != self) word.other_load = word.load;
-  word.load = {self, now};
+  word.load = {self, bytes, now};
 }
 
 void store(Word& word, u32 bytes, const Where& where) {
   word.written |= bytes;
-  check(word.store, "overwrites what another thread stored", where);
-  check(word.load, "overwrites what another thread read", where);
-  check(word.other_load, "overwrites what another thread read", where);
-  check(word.atomic, "overwrites what another thread's atomic stored", where);
-  word.store = {static_cast<s32>(thread()), now};
+  check(word.store, bytes, "overwrites what another thread stored", where);
+  check(word.load, bytes, "overwrites what another thread read", where);
+  check(word.other_load, bytes, "overwrites what another thread read", where);
+  check(word.atomic, bytes, "overwrites what another thread's atomic stored", where);
+  word.store = {static_cast<s32>(thread()), bytes, now};
 }
 
 void atomic(Word& word, u32 bytes, const Where& where) {
   if ((word.written & bytes) != bytes) {
     report("an atomic on shared memory that was never written", where);
   }
-  check(word.store, "an atomic on what another thread stored", where);
-  check(word.load, "an atomic on what another thread read", where);
-  check(word.other_load, "an atomic on what another thread read", where);
-  word.atomic = {static_cast<s32>(thread()), now};
+  check(word.store, bytes, "an atomic on what another thread stored", where);
+  check(word.load, bytes, "an atomic on what another thread read", where);
+  check(word.other_load, bytes, "an atomic on what another thread read", where);
+  word.atomic = {static_cast<s32>(thread()), bytes, now};
 }
 
 void barrier() { last_barrier = ++now; }

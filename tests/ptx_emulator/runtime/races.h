@@ -2,8 +2,9 @@
 //
 // Two accesses to a word, of which one is a store, have to be ordered: by a barrier of the block or
 // by one of the warp (bar.warp.sync). Shuffles, votes and reductions let threads meet, but order no
-// memory: what relies on them alone is reported too. Each word remembers its last store, its last
-// atomic and the last loads of two threads; a defect that needs more than these is not seen.
+// memory: what relies on them alone is reported too. Each word of four bytes remembers its last
+// store, its last atomic and the last loads of two threads; a defect that needs more than these is
+// not seen. Accesses to different bytes of a word do not race.
 #pragma once
 
 #include "types.h"
@@ -13,6 +14,7 @@ namespace ptx::races {
 // One thread's access and when it was, counted in meetings of threads.
 struct Access {
   s32 thread = -1;  // none
+  u32 bytes = 0;    // of the word, as a mask
   u64 time = 0;
 };
 struct Word {
