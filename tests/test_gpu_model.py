@@ -270,7 +270,7 @@ def test_a_summary():
     assert found.slots_per_set == 92
     assert found.lanes == pytest.approx((40960 + 4096 + 1024) / (32 * 1472))
     assert (found.sectors, found.block_sectors) == (1, 1)
-    assert (found.banks, found.rivals, found.barriers) == (1, 0, 0)
+    assert (found.banks, found.collisions, found.barriers) == (1, 0, 0)
     assert found.chain == 1  # of a warp, which solves a set
     assert found.in_flight == 4 * 256 * 2
     assert found.filled == 1

@@ -43,7 +43,7 @@ class Machine(NamedTuple):
 MACHINES = {
     m.name: m
     for m in (
-        # 4.3 TB/s: measured, of 4.8 in the data sheet.
+        # 4.3 TB/s, nine tenths of the 4.8 in the data sheet, as for the others.
         Machine("H200", 132, 1.98e9, 4.3e12, 128, 64, 64, 16, 16, 228 << 10, 2048, 32),
         # Of the others, nine tenths of the data sheet's 3.35, 2.04 and 1.01 TB/s.
         Machine("H100", 132, 1.98e9, 3.0e12, 128, 64, 64, 16, 16, 228 << 10, 2048, 32),

@@ -62,13 +62,13 @@ def print_times(
     measured: Mapping[str, Timing | str],
 ) -> None:
     """Memory, and times over moving the bytes. measured: a reason where there is no time."""
-    columns = ("sectors", "in blk", "banks", "rivals", "barrier", "chain", "KiB", "filled")
+    columns = ("sectors", "in blk", "banks", "collide", "barrier", "chain", "KiB", "filled")
     head = "".join(f"{column:>8}" for column in columns)
     head += " |" + "".join(f"{short:>7}" for short in TIMES.values())
     tail = f"{'measured':>10}" if measured else ""
     print(f"{'':{WIDTH}}{head} |{'predicted':>10}{tail}  goal")
     for name, s in summaries.items():
-        figures = (s.sectors, s.block_sectors, s.banks, s.rivals, s.barriers, s.chain)
+        figures = (s.sectors, s.block_sectors, s.banks, s.collisions, s.barriers, s.chain)
         cells = "".join(number(value, 8) for value in (*figures, s.in_flight / 1024, s.filled))
         cells += " |" + "".join(number(getattr(s.times, time), 7) for time in TIMES)
         found = measured.get(name, "not timed")

@@ -26,7 +26,7 @@ class Summary(NamedTuple):
     sectors: float  # requested, over those needed
     block_sectors: float  # distinct within a block, over those needed
     banks: float  # passes over the banks, over the least
-    rivals: float  # lanes at one address of a shared atomic
+    collisions: float  # lanes at one address of a shared atomic
     barriers: float  # that a thread passes for a set
     chain: float  # dependent global loads of a warp, for a set
     in_flight: float  # bytes a multiprocessor waits for, in the kernel that takes longest
@@ -56,7 +56,7 @@ def summarize(
         sectors=_sectors(every) * rule.SECTOR / needed,
         block_sectors=sum(k.block_sectors for k in every) * rule.SECTOR / needed,
         banks=_banks(every),
-        rivals=_rivals(every),
+        collisions=_collisions(every),
         barriers=sum(k.units["barrier"] / (k.threads / 32) for k in every) / sets,
         chain=sum(k.load_chain / max(sets, k.blocks * k.threads / 32) for k in every),
         in_flight=rule.in_flight(slowest, blocks),
@@ -83,7 +83,7 @@ def _banks(kernels: Sequence[Kernel]) -> float:
     return sum(access.transactions for access in each) / least if least else 1.0
 
 
-def _rivals(kernels: Sequence[Kernel]) -> float:
+def _collisions(kernels: Sequence[Kernel]) -> float:
     each = [k.access("shared_atomic") for k in kernels]
     requests = sum(access.requests for access in each)
     return sum(access.conflicts for access in each) / requests if requests else 0.0

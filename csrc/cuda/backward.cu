@@ -12,7 +12,7 @@
 namespace ddn::cuda {
 namespace {
 
-// Points that a lane takes from one set at a time; its loads are under way together.
+// Points that a lane takes from one set at a time; its loads are in flight together.
 constexpr int points_per_lane = 8;
 constexpr int tile = points_per_lane * warp_size;
 
@@ -75,8 +75,8 @@ __device__ __forceinline__ void backward_tile(const BackwardArgs& args, int64_t 
 // Points first, first + 1, ... of a set for each lane, where the sets of neighbouring lanes are
 // neighbours in memory (channels last): all accesses of a warp touch whole sectors.
 template <class P, class S, class T>
-__device__ __forceinline__ void backward_across(const BackwardArgs& args, int64_t set,
-                                                int64_t first) {
+__device__ __forceinline__ void backward_channels_last(const BackwardArgs& args, int64_t set,
+                                                       int64_t first) {
   if (set >= args.layout.num_sets) return;
   const int64_t n = args.layout.num_points;
   // The lane's first number in a tensor, and the distance of the next ones.
@@ -156,14 +156,14 @@ __global__ void __launch_bounds__(block_threads, 2)
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * warps + threadIdx.x / warp_size;
   const int64_t step = static_cast<int64_t>(gridDim.x) * warps;
   const Dims& sets = args.layout.sets;
-  const bool sets_adjoin =
+  const bool sets_are_contiguous =
       sets.rank > 0 && sets.stride[sets.rank - 1] == 1 && sets.size[sets.rank - 1] >= warp_size / 2;
-  if (all_in_line && !all_flat && sets_adjoin) {
+  if (all_in_line && !all_flat && sets_are_contiguous) {
     const int64_t runs = (n + points_per_lane - 1) / points_per_lane;
     const int64_t groups = (args.layout.num_sets + warp_size - 1) / warp_size;
     for (int64_t i = begin; i < runs * groups; i += step) {
       const int64_t run = i / groups, group = i - run * groups;
-      backward_across<P, S, T>(args, group * warp_size + lane(), run * points_per_lane);
+      backward_channels_last<P, S, T>(args, group * warp_size + lane(), run * points_per_lane);
     }
     return;
   }
@@ -195,8 +195,8 @@ __global__ void __launch_bounds__(block_threads, 2)
 
 // Of the segments [first, past) the first one that ends behind the row, or past. Segments before
 // `first` are known not to.
-__device__ __forceinline__ int64_t segment_behind(const int64_t* ptr, int64_t first, int64_t past,
-                                                  int64_t row) {
+__device__ __forceinline__ int64_t first_segment_ending_after(const int64_t* ptr, int64_t first,
+                                                              int64_t past, int64_t row) {
   while (first < past) {
     const int64_t middle = first + (past - first) / 2;
     if (ptr[middle + 1] <= row) {
@@ -209,18 +209,19 @@ __device__ __forceinline__ int64_t segment_behind(const int64_t* ptr, int64_t fi
 }
 
 // The same from `first` on, where it is likely to be near: by steps that double.
-__device__ __forceinline__ int64_t next_segment_behind(const int64_t* ptr, int64_t first,
-                                                       int64_t segments, int64_t row) {
+__device__ __forceinline__ int64_t gallop_to_segment(const int64_t* ptr, int64_t first,
+                                                     int64_t segments, int64_t row) {
   int64_t reach = 1;
   while (first + reach <= segments && ptr[first + reach] <= row) {
     first += reach;
     reach *= 2;
   }
-  return segment_behind(ptr, first, first + reach <= segments ? first + reach - 1 : segments, row);
+  return first_segment_ending_after(ptr, first,
+                                    first + reach <= segments ? first + reach - 1 : segments, row);
 }
 
 // Numbers of a lane, warp_size apart: one search among all segments serves them.
-constexpr int numbers_per_lane = 8;
+constexpr int elements_per_lane = 8;
 
 // Of segments, a warp takes consecutive numbers: neighbours are channels of one row.
 template <class P, class S, class T>
@@ -233,14 +234,14 @@ __global__ void __launch_bounds__(block_threads, 2)
   const int64_t rows_a_step = channels >= warp_size ? 0 : warp_size / channels;
   const int64_t channels_a_step = warp_size - rows_a_step * channels;
   const int64_t warp = (static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x) / warp_size;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * block_threads * numbers_per_lane;
-  for (int64_t begin = warp * warp_size * numbers_per_lane + lane(); begin < numbers;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * block_threads * elements_per_lane;
+  for (int64_t begin = warp * warp_size * elements_per_lane + lane(); begin < numbers;
        begin += step) {
     int64_t row = begin / channels, channel = begin - row * channels;
-    int64_t segment = segment_behind(ptr, 0, segments, row);
+    int64_t segment = first_segment_ending_after(ptr, 0, segments, row);
     int64_t end = segment < segments ? ptr[segment + 1] : INT64_MAX;
 #pragma unroll 1
-    for (int k = 0; k < numbers_per_lane && begin + k * warp_size < numbers; ++k) {
+    for (int k = 0; k < elements_per_lane && begin + k * warp_size < numbers; ++k) {
       if (k > 0) {
         row += rows_a_step;
         channel += channels_a_step;
@@ -249,7 +250,7 @@ __global__ void __launch_bounds__(block_threads, 2)
           ++row;
         }
         if (end <= row) {
-          segment = next_segment_behind(ptr, segment + 1, segments, row);
+          segment = gallop_to_segment(ptr, segment + 1, segments, row);
           end = segment < segments ? ptr[segment + 1] : INT64_MAX;
         }
       }
@@ -372,7 +373,7 @@ void launch_points(const BackwardArgs& args, cudaStream_t stream) {
   if (args.layout.ptr != nullptr) {
     DDN_LAUNCH(
         (backward_segments<P, S, T>),
-        grid_for(args.layout.num_points * args.layout.channels, numbers_per_lane * block_threads),
+        grid_for(args.layout.num_points * args.layout.channels, elements_per_lane * block_threads),
         block_threads, 0, stream, args);
   } else {
     const int64_t tiles = args.layout.num_sets * ((args.layout.num_points + tile - 1) / tile);

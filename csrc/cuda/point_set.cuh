@@ -570,8 +570,8 @@ class PointSet {
       }
       body(x, weight);
     };
-    // All threads leave the loop over whole batches together, so that no warp diverges.
-    constexpr int batch_points = run * Team::threads;
+    // All threads leave the loop over whole runs together, so that no warp diverges.
+    constexpr int run_points = run * Team::threads;
     if constexpr (Points::in_place) {
       if (!points_.lies_in_line()) {
         // The divisions take longest: nothing is gained by several loads at a time.
@@ -584,22 +584,28 @@ class PointSet {
         flush();
         return;
       }
+      // As many loads in flight as leave the sums their registers.
+      constexpr int loads = 8 * sizeof(float) / sizeof(T) / (weighted ? 2 : 1);
+      static_assert(run % loads == 0);
       Index first = 0;
-      const auto visit_batch = [&](auto whole) {
-        const Index i = first + Team::rank();
+      const auto visit_run = [&](auto whole) {
         constexpr bool is_whole = decltype(whole)::value;
-        const auto batch = points_.template batch<is_whole, run>(i, Team::threads, n_);
+#pragma unroll 1
+        for (int j = 0; j < run; j += loads) {
+          const Index i = first + j * Team::threads + Team::rank();
+          const auto batch = points_.template batch<is_whole, loads>(i, Team::threads, n_);
 #pragma unroll
-        for (int k = 0; k < run; ++k) {
-          if (is_whole || i + k * Team::threads < n_) visit(batch.x[k], batch.weights[k]);
+          for (int k = 0; k < loads; ++k) {
+            if (is_whole || i + k * Team::threads < n_) visit(batch.x[k], batch.weights[k]);
+          }
         }
         flush();
       };
-      for (; first + batch_points <= n_; first += batch_points) visit_batch(std::true_type{});
-      if (first < n_) visit_batch(std::false_type{});
+      for (; first + run_points <= n_; first += run_points) visit_run(std::true_type{});
+      if (first < n_) visit_run(std::false_type{});
     } else {
       Index i = Team::rank();
-      for (; i - Team::rank() + batch_points <= n_; i += batch_points) {
+      for (; i - Team::rank() + run_points <= n_; i += run_points) {
 #pragma unroll
         for (int k = 0; k < run; ++k) {
           visit(points_[i + k * Team::threads], points_.weight(i + k * Team::threads));
