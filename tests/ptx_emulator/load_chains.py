@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from ptx_emulator.operations import variable
+from ptx_emulator.operands import variable
 from ptx_emulator.parser import Function, Instruction
 
 _REGISTER = re.compile(r"%[a-z]+\d+")
