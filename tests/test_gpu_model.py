@@ -10,6 +10,7 @@ import torch
 from ptx_emulator import build
 from ptx_emulator.counts import KernelCounts, Traffic
 
+from bench import machine
 from bench.gpu_model import __main__ as command
 from bench.gpu_model import costs, figures, points, registers, rule, summary, table
 from bench.gpu_model.machines import MACHINES, most_registers, resident_blocks
@@ -449,3 +450,11 @@ def test_counts_are_those_of_the_table(counting, committed, name):
         "the kernels execute other instructions: if that is intended, "
         "python -m bench.gpu_model --write-table renews the counts"
     )
+
+
+def test_the_docs_show_what_the_command_prints(capsys):
+    page = (machine.ROOT / "docs" / "gpu_model.md").read_text()
+    only = re.search(r"bench\.gpu_model --only '([^']*)'\n\n<!-- gpu model", page).group(1)
+    command.main(["--only", only])
+    block = re.search(r"<!-- gpu model.*?-->\s+```text\n(.*?)```\s+<!-- end", page, re.S).group(1)
+    assert block.rstrip() == capsys.readouterr().out.rstrip()
