@@ -352,25 +352,25 @@ def run_search(library):
     library.forward(x, "welsch", solver="global", max_iter=6)
 
 
-READS = r"x\[place\(i \+ k \* Team::threads\)\]"
+READS = r"at < n \? x\[place\(at\)\] : S\{\}"
 MUTATIONS = [
     (
         Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
         BLOCK,
-        "race: |never written",
+        "race: |never written|divergent barriers",
     ),
     (
         Mutation(
             "mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"
         ),
         BLOCK,
-        "lacks its caller",
+        "lacks its caller|reads from inactive lane",
     ),
     (
         Mutation(
             "load past the end",
             "cuda/forward.cuh",
-            r"at < n \? x\[place\(at\)\] : S\{\}",
+            READS,
             "x[place(at)]",
         ),
         BLOCK,
@@ -381,7 +381,7 @@ MUTATIONS = [
             "misaligned load",
             "cuda/forward.cuh",
             READS,
-            "*reinterpret_cast<const S*>(reinterpret_cast<const char*>(x + i) + 2)",
+            "at < n ? *reinterpret_cast<const S*>(reinterpret_cast<const char*>(x + at) + 2) : S{}",
         ),
         BLOCK,
         "misaligned access to global memory",
