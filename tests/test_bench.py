@@ -940,8 +940,10 @@ def test_the_plan_measures_what_the_tools_take(steps, tmp_path):
     assert (options.suite, options.device) == (["targets"], ["cuda"])
     assert options.json == steps["timings"].artifact.path
     assert steps["timings"].artifact.key == "benchmark"
-    model = ["python3", "-m", "bench.gpu_model", "--device", "cuda", "--json"]
-    assert steps["model"].command == [*model, str(tmp_path / "model.json")]
+    python, flag, module, *arguments = steps["model"].command
+    assert (python, flag, module) == ("python3", "-m", "bench.gpu_model")
+    where = ["--json", str(tmp_path / "model.json")]
+    assert arguments == ["--device", "cuda", "--seconds", "{seconds}", *where]
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
