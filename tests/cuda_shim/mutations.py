@@ -29,7 +29,7 @@ MUTATIONS = (
     Mutation(
         "tail of a sum",
         "cuda/point_set.cuh",
-        r"i < n_; (i \+= Team::threads\) visit_in_line)",
+        r"i < n_; (i \+= Team::threads\) visit\(points_\[i\], points_)",
         r"i + 1 < n_; \1",
     ),
     *(
@@ -68,7 +68,7 @@ MUTATIONS = (
         )
     ),
     Mutation("places past the end of a list", "cuda/point_set.cuh", r" \+ numbers\[3\]", ""),
-    Mutation("tail of staging", "cuda/forward.cuh", r"for \(; i < n;", "for (; i + 1 < n;"),
+    Mutation("tail of staging", "cuda/forward.cuh", r"if \(at < n\) put", "if (at + 1 < n) put"),
     Mutation(
         "tail of the gradient", "cuda/backward.cu", r"\|\| i < n", "|| i <= n", 0, "backward.cu"
     ),
