@@ -38,7 +38,7 @@ EXTENSION := $(wildcard ddn_cuda/_C*.so)
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
 	@echo 'make test       run the tests; PYTEST_ARGS=...'
-	@echo 'make test-ptx   run what nvcc makes of all CUDA kernels on the CPU, and hold its counts; ten'
+	@echo 'make test-ptx   run what nvcc makes of all CUDA kernels on the CPU, and hold its counts; 12'
 	@echo '                minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
 	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
 	@echo 'make sanitize   the kernels of both devices, without torch, under address and undefined-behaviour'
@@ -48,7 +48,7 @@ help:
 	@echo 'make docs       execute the tutorial and build the site in build/docs/html; DOCS_ARGS=--write keeps'
 	@echo '                its outputs in docs/tutorial'
 	@echo 'make build      build the extension in place'
-	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has, in eight minutes: the tests'
+	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has, in some 8 minutes: the tests'
 	@echo '                that need CUDA, compute-sanitizer, targets of speed, ncu; writes one JSON to OUT=$(OUT)'
 	@echo 'make clean      remove environment and builds'
 	@echo
