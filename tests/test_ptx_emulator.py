@@ -361,7 +361,10 @@ MUTATIONS = [
     ),
     (
         Mutation(
-            "mask of half a warp", "cuda/thread_group.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"
+            "mask of half a warp",
+            "cuda/thread_group.cuh",
+            r"(shfl_xor_sync)\(full_mask",
+            r"\1(0xffffu",
         ),
         BLOCK,
         "lacks its caller|reads from inactive lane",
@@ -392,7 +395,9 @@ MUTATIONS = [
         "access to shared memory out of bounds|never written",
     ),
     (
-        Mutation("barrier before cells are discarded", "core/certify/search.h", r"set_\.sync\(\);", ""),
+        Mutation(
+            "barrier before cells are discarded", "core/certify/search.h", r"set_\.sync\(\);", ""
+        ),
         SEARCH,
         "race: ",
     ),
