@@ -1,7 +1,7 @@
 """Small problems that together launch every CUDA kernel, as plain data.
 
-bench/sanitizer_case.py runs them on a GPU under compute-sanitizer, tests/test_cuda_shim.py on the
-host, where it checks that no kernel is missing.
+bench/sanitizer_case.py runs them on a GPU under compute-sanitizer, tests/cuda/test_cuda_shim.py on
+the host, where it checks that no kernel is missing.
 """
 
 from __future__ import annotations
