@@ -513,8 +513,8 @@ void forward(const ForwardArgs& args, const cpu::ParallelFor& parallel_for) {
     with_type(args.dtype, [&](auto zero) {
       using P = decltype(penalty);
       using T = decltype(zero);
-      if (!P::convex && args.global) {
-        forward_all<P, !P::convex, T>(args, parallel_for);
+      if (!is_convex<P> && args.global) {
+        forward_all<P, !is_convex<P>, T>(args, parallel_for);
       } else {
         forward_all<P, false, T>(args, parallel_for);
       }
