@@ -387,7 +387,7 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
     constexpr int lanes = VectorOf<T>::lanes;
     const int64_t n = points.n;  // what is written might be where it lies
     int64_t i = 0;
-    if (past_caches && reinterpret_cast<uintptr_t>(out) % DDN_VECTOR_BYTES == 0) {
+    if (past_caches && reinterpret_cast<uintptr_t>(out) % vector_bytes == 0) {
       constexpr int64_t ahead = 4096 / sizeof(T);  // a page, where the processor stops by itself
       for (; i + lanes <= n; i += lanes) {
         if constexpr (!P::is_mean) __builtin_prefetch(x + i + ahead);

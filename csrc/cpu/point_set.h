@@ -19,7 +19,7 @@
 #include "core/certify/search.h"
 #include "core/gradient.h"
 #include "cpu/robust_pool_cpu.h"
-#include "cpu/simd.h"
+#include "cpu/simd/math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {
@@ -251,7 +251,7 @@ ChunkStatistics chunk_statistics(const Points<T, weighted>& set) {
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        sum = added_by_fma(sum, select(mask, points * weights));
+        sum = InstructionSet::add_beside_minima(sum, select(mask, points * weights));
         lo = min(select(mask, points, upmost), lo);
         hi = max(select(mask, points, downmost), hi);
         constexpr bool whole = std::is_same_v<decltype(mask), AllLanes>;
