@@ -35,9 +35,8 @@ struct DoublePair {
 // The polynomial in single precision has the least relative error of its degree that is one at
 // zero, 1.1e-7 with its coefficients rounded.
 DDN_HOST_DEVICE Vector<float> gauss(Vector<float> square) {
-  const auto fused = [](auto a, auto b, auto c) __attribute__((always_inline)) {
-    return InstructionSet::fused(a, b, c);
-  };
+  const auto fused = [](auto a, auto b, auto c)
+                         __attribute__((always_inline)) { return InstructionSet::fused(a, b, c); };
   const Vector<float> y = square * -0.72134752044448170368f;
   const InstructionSet::NearestInteger<float> n(y);
   const Vector<float> f = y - n.value(), f2 = f * f;
@@ -91,6 +90,12 @@ struct VectorMath {
   static DDN_HOST_DEVICE V approximate_rsqrt(V x) { return InstructionSet::approximate_rsqrt(x); }
   static DDN_HOST_DEVICE V rsqrt(V x) { return InstructionSet::rsqrt(x); }
   static DDN_HOST_DEVICE V sqrt(V x) { return InstructionSet::sqrt(x); }
+};
+
+// Rounds the product, too.
+template <class V>
+struct UnfusedMath : Math<V> {
+  static DDN_HOST_DEVICE V fma(V a, V b, V c) { return a * b + c; }
 };
 
 // The Math of bins: of floats, no more at once than a block has cells.

@@ -1,6 +1,7 @@
-// The operations for which instruction sets have instructions of their own, in plain C++. The header
-// of an instruction set derives its struct from this one and replaces what the set does better. All
-// structs thus have the same functions, and no code above them asks which one it is compiled for.
+// The operations for which instruction sets have instructions of their own, in plain C++. The
+// header of an instruction set derives its struct from this one and replaces what the set does
+// better. All structs thus have the same functions, and no code above them asks which one it is
+// compiled for.
 #pragma once
 
 #include "cpu/simd/vector.h"
