@@ -16,7 +16,7 @@ inline namespace DDN_ISA {
 // The points of a set and their tangents, a SIMD vector at a time: the points that
 // core/second_order.h sums over.
 template <class T>
-struct VectorPoints {
+struct VectorTangentPoints {
   using V = Vector<T>;
   static constexpr int lanes = VectorOf<T>::lanes;
 
@@ -89,7 +89,8 @@ inline bool exceeds_caches(const SetLayout& layout, DType dtype) {
 
 // The first-order gradients of one set's points and weights, where they are wanted.
 template <class P, class T>
-void backward_set(const VectorPoints<T>& points, const SetGradient<T>& one, bool non_temporal) {
+void backward_set(const VectorTangentPoints<T>& points, const SetGradient<T>& one,
+                  bool non_temporal) {
   const SetGradient<Vector<T>> set = points.shared(one);
   const T *const x = points.x, *const weight = points.weight;
   const auto write = [&](T* out, auto gradient) __attribute__((always_inline)) {
@@ -143,13 +144,13 @@ void backward_range(const BackwardArgs& args, int64_t begin, int64_t end) {
   const bool non_temporal = exceeds_caches(
       args.grad_x.data != nullptr ? args.grad_x.layout : args.grad_weight.layout, args.dtype);
   for (int64_t i = begin; i < end; ++i) {
-    const VectorPoints<T> points{x.read(i),
-                                 weight.read(i),
-                                 x_tangent.read(i),
-                                 weight_tangent.read(i),
-                                 grad_x.destination(i),
-                                 grad_weight.destination(i),
-                                 args.layout.place(i).num_points};
+    const VectorTangentPoints<T> points{x.read(i),
+                                        weight.read(i),
+                                        x_tangent.read(i),
+                                        weight_tangent.read(i),
+                                        grad_x.destination(i),
+                                        grad_weight.destination(i),
+                                        args.layout.place(i).num_points};
     const SetGradient<T> set = set_gradient<T>(args, i);
     if (args.is_second_order()) {
       write_second_order<P>(args, i, points, set);
