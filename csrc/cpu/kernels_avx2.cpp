@@ -24,14 +24,15 @@
 
 #define DDN_ISA avx2
 #define DDN_VECTOR_BYTES 32
-#include "cpu/kernels.h"
+#include "cpu/backward.h"
+#include "cpu/forward.h"
 
 namespace ddn::cpu {
 void forward_avx2(const ForwardArgs& args, const ParallelFor& parallel_for) {
-  forward(args, parallel_for);
+  forward_tensor(args, parallel_for);
 }
 void backward_avx2(const BackwardArgs& args, const ParallelFor& parallel_for) {
-  backward(args, parallel_for);
+  backward_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu
 

@@ -1,13 +1,14 @@
 // The kernels for any machine: what every x86-64 has, or the plain vectors of another architecture.
 #define DDN_ISA base
 #define DDN_VECTOR_BYTES 16
-#include "cpu/kernels.h"
+#include "cpu/backward.h"
+#include "cpu/forward.h"
 
 namespace ddn::cpu {
 void forward_base(const ForwardArgs& args, const ParallelFor& parallel_for) {
-  forward(args, parallel_for);
+  forward_tensor(args, parallel_for);
 }
 void backward_base(const BackwardArgs& args, const ParallelFor& parallel_for) {
-  backward(args, parallel_for);
+  backward_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu

@@ -1,4 +1,4 @@
-#include "cuda/forward_types.h"
+#include "cuda/forward_launchers.h"
 #include "cuda/global.cuh"
 #include "cuda/robust_pool_cuda.h"
 

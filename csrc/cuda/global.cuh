@@ -1,39 +1,38 @@
-// The forward kernels of the global search: a block per set. Which one depends on the size of the
-// set alone, its weights, if it has any, included:
+// The forward kernels of the global search: a block per set. The size of a set, its weights
+// included, alone decides which of them solves it:
 //
-//   up to 8 KiB    128 threads, the points and a list of them in shared memory
+//   up to 8 KiB    128 threads, points and list in shared memory
 //   up to 32 KiB   256 threads, the same
-//   above          256 threads, the points read anew in each pass, the list in global memory
+//   above          256 threads, points and list in global memory
 #pragma once
 
 #include "core/penalties.h"
-#include "core/solve.h"
-#include "cuda/dispatch.cuh"
-#include "cuda/local.cuh"
+#include "cuda/stage_set.cuh"
+#include "cuda/tile_scheduler.cuh"
 
 namespace ddn::cuda {
 
 constexpr int64_t global_small_bytes = 8 << 10;
-constexpr int64_t global_chip_bytes = 32 << 10;
+constexpr int64_t global_shared_bytes = 32 << 10;
 constexpr int global_small_threads = 128;
 constexpr int global_threads = 256;
-// Blocks that solve large sets at a time, each with a list of its own.
+// Blocks that solve large sets at a time, each with its own list.
 constexpr int64_t most_lists = 128;
-// Channels of a large segment that are solved at a time, each with a list of its own.
+// Channels of a large segment that are solved at a time, each with its own list.
 constexpr int64_t most_channel_lists = 32;
 
 struct GlobalArgs {
   ForwardArgs forward;
-  TileScheduler work;
+  TileScheduler scheduler;
   KernelTable table;
-  unsigned char* lists;  // in global memory, of sets that do not fit on the chip
+  unsigned char* lists;  // in global memory, of sets that do not fit into shared memory
 };
 
 inline int64_t channel_lists(const SetLayout& layout) {
   return std::min(layout.channels, most_channel_lists);
 }
 
-// As many on a multiprocessor as registers allow that nothing is spilled.
+// Blocks on a multiprocessor: as many as registers allow without a spill.
 template <class P, class T, int threads, bool weighted>
 constexpr int least_blocks = sizeof(T) == 4 && !weighted ? (is_gaussian<P> ? 256 : 512) / threads : 1;
 
@@ -41,18 +40,19 @@ template <class P, class T, int threads, bool weighted>
 __global__ void __launch_bounds__(threads, (least_blocks<P, T, threads, weighted>))
     global_shared_memory(const __grid_constant__ GlobalArgs args) {
   using ThreadGroup = Block<threads>;
-  using Space = Memory<T, weighted>;
+  using Workspace = GroupWorkspace<T, weighted>;
   DDN_DYNAMIC_SHARED(unsigned char, shared);
   const ForwardArgs& forward = args.forward;
-  const int64_t capacity = args.work.capacity;
-  T* const points = reinterpret_cast<T*>(shared + Space::fixed_bytes);
-  const Space memory(points + (weighted ? 2 : 1) * capacity, capacity, args.table);
-  const int64_t items = args.work.items(forward.layout);
+  const int64_t capacity = args.scheduler.capacity;
+  T* const points = reinterpret_cast<T*>(shared + Workspace::fixed_bytes);
+  const Workspace workspace(points + (weighted ? 2 : 1) * capacity, capacity, args.table);
+  const int64_t items = args.scheduler.items(forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
-    const int64_t set = args.work.set(forward.layout, i);
-    Weights weights{};
-    const auto staged = stage<weighted, T, ThreadGroup>(forward, set, points, capacity, weights);
-    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, staged, weights, &memory);
+    const int64_t set = args.scheduler.set(forward.layout, i);
+    WeightStatistics weights{};
+    const auto staged =
+        stage_set<weighted, T, ThreadGroup>(forward, set, points, capacity, weights);
+    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, staged, weights, &workspace);
   }
 }
 
@@ -60,29 +60,29 @@ template <class P, class T, bool weighted>
 __global__ void __launch_bounds__(global_threads, 1)
     global_global_memory(const __grid_constant__ GlobalArgs args) {
   using ThreadGroup = Block<global_threads>;
-  using Space = Memory<T, weighted>;
+  using Workspace = GroupWorkspace<T, weighted>;
   const ForwardArgs& forward = args.forward;
   const SetLayout& layout = forward.layout;
   T* const lists = reinterpret_cast<T*>(args.lists);
   constexpr int numbers = weighted ? 2 : 1;
   const auto solve = [&](int64_t set, T* list) {
-    const Space memory(list, layout.place(set).num_points, args.table);
-    Weights weights{};
-    const auto points = in_place<weighted, T, ThreadGroup>(forward, set, weights);
-    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, points, weights, &memory);
+    const Workspace workspace(list, layout.place(set).num_points, args.table);
+    WeightStatistics weights{};
+    const auto points = locate_set<weighted, T, ThreadGroup>(forward, set, weights);
+    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, points, weights, &workspace);
   };
   if (layout.ptr == nullptr) {
     T* const list = lists + blockIdx.x * numbers * layout.num_points;
     for (int64_t set = blockIdx.x; set < layout.num_sets; set += gridDim.x) solve(set, list);
     return;
   }
-  // All segments together have the points of one list: each has its place there, and a block that
-  // takes a segment takes every so-manieth of its channels.
+  // A list has as many points as all segments together; each segment has its place there. A block
+  // takes the channels of a segment with stride `copies`.
   const int64_t copies =
       layout.channels < most_channel_lists ? layout.channels : most_channel_lists;
-  const int64_t items = *args.work.count * copies;
+  const int64_t items = *args.scheduler.count * copies;
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
-    const int64_t segment = args.work.segments[i / copies], copy = i % copies;
+    const int64_t segment = args.scheduler.segments[i / copies], copy = i % copies;
     T* const list = lists + numbers * (copy * layout.num_points + layout.ptr[segment]);
     for (int64_t c = copy; c < layout.channels; c += copies) {
       solve(segment * layout.channels + c, list);
@@ -92,17 +92,17 @@ __global__ void __launch_bounds__(global_threads, 1)
 
 template <class P, class T, int threads, bool weighted>
 cudaError_t launch_global_shared(const GlobalArgs& args, cudaStream_t stream) {
-  constexpr int fixed_bytes = Memory<T, weighted>::fixed_bytes;
-  const int64_t bytes = fixed_bytes + 2 * args.work.capacity * point_bytes<T, weighted>;
+  constexpr int fixed_bytes = GroupWorkspace<T, weighted>::fixed_bytes;
+  const int64_t bytes = fixed_bytes + 2 * args.scheduler.capacity * point_bytes<T, weighted>;
   using Kernel = void (*)(GlobalArgs);
   const Kernel kernel = global_shared_memory<P, T, threads, weighted>;
-  constexpr int most_bytes = fixed_bytes + 2 * static_cast<int>(global_chip_bytes);
+  constexpr int most_bytes = fixed_bytes + 2 * static_cast<int>(global_shared_bytes);
   static_assert(most_bytes <= most_dynamic_bytes);
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, args.work.grid(args.forward.layout, 1), threads, static_cast<size_t>(bytes),
-             stream, args);
+  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, 1), threads,
+             static_cast<size_t>(bytes), stream, args);
   return cudaGetLastError();
 }
 
@@ -111,24 +111,24 @@ cudaError_t launch_global_global(const GlobalArgs& args, cudaStream_t stream) {
   const SetLayout& layout = args.forward.layout;
   const unsigned blocks = layout.ptr == nullptr
                               ? static_cast<unsigned>(std::min(layout.num_sets, most_lists))
-                              : args.work.grid(layout, 1);
+                              : args.scheduler.grid(layout, 1);
   DDN_LAUNCH((global_global_memory<P, T, weighted>), blocks, global_threads,
-             static_cast<size_t>(Memory<T, weighted>::fixed_bytes), stream, args);
+             static_cast<size_t>(GroupWorkspace<T, weighted>::fixed_bytes), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
 cudaError_t launch_global(const ForwardArgs& forward, cudaStream_t stream) {
   constexpr int64_t bytes = point_bytes<T, weighted>;
-  const Sizes sizes{global_small_bytes / bytes, global_chip_bytes / bytes};
+  const Sizes sizes{global_small_bytes / bytes, global_shared_bytes / bytes};
   using Launch = cudaError_t (*)(const GlobalArgs&, cudaStream_t);
   constexpr Launch launches[] = {launch_global_shared<P, T, global_small_threads, weighted>,
                                  launch_global_shared<P, T, global_threads, weighted>,
                                  launch_global_global<P, T, weighted>};
   unsigned char* const lists =
       static_cast<unsigned char*>(forward.workspace) + SegmentLists::bytes(forward.layout);
-  return launch_by_size(forward, sizes, stream, [&](int size, const TileScheduler& work) {
-    const GlobalArgs args{forward, work, make_kernel_table<P>(), lists};
+  return launch_by_size(forward, sizes, stream, [&](int size, const TileScheduler& scheduler) {
+    const GlobalArgs args{forward, scheduler, make_kernel_table<P>(), lists};
     return launches[size](args, stream);
   });
 }
@@ -147,7 +147,7 @@ cudaError_t global_of_type(const ForwardArgs& args, cudaStream_t stream) {
 inline int64_t global_workspace_bytes(const ForwardArgs& args) {
   const int64_t point = (args.dtype == DType::float64 ? 8 : 4) * (args.weight != nullptr ? 2 : 1);
   const int64_t bytes = args.layout.num_points * point;
-  if (bytes <= global_chip_bytes) return 0;
+  if (bytes <= global_shared_bytes) return 0;
   return bytes * (args.layout.ptr == nullptr ? std::min(args.layout.num_sets, most_lists)
                                              : channel_lists(args.layout));
 }

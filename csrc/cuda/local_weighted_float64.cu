@@ -1,4 +1,4 @@
-#include "cuda/forward_types.h"
+#include "cuda/forward_launchers.h"
 #include "cuda/local.cuh"
 
 namespace ddn::cuda {

@@ -1,5 +1,4 @@
-// Points of a set by their numbers, as a thread group's threads find them, and what is seen of them
-// on the way to the chip.
+// Where the threads of a group find the points of a set, and statistics of points and weights.
 #pragma once
 
 #include <type_traits>
@@ -11,24 +10,24 @@
 namespace ddn::cuda {
 
 // Points of a thread whose terms are added in their own precision; see Note [The order of
-// summation] in point_set.cuh.
+// summation] in group_points.cuh.
 constexpr int run = 8;
 
-// In place of a CompensatedSum.
+// Has the interface of CompensatedSum.
 struct PlainSum {
   double sum = 0;
   __device__ __forceinline__ void add(double x) { sum += x; }
   __device__ __forceinline__ double total() const { return sum; }
 };
 
-// A thread's part of a statistics.
+// The statistics of one thread's points.
 template <class T>
 struct ThreadStatistics {
   double sum;
   T lo, hi;
 };
 
-// What makes it, of points one after the other.
+// Computes the statistics of one thread's points.
 template <class T, bool weighted>
 struct StatisticsAccumulator {
   // Products with weights are added in double precision, for the accuracy of a weighted mean.
@@ -44,52 +43,56 @@ struct StatisticsAccumulator {
     lo = min(x, lo);
     hi = max(x, hi);
   }
-  // After every `run` of them and at the end.
+  // To be called after every `run` of points and at the end.
   __device__ __forceinline__ void flush() {
     sums.add(static_cast<double>(sum));
     sum = 0;
   }
-  __device__ __forceinline__ ThreadStatistics<T> seen() const { return {sums.total(), lo, hi}; }
+  __device__ __forceinline__ ThreadStatistics<T> statistics() const {
+    return {sums.total(), lo, hi};
+  }
 };
 
-// Points of a set by their numbers. Those that a tensor has may lie in several dims, and then the
-// places take divisions; where they lie in line, `batch` reads several.
+// The structs below give the points of a set by their index. Points in global memory may lie in
+// several dims, where finding one takes divisions; points in one dim can be read in batches.
 
-// Points that lie one after the other, in shared memory.
+// Points one after the other in shared memory.
 template <class T>
 struct SharedMemoryPoints {
-  static constexpr bool weighted = false, in_place = false, has_statistics = false, listing = false;
+  static constexpr bool weighted = false, in_global_memory = false, has_statistics = false,
+                        has_lists = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
 };
 
-// The same, has_statistics on the way there.
+// Points of which staging has computed the statistics.
 template <class T>
-struct Staged : SharedMemoryPoints<T> {
+struct StagedPoints : SharedMemoryPoints<T> {
   static constexpr bool has_statistics = true;
-  ThreadStatistics<T> seen;
+  ThreadStatistics<T> statistics;
 };
 
-// The same with room for a list of points near their breakpoints, of each warp of the thread group.
+// Staged points, followed by memory for lists of points near their breakpoints, one a warp.
 template <class T>
-struct Listing : Staged<T> {
-  static constexpr bool listing = true;
+struct ListingPoints : StagedPoints<T> {
+  static constexpr bool has_lists = true;
   T* lists;
 
-  // Of one of the warps of a thread group: a quarter of its points, as no more lie near the
-  // breakpoints of most sets. A multiple of the warp's size.
-  static constexpr DDN_HOST_DEVICE int room(int64_t points, int warps) {
+  // Points in the list of one of `warps` warps: a quarter of the warp's points, which is enough for
+  // most sets, rounded up to a multiple of the warp size.
+  static constexpr DDN_HOST_DEVICE int list_capacity(int64_t points, int warps) {
     const auto own = static_cast<int>((points + warps - 1) / warps);
     return (own + 4 * warp_size - 1) / (4 * warp_size) * warp_size;
   }
 };
 
-// The same with weights, in their unit.
+// Points and their weights, which are divided by the unit.
 template <class T>
 struct WeightedSharedMemoryPoints {
-  static constexpr bool weighted = true, in_place = false, has_statistics = false, listing = false;
+  static constexpr bool weighted = true, in_global_memory = false, has_statistics = false,
+                        has_lists = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
   const T* weights;
@@ -104,10 +107,11 @@ struct Batch {
   Weight weights[count];
 };
 
-// Points where the tensor has them, in global memory.
+// Points in global memory, where the tensor has them.
 template <class T>
 struct GlobalMemoryPoints {
-  static constexpr bool weighted = false, in_place = true, has_statistics = false, listing = false;
+  static constexpr bool weighted = false, in_global_memory = true, has_statistics = false,
+                        has_lists = false;
   using Index = int64_t;
   const void* x;
   DType dtype;
@@ -117,10 +121,10 @@ struct GlobalMemoryPoints {
     return load_real<T>(x, dtype, first + dims->offset(i));
   }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
-  __device__ __forceinline__ bool lies_in_line() const { return dims->rank <= 1; }
+  __device__ __forceinline__ bool in_one_dim() const { return dims->rank <= 1; }
 
-  // Numbers i, i + step, ... of those in line, with their loads in flight together; unless `whole`,
-  // 0 for those from n on. with_type: calls its argument with the type that is stored.
+  // Points i, i + step, ... of one dim, with their loads in flight together; unless `whole`, 0 for
+  // those from n on. with_type calls its argument with the type that is stored.
   template <bool whole, int count, class WithType>
   __device__ __forceinline__ void load(int64_t i, int step, int64_t n, T (&numbers)[count],
                                        const WithType& with_type) const {
@@ -143,21 +147,22 @@ struct GlobalMemoryPoints {
 
 template <class T>
 struct WeightedGlobalMemoryPoints {
-  static constexpr bool weighted = true, in_place = true, has_statistics = false, listing = false;
+  static constexpr bool weighted = true, in_global_memory = true, has_statistics = false,
+                        has_lists = false;
   using Index = int64_t;
   GlobalMemoryPoints<T> points;
-  GlobalMemoryPoints<T> weights;  // not in their unit
+  GlobalMemoryPoints<T> weights;  // undivided
   double inverse_unit;
   __device__ __forceinline__ T operator[](int64_t i) const { return points[i]; }
   __device__ __forceinline__ T given(int64_t i) const {
     return load_weight<T>(weights.x, weights.dtype, weights.first + weights.dims->offset(i));
   }
-  __device__ __forceinline__ T in_unit(T given) const {
+  __device__ __forceinline__ T divided(T given) const {
     return static_cast<T>(static_cast<double>(given) * inverse_unit);
   }
-  __device__ __forceinline__ T weight(int64_t i) const { return in_unit(given(i)); }
-  __device__ __forceinline__ bool lies_in_line() const {
-    return points.lies_in_line() && weights.lies_in_line();
+  __device__ __forceinline__ T weight(int64_t i) const { return divided(given(i)); }
+  __device__ __forceinline__ bool in_one_dim() const {
+    return points.in_one_dim() && weights.in_one_dim();
   }
   template <bool whole, int count>
   __device__ __forceinline__ void load_given(int64_t i, int step, int64_t n,
@@ -172,13 +177,13 @@ struct WeightedGlobalMemoryPoints {
                                 [&](const auto& f) { with_storage<T>(points.dtype, f); });
     load_given<whole>(i, step, n, batch.weights);
 #pragma unroll
-    for (int k = 0; k < count; ++k) batch.weights[k] = in_unit(batch.weights[k]);
+    for (int k = 0; k < count; ++k) batch.weights[k] = divided(batch.weights[k]);
     return batch;
   }
-  // Calls body(weight as it was given) for each point of this thread.
+  // Calls body(undivided weight) for each point of this thread.
   template <class ThreadGroup, class Body>
   __device__ __forceinline__ void for_each_given(int64_t n, const Body& body) const {
-    if (!weights.lies_in_line()) {
+    if (!weights.in_one_dim()) {
       for (int64_t i = ThreadGroup::rank(); i < n; i += ThreadGroup::threads) body(given(i));
       return;
     }
@@ -194,17 +199,16 @@ struct WeightedGlobalMemoryPoints {
   }
 };
 
-// What the weights of a set come to.
-struct Weights {
+// The statistics of a set's weights.
+struct WeightStatistics {
   double total;  // NaN when one is negative or not finite
   double unit;
 };
 
-// for_each(body): calls body(weight) for each point of this thread, with the weight as it was
-// given.
+// for_each(body) calls body(weight) with the undivided weight of each point of this thread.
 template <class ThreadGroup, class T, class ForEach>
-__device__ __forceinline__ Weights weight_statistics(const ForEach& for_each) {
-  double ends[2] = {0, 0};  // the largest; whether one is no weight
+__device__ __forceinline__ WeightStatistics weight_statistics(const ForEach& for_each) {
+  double ends[2] = {0, 0};  // the largest; 1 if one is negative or not finite
   for_each([&](T given) {
     const double weight = static_cast<double>(given);
     ends[0] = max(weight, ends[0]);

@@ -1,5 +1,5 @@
-// A thread group is the threads that solve one set together: a warp or a block. Its reductions give
-// every member the same bits, so that all members take the same way through the solver.
+// A thread group: the threads that solve one set together, a warp or a block. Reductions give every
+// thread the same bits, so that all threads take the same branches in the solver.
 #pragma once
 
 #include "core/math.h"
@@ -93,8 +93,8 @@ struct Block {
     }
   }
 
-  // Called only after a reduce(): every thread has read `parts` of the last call before it entered
-  // the barriers there, so that none is needed before the writes.
+  // To be called only after a reduce(): its barriers separate the reads of `parts` in the last call
+  // from the writes here.
   template <int count>
   static __device__ __forceinline__ void sum(int (&values)[count]) {
     __shared__ int parts[warps * count];
@@ -108,12 +108,13 @@ struct Block {
 #pragma unroll
     for (int k = 0; k < count; ++k) {
       values[k] = parts[k];
-#pragma unroll 1  // all loads together would crowd the registers
+#pragma unroll 1  // all loads in flight together would spill registers
       for (int w = 1; w < warps; ++w) values[k] += parts[w * count + k];
     }
   }
 
-  // Each thread gets the sums over those before it. Called only after a reduce(), as sum() is.
+  // Each thread gets the sums over the threads of smaller rank. To be called only after a reduce(),
+  // as sum() is.
   template <int count>
   static __device__ __forceinline__ void exclusive_scan(double (&values)[count]) {
     __shared__ double parts[warps * count];
@@ -137,10 +138,10 @@ struct Block {
   }
 
   static __device__ __forceinline__ float largest(float x) {
-    static_assert((warps & (warps - 1)) == 0, "lanes fall on the parts evenly");
+    static_assert((warps & (warps - 1)) == 0, "every part is read by some lane");
     __shared__ float parts[warps];
     x = largest_in_warp(x);
-    __syncthreads();  // likewise
+    __syncthreads();  // the readers of an earlier maximum have left `parts`
     if (lane() == 0) parts[threadIdx.x / warp_size] = x;
     __syncthreads();
     return largest_in_warp(parts[lane() % warps]);

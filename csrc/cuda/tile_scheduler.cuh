@@ -1,18 +1,18 @@
-// Which sets a launch solves. The sets of a dense tensor are of one size, and one launch solves
-// them all. Segments differ, and only the device knows how: their numbers are listed there by size,
-// and a launch for each size takes its list.
+// Which sets a launch solves. The sets of a dense tensor have one size, and one launch solves them
+// all. The sizes of segments are known on the device only: a kernel lists the segments of each size
+// class there, and a launch for each class takes its list.
 #pragma once
 
 #include "core/args.h"
-#include "cuda/dispatch.cuh"
+#include "cuda/launch_limits.cuh"
 
 namespace ddn::cuda {
 
 constexpr int num_sizes = 3;
-// Of a launch that cannot know how much there is for it to do; a few for each multiprocessor.
+// Blocks of a launch that cannot know the length of its list: a few for each multiprocessor.
 constexpr unsigned most_list_blocks = 2048;
 
-// The most points of a set of the first sizes; the last one has no bound.
+// The most points of a set in each size class; the last class has no bound.
 struct Sizes {
   int64_t most[num_sizes - 1];
 
@@ -22,9 +22,9 @@ struct Sizes {
 };
 
 struct TileScheduler {
-  int64_t capacity;         // points that there has to be room for
-  const int64_t* segments;  // their numbers, or null for all sets
-  const unsigned* count;    // how many
+  int64_t capacity;         // the most points of a set
+  const int64_t* segments;  // the list of segments, or null for all sets
+  const unsigned* count;    // length of the list
 
   // Sets to solve.
   __device__ __forceinline__ int64_t items(const SetLayout& layout) const {
@@ -40,7 +40,7 @@ struct TileScheduler {
   }
 };
 
-// The lists in a workspace: a count for each size, then as many lists.
+// The lists in a workspace: a count for each size class, then as many lists.
 struct SegmentLists {
   const int64_t* ptr;
   int64_t segments;
@@ -62,16 +62,17 @@ struct SegmentLists {
     return counts_bytes +
            num_sizes * (layout.num_sets / layout.channels) * static_cast<int64_t>(sizeof(int64_t));
   }
-  TileScheduler work(int size, int64_t points) const {
+  TileScheduler scheduler(int size, int64_t points) const {
     return {size < num_sizes - 1 ? sizes.most[size] : points, lists + size * segments,
             counts + size};
   }
 };
 
-// In forward.cu. The order of a list is left to chance: no answer depends on it.
+// Defined in forward.cu. The order of a list varies; no answer depends on it.
 cudaError_t list_segments(const SegmentLists& lists, cudaStream_t stream);
 
-// Calls launch(size, work) for the size of a dense tensor's sets, or for each with its segments.
+// Calls launch(size, scheduler) for the size class of a dense tensor's sets, or for each class with
+// its segments.
 template <class Launch>
 cudaError_t launch_by_size(const ForwardArgs& args, const Sizes& sizes, cudaStream_t stream,
                            const Launch& launch) {
@@ -83,7 +84,7 @@ cudaError_t launch_by_size(const ForwardArgs& args, const Sizes& sizes, cudaStre
   for (int size = 0; size < num_sizes && error == cudaSuccess; ++size) {
     // No segment is larger than all of them.
     if (size > 0 && points <= sizes.most[size - 1]) break;
-    error = launch(size, lists.work(size, points));
+    error = launch(size, lists.scheduler(size, points));
   }
   return error;
 }

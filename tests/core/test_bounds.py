@@ -152,7 +152,7 @@ def place_bits(source):
 
 @pytest.mark.parametrize(
     ("digits", "half_more"),
-    [(place_bits("cpu/point_set.h"), 0.5), (place_bits("cuda/memory.cuh"), 0.0)],
+    [(place_bits("cpu/search_workspace.h"), 0.5), (place_bits("cuda/group_workspace.cuh"), 0.0)],
 )
 def test_a_place_in_single_precision_is_within_its_doubt(digits, half_more):
     rng = np.random.default_rng(0)

@@ -373,7 +373,7 @@ MUTATIONS = [
     (
         Mutation(
             "load past the end",
-            "cuda/local.cuh",
+            "cuda/stage_set.cuh",
             READS,
             "x[place(at)]",
         ),
@@ -383,7 +383,7 @@ MUTATIONS = [
     (
         Mutation(
             "misaligned load",
-            "cuda/local.cuh",
+            "cuda/stage_set.cuh",
             READS,
             "at < n ? *reinterpret_cast<const S*>(reinterpret_cast<const char*>(x + at) + 2) : S{}",
         ),
@@ -391,7 +391,7 @@ MUTATIONS = [
         "misaligned access to global memory",
     ),
     (
-        Mutation("store past the end", "cuda/local.cuh", r"staged\[i\] =", "staged[i + n] ="),
+        Mutation("store past the end", "cuda/stage_set.cuh", r"staged\[i\] =", "staged[i + n] ="),
         BLOCK,
         "access to shared memory out of bounds|never written",
     ),

@@ -30,27 +30,34 @@ MUTATIONS = (
     ),
     Mutation(
         "tail of a sum",
-        "cuda/point_set.cuh",
-        r"i < n_; (i \+= ThreadGroup::threads\) visit\(points_\[i\], points_)",
+        "cuda/group_points.cuh",
+        r"i < n; (i \+= ThreadGroup::threads\) visit\(points\[i\], points)",
         r"i + 1 < n_; \1",
     ),
     *(
-        Mutation(name, "cuda/memory.cuh", BARRIER, "", nth, "global_float32.cu")
+        Mutation(name, "cuda/sort_list.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
             (0, "barrier in a sort, after the steps of warps"),
             (1, "barrier in a sort, after the mirrored step"),
             (2, "barrier in a sort, after the other steps"),
         )
     ),
+    Mutation(
+        "barrier of the grid's bounds",
+        "cuda/group_collectives.cuh",
+        BARRIER,
+        "",
+        0,
+        "global_float32.cu",
+    ),
     *(
-        Mutation(name, "cuda/point_set.cuh", BARRIER, "", nth, "global_float32.cu")
+        Mutation(name, "cuda/group_search_points.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
-            (0, "barrier of the grid's bounds"),
-            (1, "barrier between clearing the bins and counting"),
-            (2, "barrier between counting and the sums"),
-            (3, "barrier after the bins"),
-            (4, "barrier after a list"),
-            (5, "barrier after a list is cleared"),
+            (0, "barrier between clearing the bins and counting"),
+            (1, "barrier between counting and the sums"),
+            (2, "barrier after the bins"),
+            (3, "barrier after a list"),
+            (4, "barrier after a list is cleared"),
         )
     ),
     *(
@@ -69,14 +76,23 @@ MUTATIONS = (
             (3, "barrier after the bounds on blocks"),
         )
     ),
-    Mutation("places past the end of a list", "cuda/point_set.cuh", r" \+ numbers\[3\]", ""),
-    Mutation("tail of staging", "cuda/local.cuh", r"if \(at < n\) put", "if (at + 1 < n) put"),
     Mutation(
-        "tail of the gradient", "cuda/backward.cu", r"\|\| i < n", "|| i <= n", 0, "backward.cu"
+        "places past the end of a list", "cuda/group_breakpoint_lister.cuh", r" \+ numbers\[3\]", ""
+    ),
+    Mutation(
+        "tail of staging", "cuda/stage_set.cuh", r"if \(at < n\) stage", "if (at + 1 < n) stage"
+    ),
+    Mutation(
+        "tail of the gradient",
+        "cuda/backward_tiles.cuh",
+        r"\|\| i < n",
+        "|| i <= n",
+        0,
+        "backward.cu",
     ),
     Mutation(
         "a tile with all of its points",
-        "cuda/backward.cu",
+        "cuda/backward_tiles.cuh",
         r"start \+ tile <= n",
         "start + tile <= n + 1",
         0,

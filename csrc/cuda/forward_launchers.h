@@ -1,5 +1,5 @@
-// The forward launchers by solver, dtype and whether there are weights, each in a file of its own
-// so that they compile side by side.
+// The forward launchers by solver, dtype and weights, each in its own file so that they compile in
+// parallel.
 #pragma once
 
 #include "core/args.h"

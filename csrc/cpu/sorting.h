@@ -1,0 +1,66 @@
+// Sorts lists of points, with their weights if they have any.
+#pragma once
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "core/set.h"
+#include "cpu/simd/math.h"
+
+namespace ddn {
+inline namespace DDN_ISA {
+
+// A list of up to so many numbers is sorted by ranks. That takes n^2 comparisons, but a vector of
+// them at a time and without a branch to mispredict. Beyond, std::sort is faster.
+template <class T>
+constexpr int most_ranked = 32 * VectorOf<T>::lanes;
+
+// Sorts finite numbers: each moves to the place of its rank, which is the number of those that are
+// smaller or, of equal ones, stand further left.
+template <class T>
+void sort_by_rank(T* x, int n) {
+  using Lanes = Vector<T>;
+  using Rank = Integers<T>;
+  constexpr int lanes = VectorOf<T>::lanes;
+  T unsorted[most_ranked<T> + lanes];
+  std::copy_n(x, n, unsorted);
+  std::fill_n(unsorted + n, lanes, static_cast<T>(detail::infinity));
+  for (int i = 0; i < n; i += lanes) {
+    const Lanes own = load<T>(unsorted + i);
+    Rank rank{};
+    const int past = std::min(i + lanes, n);
+    for (int j = 0; j < i; ++j) rank -= splat(unsorted[j]) <= own;
+    for (int j = i; j < past; ++j) {
+      const Lanes other = splat(unsorted[j]);
+      rank -= (other < own) | ((other == own) & ~first_lanes<T>(j - i + 1));
+    }
+    for (int j = past; j < n; ++j) rank -= splat(unsorted[j]) < own;
+    for (int j = i; j < past; ++j) x[rank[j - i]] = unsorted[j];
+  }
+}
+
+// Sorts points together with their weights.
+template <class T>
+void sort_by_point(T* x, T* weights, int64_t n) {
+  std::vector<std::pair<T, T>> pairs(static_cast<size_t>(n));
+  for (size_t i = 0; i < pairs.size(); ++i) pairs[i] = {x[i], weights[i]};
+  std::sort(pairs.begin(), pairs.end());
+  for (size_t i = 0; i < pairs.size(); ++i) std::tie(x[i], weights[i]) = pairs[i];
+}
+
+// weights: null, or those of the points.
+template <class T>
+void sort_list(T* x, T* weights, int64_t n) {
+  if (weights != nullptr) {
+    sort_by_point(x, weights, n);
+  } else if (n <= most_ranked<T>) {
+    sort_by_rank(x, static_cast<int>(n));
+  } else {
+    std::sort(x, x + n);
+  }
+}
+
+}  // namespace DDN_ISA
+}  // namespace ddn
