@@ -32,12 +32,14 @@ INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 # The extension lies in the source tree, where another build may have replaced it since.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
-.PHONY: help demo test test-ptx test-ptx-kernels test-ptx-sets soak sanitize fuzz lint docs build gpu-check clean FORCE
+.PHONY: help demo test test-slow test-all test-ptx test-ptx-kernels test-ptx-sets soak sanitize fuzz lint docs build gpu-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
-	@echo 'make test       run the tests; PYTEST_ARGS=...'
+	@echo 'make test       run the tests but the slow ones, in as many processes as there are cores; PYTEST_ARGS=...'
+	@echo 'make test-slow  run the slow ones: sweeps, broken kernels that must not pass, trainings'
+	@echo 'make test-all   both'
 	@echo 'make test-ptx   run what nvcc makes of all CUDA kernels on the CPU, and hold its counts; 12'
 	@echo '                minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
 	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
@@ -59,8 +61,15 @@ help:
 demo: build
 	@$(PY) -m examples.digits $(DEMO_ARGS)
 
+# Processes of one thread each, of which one that is idle takes tests from another.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses=8 --dist=worksteal
+
 test: build
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+test-slow: build
+	@$(PYTEST) -m slow $(PYTEST_ARGS)
+test-all: build
+	@$(PYTEST) $(PYTEST_ARGS)
 
 # Two processes, which share what is built.
 test-ptx: build

@@ -1,6 +1,10 @@
 """The tests that need CUDA are found, run on all cores, and judged."""
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 import time
 import types
 from pathlib import Path
@@ -103,5 +107,26 @@ def test_tests_that_need_cuda_are_marked():
 
     items = [item(["device"], device="cuda"), item(["cuda"]), item(["cuda"], n=1)]
     items += [item(["device"], device="cpu"), item([]), item(["n"], n="cuda")]
-    conftest.pytest_collection_modifyitems(items)
+    conftest.mark(items)
     assert [len(one.marks) for one in items] == [1, 1, 1, 0, 0, 0]
+
+
+def pytest_without_gpu(*arguments, **env):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **env}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_one_line_tells_how_many_tests_need_a_gpu(processes):
+    where = ["-n", str(processes)] if importlib.util.find_spec("xdist") else []
+    printed = pytest_without_gpu("tests/cuda/test_cpu_hop.py", *where, DDN_REQUIRE_CUDA="0")
+    (line,) = [line for line in printed.splitlines() if "need a GPU" in line]
+    assert line == (
+        "10 tests need a GPU (needs a CUDA device: torch.cuda.is_available() is False): "
+        "`make gpu-check` runs them where there is one"
+    )
+    assert "SKIPPED" not in printed
+    printed = pytest_without_gpu("tests/cuda/test_cpu_hop.py", *where, DDN_REQUIRE_CUDA="1")
+    assert " 10 failed" in printed
+    assert "need a GPU" not in printed
