@@ -80,7 +80,7 @@ def test_bounds_on_derivatives_of_slopes(penalty):
 
 SERIES_OF_SLOPES = """
 #include <cstdio>
-#include "core/descent.h"
+#include "core/newton.h"
 template <class P>
 void print() {
   struct { double* m; void operator()(int k, double x, double y) const { m[k] += x * y; }
@@ -352,7 +352,7 @@ def test_the_least_loss_of_all_windows_is_the_least_objective():
 
 
 def test_the_bound_on_a_cell_of_a_run():
-    """What `narrow` in core/sweep.h says of the places in a run, by its own arithmetic."""
+    """What `narrow` in core/certify/sweep.h says of the places in a run, by its own arithmetic."""
     cells = int(constant(SWEEP, r"kink_cells = (\d+);"))
     per_kink = constant(SWEEP, r"moving, M::splat\(([\d.]+) \* g\)")
     rng = np.random.default_rng(4)

@@ -32,9 +32,9 @@ __global__ void toy(float* x, double* y) {
 """
 # A kernel with each kind of arithmetic: terms in single precision, sums and a series in double.
 KERNEL = """
-#include "cuda/forward.cuh"
+#include "cuda/local.cuh"
 namespace ddn::cuda {
-template __global__ void forward_on_chip<Welsch, float, Warp, false>(
+template __global__ void local_shared_memory<Welsch, float, Warp, false>(
     const __grid_constant__ LocalArgs);
 }
 """

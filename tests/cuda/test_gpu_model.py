@@ -20,7 +20,7 @@ from tests.support.ptx_emulator.counts import KernelCounts, Traffic
 
 H200 = MACHINES["H200"]
 KERNEL = (
-    "void ddn::cuda::forward_on_chip<ddn::Huber, float, ddn::cuda::Warp, false>"
+    "void ddn::cuda::local_shared_memory<ddn::Huber, float, ddn::cuda::Warp, false>"
     "(ddn::cuda::LocalArgs)"
 )
 

@@ -336,8 +336,8 @@ def test_nothing_is_left_to_contract():
         assert text == KernelTranslator(module, kernel).translate().text
 
 
-BLOCK = "forward_on_chip<Huber, float, Block<256>, false>(const __grid_constant__ LocalArgs)"
-SEARCH = "global_on_chip<Welsch, float, 128, false>(const __grid_constant__ GlobalArgs)"
+BLOCK = "local_shared_memory<Huber, float, Block<256>, false>(const __grid_constant__ LocalArgs)"
+SEARCH = "global_shared_memory<Welsch, float, 128, false>(const __grid_constant__ GlobalArgs)"
 
 
 def run_block(library):
@@ -356,13 +356,16 @@ def run_search(library):
 READS = r"at < n \? x\[place\(at\)\] : S\{\}"
 MUTATIONS = [
     (
-        Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
+        Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 1),
         BLOCK,
         "race: |never written|divergent barriers",
     ),
     (
         Mutation(
-            "mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"
+            "mask of half a warp",
+            "cuda/thread_group.cuh",
+            r"(shfl_xor_sync)\(full_mask",
+            r"\1(0xffffu",
         ),
         BLOCK,
         "lacks its caller|reads from inactive lane",
@@ -370,7 +373,7 @@ MUTATIONS = [
     (
         Mutation(
             "load past the end",
-            "cuda/forward.cuh",
+            "cuda/local.cuh",
             READS,
             "x[place(at)]",
         ),
@@ -380,7 +383,7 @@ MUTATIONS = [
     (
         Mutation(
             "misaligned load",
-            "cuda/forward.cuh",
+            "cuda/local.cuh",
             READS,
             "at < n ? *reinterpret_cast<const S*>(reinterpret_cast<const char*>(x + at) + 2) : S{}",
         ),
@@ -388,17 +391,19 @@ MUTATIONS = [
         "misaligned access to global memory",
     ),
     (
-        Mutation("store past the end", "cuda/forward.cuh", r"staged\[i\] =", "staged[i + n] ="),
+        Mutation("store past the end", "cuda/local.cuh", r"staged\[i\] =", "staged[i + n] ="),
         BLOCK,
         "access to shared memory out of bounds|never written",
     ),
     (
-        Mutation("barrier before cells are discarded", "core/global.h", r"set_\.sync\(\);", ""),
+        Mutation(
+            "barrier before cells are discarded", "core/certify/search.h", r"set_\.sync\(\);", ""
+        ),
         SEARCH,
         "race: ",
     ),
     (
-        Mutation("order of a block's bound", "core/global.h", r"set_\.group_sync\(\);", ""),
+        Mutation("order of a block's bound", "core/certify/search.h", r"set_\.group_sync\(\);", ""),
         SEARCH,
         "weakly ordered: ",
     ),

@@ -16,20 +16,22 @@ class Mutation(NamedTuple):
     pattern: str
     replacement: str
     nth: int = 0
-    unit: str = "forward_float32.cu"
+    unit: str = "local_float32.cu"
 
 
 BARRIER = r"__syncthreads\(\);"
 REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
 MUTATIONS = (
-    Mutation("barrier before a reduction writes", "cuda/team.cuh", REDUCTION, r"\1"),
-    Mutation("barrier before a reduction reads", "cuda/team.cuh", BARRIER, "", 1),
-    Mutation("barrier before numbers of points are read", "cuda/team.cuh", BARRIER, "", 2),
-    Mutation("mask of half a warp", "cuda/team.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"),
+    Mutation("barrier before a reduction writes", "cuda/thread_group.cuh", REDUCTION, r"\1"),
+    Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 1),
+    Mutation("barrier before numbers of points are read", "cuda/thread_group.cuh", BARRIER, "", 2),
+    Mutation(
+        "mask of half a warp", "cuda/thread_group.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"
+    ),
     Mutation(
         "tail of a sum",
         "cuda/point_set.cuh",
-        r"i < n_; (i \+= Team::threads\) visit\(points_\[i\], points_)",
+        r"i < n_; (i \+= ThreadGroup::threads\) visit\(points_\[i\], points_)",
         r"i + 1 < n_; \1",
     ),
     *(
@@ -52,7 +54,7 @@ MUTATIONS = (
         )
     ),
     *(
-        Mutation(name, "cuda/team.cuh", BARRIER, "", nth, "global_float32.cu")
+        Mutation(name, "cuda/thread_group.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
             (3, "barrier before sums over threads are read"),
             (4, "barrier before the largest of warps is written"),
@@ -60,7 +62,7 @@ MUTATIONS = (
         )
     ),
     *(
-        Mutation(name, "core/global.h", r"set_\.sync\(\);", "", nth, "global_float32.cu")
+        Mutation(name, "core/certify/search.h", r"set_\.sync\(\);", "", nth, "global_float32.cu")
         for nth, name in (
             (1, "barrier after cells are resolved"),
             (2, "barrier after the masses of blocks"),
@@ -68,7 +70,7 @@ MUTATIONS = (
         )
     ),
     Mutation("places past the end of a list", "cuda/point_set.cuh", r" \+ numbers\[3\]", ""),
-    Mutation("tail of staging", "cuda/forward.cuh", r"if \(at < n\) put", "if (at + 1 < n) put"),
+    Mutation("tail of staging", "cuda/local.cuh", r"if \(at < n\) put", "if (at + 1 < n) put"),
     Mutation(
         "tail of the gradient", "cuda/backward.cu", r"\|\| i < n", "|| i <= n", 0, "backward.cu"
     ),

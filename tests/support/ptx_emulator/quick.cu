@@ -4,14 +4,15 @@
 
 namespace ddn::cuda {
 
-template __global__ void forward_on_chip<Huber, float, Warp, false>(
+template __global__ void local_shared_memory<Huber, float, Warp, false>(
     const __grid_constant__ LocalArgs);
-template __global__ void forward_on_chip<Huber, float, Block<block_threads>, false>(
+template __global__ void local_shared_memory<Huber, float, Block<block_threads>, false>(
     const __grid_constant__ LocalArgs);
-template __global__ void forward_in_place<Huber, float, false>(const __grid_constant__ LocalArgs);
-template __global__ void forward_on_chip<TruncatedQuadratic, double, Warp, false>(
+template __global__ void local_global_memory<Huber, float, false>(
     const __grid_constant__ LocalArgs);
-template __global__ void global_on_chip<Welsch, float, 128, false>(
+template __global__ void local_shared_memory<TruncatedQuadratic, double, Warp, false>(
+    const __grid_constant__ LocalArgs);
+template __global__ void global_shared_memory<Welsch, float, 128, false>(
     const __grid_constant__ GlobalArgs);
 
 }  // namespace ddn::cuda

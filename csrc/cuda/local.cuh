@@ -12,7 +12,7 @@
 #include "core/solve.h"
 #include "cuda/dispatch.cuh"
 #include "cuda/point_set.cuh"
-#include "cuda/work.cuh"
+#include "cuda/tile_scheduler.cuh"
 
 namespace ddn::cuda {
 
@@ -22,7 +22,7 @@ constexpr int large_threads = 512;
 
 struct LocalArgs {
   ForwardArgs forward;
-  Work work;
+  TileScheduler work;
 };
 
 // Loads of a thread that are in flight together: of whole batches, and of what remains (eight would
@@ -34,7 +34,7 @@ static_assert(loads % run == 0 && run % remaining_loads == 0);
 // Copies n numbers to shared memory, each thread those that it reads back itself (see PointSet):
 // there is no barrier. Calls visit(number) for each, and flush() after every `run` of them and at
 // the end. Most sets lie in one stretch, and then no place has to be looked for.
-template <class Team, class T, class S, class Visit, class Flush>
+template <class ThreadGroup, class T, class S, class Visit, class Flush>
 __device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int64_t points,
                                               T* staged, const Visit& visit, const Flush& flush) {
   const int n = static_cast<int>(points);
@@ -46,30 +46,30 @@ __device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int6
   // All threads leave the loops together, so that no warp diverges.
   const auto copy = [&](auto place) {
     int first = 0;
-    for (; first + loads * Team::threads <= n; first += loads * Team::threads) {
-      const int i = first + Team::rank();
+    for (; first + loads * ThreadGroup::threads <= n; first += loads * ThreadGroup::threads) {
+      const int i = first + ThreadGroup::rank();
       S batch[loads];
 #pragma unroll
-      for (int k = 0; k < loads; ++k) batch[k] = x[place(i + k * Team::threads)];
+      for (int k = 0; k < loads; ++k) batch[k] = x[place(i + k * ThreadGroup::threads)];
 #pragma unroll
       for (int k = 0; k < loads; ++k) {
-        put(i + k * Team::threads, batch[k]);
+        put(i + k * ThreadGroup::threads, batch[k]);
         if ((k + 1) % run == 0) flush();
       }
     }
     int unflushed = 0;
 #pragma unroll 1
-    for (; first < n; first += remaining_loads * Team::threads) {
-      const int i = first + Team::rank();
+    for (; first < n; first += remaining_loads * ThreadGroup::threads) {
+      const int i = first + ThreadGroup::rank();
       S batch[remaining_loads];
 #pragma unroll
       for (int k = 0; k < remaining_loads; ++k) {
-        const int at = i + k * Team::threads;
+        const int at = i + k * ThreadGroup::threads;
         batch[k] = at < n ? x[place(at)] : S{};
       }
 #pragma unroll
       for (int k = 0; k < remaining_loads; ++k) {
-        const int at = i + k * Team::threads;
+        const int at = i + k * ThreadGroup::threads;
         if (at < n) put(at, batch[k]);
       }
       unflushed += remaining_loads;
@@ -87,76 +87,78 @@ __device__ __forceinline__ void stage_numbers(const S* x, const Dims& dims, int6
   } else {
     // The divisions take longest: nothing is gained by several loads at a time.
 #pragma unroll 1
-    for (int i = Team::rank(); i < n; i += Team::threads) {
+    for (int i = ThreadGroup::rank(); i < n; i += ThreadGroup::threads) {
       put(i, x[dims.offset(i)]);
-      if (i / Team::threads % run == run - 1) flush();
+      if (i / ThreadGroup::threads % run == run - 1) flush();
     }
     flush();
   }
 }
 
-// Whether a kernel keeps lists of points near their kinks.
+// Whether a kernel keeps lists of points near their breakpoints.
 template <class P, bool weighted>
-constexpr bool keeps_lists = P::has_kinks && !weighted;
+constexpr bool keeps_lists = P::has_breakpoints && !weighted;
 
-// Numbers that a team keeps in shared memory: points and their weights, or lists.
-template <class P, class T, class Team, bool weighted>
-constexpr DDN_HD int64_t team_numbers(int64_t capacity) {
-  const int lists =
-      keeps_lists<P, weighted> ? Team::warps * Listing<T>::room(capacity, Team::warps) : 0;
+// Numbers that a thread group keeps in shared memory: points and their weights, or lists.
+template <class P, class T, class ThreadGroup, bool weighted>
+constexpr DDN_HOST_DEVICE int64_t group_numbers(int64_t capacity) {
+  const int lists = keeps_lists<P, weighted>
+                        ? ThreadGroup::warps * Listing<T>::room(capacity, ThreadGroup::warps)
+                        : 0;
   return (weighted ? 2 : 1) * capacity + lists;
 }
 
 // A set in shared memory. Weights, or lists, lie `capacity` points further.
-template <bool weighted, class T, class Team, bool lists = false>
+template <bool weighted, class T, class ThreadGroup, bool lists = false>
 __device__ __forceinline__ auto stage(const ForwardArgs& args, int64_t set, T* points,
                                       int64_t capacity, Weights& weights) {
   const Place place = args.layout.place(set);
-  Surveyor<T, /*weighted=*/false> surveyor;
+  StatisticsAccumulator<T, /*weighted=*/false> accumulator;
   with_storage<T>(args.dtype, [&](auto zero) {
     const auto* const x = static_cast<const decltype(zero)*>(args.x) + place.first;
     const auto visit = [&](T point) {
-      if constexpr (!weighted) surveyor.add(point, One{});
+      if constexpr (!weighted) accumulator.add(point, One{});
     };
-    stage_numbers<Team>(x, args.layout.points, place.num_points, points, visit,
-                        [&] { surveyor.flush(); });
+    stage_numbers<ThreadGroup>(x, args.layout.points, place.num_points, points, visit,
+                               [&] { accumulator.flush(); });
   });
   if constexpr (weighted) {
     T* const staged = points + capacity;
     with_weight_storage(args.weight_dtype, [&](auto zero) {
       const auto* const given =
           static_cast<const decltype(zero)*>(args.weight) + args.weight_layout.place(set).first;
-      stage_numbers<Team>(
+      stage_numbers<ThreadGroup>(
           given, args.weight_layout.points, place.num_points, staged, [](T) {}, [] {});
     });
-    weights = survey_weights<Team, T>([&](const auto& body) {
-      for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) body(staged[i]);
+    weights = weight_statistics<ThreadGroup, T>([&](const auto& body) {
+      for (int64_t i = ThreadGroup::rank(); i < place.num_points; i += ThreadGroup::threads)
+        body(staged[i]);
     });
     const double inverse = 1 / weights.unit;
-    for (int64_t i = Team::rank(); i < place.num_points; i += Team::threads) {
+    for (int64_t i = ThreadGroup::rank(); i < place.num_points; i += ThreadGroup::threads) {
       staged[i] = static_cast<T>(static_cast<double>(staged[i]) * inverse);
     }
-    return WeightedConsecutive<T>{points, staged};
+    return WeightedSharedMemoryPoints<T>{points, staged};
   } else if constexpr (lists) {
-    return Listing<T>{{{points}, surveyor.seen()}, points + capacity};
+    return Listing<T>{{{points}, accumulator.seen()}, points + capacity};
   } else {
-    return Staged<T>{{points}, surveyor.seen()};
+    return Staged<T>{{points}, accumulator.seen()};
   }
 }
 
 // The points of a set where they are.
-template <bool weighted, class T, class Team>
+template <bool weighted, class T, class ThreadGroup>
 __device__ __forceinline__ auto in_place(const ForwardArgs& args, int64_t set, Weights& weights) {
   const Place place = args.layout.place(set);
-  const InPlace<T> points{args.x, args.dtype, place.first, &args.layout.points};
+  const GlobalMemoryPoints<T> points{args.x, args.dtype, place.first, &args.layout.points};
   if constexpr (weighted) {
-    WeightedInPlace<T> weighted_points{
+    WeightedGlobalMemoryPoints<T> weighted_points{
         points,
         {args.weight, args.weight_dtype, args.weight_layout.place(set).first,
          &args.weight_layout.points},
         1};
-    weights = survey_weights<Team, T>([&](const auto& body) {
-      weighted_points.template for_each_given<Team>(place.num_points, body);
+    weights = weight_statistics<ThreadGroup, T>([&](const auto& body) {
+      weighted_points.template for_each_given<ThreadGroup>(place.num_points, body);
     });
     weighted_points.inverse_unit = 1 / weights.unit;
     return weighted_points;
@@ -165,44 +167,45 @@ __device__ __forceinline__ auto in_place(const ForwardArgs& args, int64_t set, W
   }
 }
 
-template <class P, bool global, class T, class Team, class Points>
+template <class P, bool global, class T, class ThreadGroup, class Points>
 __device__ __forceinline__ void solve_set(const ForwardArgs& args, int64_t set, Points points,
                                           const Weights& weights,
                                           const Memory<T, Points::weighted>* memory = nullptr) {
   const int64_t n = args.layout.place(set).num_points;
-  const PointSet<T, Team, Points> point_set(points, n, weights, memory);
+  const PointSet<T, ThreadGroup, Points> point_set(points, n, weights, memory);
   solve_and_write<P, global>(args, set, point_set);
 }
 
-template <class P, class T, class Team, bool weighted>
+template <class P, class T, class ThreadGroup, bool weighted>
 __global__ void __launch_bounds__(block_threads, 2)
-    forward_on_chip(const __grid_constant__ LocalArgs args) {
+    local_shared_memory(const __grid_constant__ LocalArgs args) {
   DDN_DYNAMIC_SHARED(T, shared);
-  constexpr int teams = block_threads / Team::threads;
-  const int team = static_cast<int>(threadIdx.x) / Team::threads;
+  constexpr int thread_groups = block_threads / ThreadGroup::threads;
+  const int thread_group = static_cast<int>(threadIdx.x) / ThreadGroup::threads;
   const int64_t capacity = args.work.capacity;
-  T* const points = shared + team * team_numbers<P, T, Team, weighted>(capacity);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
+  T* const points = shared + thread_group * group_numbers<P, T, ThreadGroup, weighted>(capacity);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * thread_groups;
   const int64_t items = args.work.items(args.forward.layout);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * teams + team; i < items; i += step) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * thread_groups + thread_group; i < items;
+       i += step) {
     const int64_t set = args.work.set(args.forward.layout, i);
     Weights weights{};
-    const auto staged = stage<weighted, T, Team, keeps_lists<P, weighted>>(
+    const auto staged = stage<weighted, T, ThreadGroup, keeps_lists<P, weighted>>(
         args.forward, set, points, capacity, weights);
-    solve_set<P, /*global=*/false, T, Team>(args.forward, set, staged, weights);
+    solve_set<P, /*global=*/false, T, ThreadGroup>(args.forward, set, staged, weights);
   }
 }
 
 template <class P, class T, bool weighted>
 __global__ void __launch_bounds__(large_threads, 1)
-    forward_in_place(const __grid_constant__ LocalArgs args) {
-  using Team = Block<large_threads>;
+    local_global_memory(const __grid_constant__ LocalArgs args) {
+  using ThreadGroup = Block<large_threads>;
   const int64_t items = args.work.items(args.forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t set = args.work.set(args.forward.layout, i);
     Weights weights{};
-    const auto points = in_place<weighted, T, Team>(args.forward, set, weights);
-    solve_set<P, /*global=*/false, T, Team>(args.forward, set, points, weights);
+    const auto points = in_place<weighted, T, ThreadGroup>(args.forward, set, weights);
+    solve_set<P, /*global=*/false, T, ThreadGroup>(args.forward, set, points, weights);
   }
 }
 
@@ -211,20 +214,21 @@ template <class T, bool weighted>
 constexpr int64_t point_bytes = static_cast<int64_t>(sizeof(T)) * (weighted ? 2 : 1);
 
 // most_points: of a set.
-template <class P, class T, class Team, bool weighted, int64_t most_points>
-cudaError_t launch_on_chip(const LocalArgs& args, cudaStream_t stream) {
-  constexpr int teams = block_threads / Team::threads;
+template <class P, class T, class ThreadGroup, bool weighted, int64_t most_points>
+cudaError_t launch_local_shared(const LocalArgs& args, cudaStream_t stream) {
+  constexpr int thread_groups = block_threads / ThreadGroup::threads;
   using Kernel = void (*)(LocalArgs);
-  const Kernel kernel = forward_on_chip<P, T, Team, weighted>;
+  const Kernel kernel = local_shared_memory<P, T, ThreadGroup, weighted>;
   constexpr auto bytes = [](int64_t points) {
-    return teams * team_numbers<P, T, Team, weighted>(points) * static_cast<int64_t>(sizeof(T));
+    return thread_groups * group_numbers<P, T, ThreadGroup, weighted>(points) *
+           static_cast<int64_t>(sizeof(T));
   };
   constexpr int64_t most_bytes = bytes(most_points);
   static_assert(most_bytes <= most_dynamic_bytes);
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most_bytes));
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, args.work.grid(args.forward.layout, teams), block_threads,
+  DDN_LAUNCH(kernel, args.work.grid(args.forward.layout, thread_groups), block_threads,
              static_cast<size_t>(bytes(args.work.capacity)), stream, args);
   return cudaGetLastError();
 }
@@ -232,39 +236,39 @@ cudaError_t launch_on_chip(const LocalArgs& args, cudaStream_t stream) {
 template <class P, class T, bool weighted>
 cudaError_t launch_warps(const LocalArgs& args, cudaStream_t stream) {
   constexpr int64_t most_points = warp_bytes / point_bytes<T, weighted>;
-  return launch_on_chip<P, T, Warp, weighted, most_points>(args, stream);
+  return launch_local_shared<P, T, Warp, weighted, most_points>(args, stream);
 }
 
 template <class P, class T, bool weighted>
 cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
   constexpr int64_t most_points = block_bytes / point_bytes<T, weighted>;
-  return launch_on_chip<P, T, Block<block_threads>, weighted, most_points>(args, stream);
+  return launch_local_shared<P, T, Block<block_threads>, weighted, most_points>(args, stream);
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_in_place(const LocalArgs& args, cudaStream_t stream) {
-  DDN_LAUNCH((forward_in_place<P, T, weighted>), args.work.grid(args.forward.layout, 1),
+cudaError_t launch_local_global(const LocalArgs& args, cudaStream_t stream) {
+  DDN_LAUNCH((local_global_memory<P, T, weighted>), args.work.grid(args.forward.layout, 1),
              large_threads, 0, stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_forward(const ForwardArgs& args, cudaStream_t stream) {
+cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
   constexpr int64_t bytes = point_bytes<T, weighted>;
   const Sizes sizes{warp_bytes / bytes, block_bytes / bytes};
   using Launch = cudaError_t (*)(const LocalArgs&, cudaStream_t);
   constexpr Launch launches[] = {launch_warps<P, T, weighted>, launch_blocks<P, T, weighted>,
-                                 launch_in_place<P, T, weighted>};
-  return launch_by_size(args, sizes, stream, [&](int size, const Work& work) {
+                                 launch_local_global<P, T, weighted>};
+  return launch_by_size(args, sizes, stream, [&](int size, const TileScheduler& work) {
     return launches[size]({args, work}, stream);
   });
 }
 
 template <class T, bool weighted>
-cudaError_t forward_of_type(const ForwardArgs& args, cudaStream_t stream) {
+cudaError_t local_of_type(const ForwardArgs& args, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   with_penalty(args.penalty, [&](auto penalty) {
-    error = launch_forward<decltype(penalty), T, weighted>(args, stream);
+    error = launch_local<decltype(penalty), T, weighted>(args, stream);
   });
   return error;
 }

@@ -28,51 +28,52 @@ struct SweepInput {
   // alpha.
   double mass, s1, s2;
   // The windows are those of u in a part of what was asked for; elsewhere there is at most this
-  // depth, less than in that part.
+  // density, less than in that part.
   double left_out = -1;
 };
 
 // Note: [Narrowing a run]
-// A run of places u is cut into `kink_cells` cells. As u moves right, each point near its ends of
-// the run leaves or enters once, in the cell of its kink x + alpha or x - alpha. Within a cell, the
-// points that neither leave nor enter there and are inside make a parabola: its maximum over the
-// cell is a depth that is attained or exceeded, for the others add no less than nothing; and as
-// those are within a cell of their kinks, they add 1 - (1 - g)^2 < 2 g at most, g being the width
-// of a cell in units of alpha. So the cells are known far better than those of a grid of bins, from
-// one look at the points that leave or enter.
-constexpr int kink_cells = 64;
-constexpr int kink_place_bits = 10;  // binary digits of a place in a cell, at least
+// A run of places u is cut into `breakpoint_cells` cells. As u moves right, each point near its
+// ends of the run leaves or enters once, in the cell of its breakpoint x + alpha or x - alpha.
+// Within a cell, the points that neither leave nor enter there and are inside make a parabola: its
+// maximum over the cell is a density that is attained or exceeded, for the others add no less than
+// nothing; and as those are within a cell of their breakpoints, they add 1 - (1 - g)^2 < 2 g at
+// most, g being the width of a cell in units of alpha. So the cells are known far better than those
+// of a grid of bins, from one look at the points that leave or enter.
+constexpr int breakpoint_cells = 64;
+constexpr int breakpoint_place_bits = 10;  // binary digits of a place in a cell, at least
 
-// Points without weights by the cells of their kinks, first those that leave and then those that
-// enter: their numbers, and the sums of how far right of the middle of their cell the kinks lie, in
-// cells.
-struct Kinks {
-  double number[2 * kink_cells];
-  double offset[2 * kink_cells];
+// Points without weights by the cells of their breakpoints, first those that leave and then those
+// that enter: their numbers, and the sums of how far right of the middle of their cell the
+// breakpoints lie, in cells.
+struct Breakpoints {
+  double number[2 * breakpoint_cells];
+  double offset[2 * breakpoint_cells];
 };
 
-// Cells first to last of a run, and a bound of the depth in the others.
+// Cells first to last of a run, and a bound of the density in the others.
 struct NarrowRun {
   int first, last;
   double left_out;
 };
 
-// half: of the width of the run about in.base, in units of alpha. margin: depths that differ by
+// half: of the width of the run about in.base, in units of alpha. margin: densities that differ by
 // less are not told apart. V: double, or a SIMD vector of them.
 template <class V>
-DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, double margin) {
+DDN_HOST_DEVICE NarrowRun narrow(const SweepInput& in, const Breakpoints& breakpoints, double half,
+                                 double margin) {
   using M = Math<V>;
   constexpr int lanes = M::lanes;
-  const double g = 2 * half / kink_cells;
+  const double g = 2 * half / breakpoint_cells;
   // The squares of the offsets are left out; offsets are known to the last digit of a place, and to
   // 1e-6 alpha.
   const double slack =
-      static_cast<double>(in.count) * (g * g / 4 + g * 4.0 / (1 << kink_place_bits) + 2e-6) +
+      static_cast<double>(in.count) * (g * g / 4 + g * 4.0 / (1 << breakpoint_place_bits) + 2e-6) +
       margin;
 
-  // Sums of 1, t and t^2 of the points that leave in a cell, with t of a kink `side` away; after
-  // one cell of nothing, of those that enter.
-  double left[3][kink_cells], entered[3][1 + kink_cells];
+  // Sums of 1, t and t^2 of the points that leave in a cell, with t of a breakpoint `side` away;
+  // after one cell of nothing, of those that enter.
+  double left[3][breakpoint_cells], entered[3][1 + breakpoint_cells];
   V places;  // the middles of cells
   {
     double first[lanes];
@@ -80,17 +81,17 @@ DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, d
     places = M::load(first);
   }
   V middle = places, all_left[3] = {};
-  for (int i = 0; i < kink_cells; i += lanes) {
+  for (int i = 0; i < breakpoint_cells; i += lanes) {
     const auto sums = [&](int cell, double side, V(&sum)[3]) {
-      const V number = M::load(kinks.number + cell), place = middle + M::splat(side);
-      const V moment = M::splat(g) * M::load(kinks.offset + cell), mean = number * place;
+      const V number = M::load(breakpoints.number + cell), place = middle + M::splat(side);
+      const V moment = M::splat(g) * M::load(breakpoints.offset + cell), mean = number * place;
       sum[0] = number;
       sum[1] = mean + moment;
       sum[2] = (mean + (moment + moment)) * place;
     };
     V leave[3], enter[3];
     sums(i, -1, leave);
-    sums(i + kink_cells, 1, enter);
+    sums(i + breakpoint_cells, 1, enter);
     for (int k = 0; k < 3; ++k) {
       all_left[k] += leave[k];
       M::store(left[k] + i, leave[k]);
@@ -100,40 +101,41 @@ DDN_HD NarrowRun narrow(const SweepInput& in, const Kinks& kinks, double half, d
   }
 
   // The same of those inside throughout a cell.
-  double inside[3][kink_cells], here[3] = {in.mass, in.s1, in.s2};
+  double inside[3][breakpoint_cells], here[3] = {in.mass, in.s1, in.s2};
   for (int k = 0; k < 3; ++k) {
     here[k] += M::sum(all_left[k]);
     entered[k][0] = 0;
-    for (int i = 0; i < kink_cells; i += lanes) {
+    for (int i = 0; i < breakpoint_cells; i += lanes) {
       const V change = M::load(entered[k] + i) - M::load(left[k] + i);
       M::store(inside[k] + i, change);
     }
   }
-  for (int i = 0; i < kink_cells; ++i) {
+  for (int i = 0; i < breakpoint_cells; ++i) {
     for (int k = 0; k < 3; ++k) inside[k][i] = here[k] += inside[k][i];
   }
 
-  double bound[kink_cells];
+  double bound[breakpoint_cells];
   V attained = M::splat(-1);
   middle = places;
-  for (int i = 0; i < kink_cells; i += lanes) {
+  for (int i = 0; i < breakpoint_cells; i += lanes) {
     const V mass = M::load(inside[0] + i), s1 = M::load(inside[1] + i);
-    const V mean = s1 / larger(mass, M::splat(0.5)), edge = M::splat(0.5 * g);
-    const V v = larger(smaller(mean, middle + edge), middle - edge);
+    const V mean = s1 / max(mass, M::splat(0.5)), edge = M::splat(0.5 * g);
+    const V v = max(min(mean, middle + edge), middle - edge);
     const V squares = M::load(inside[2] + i) - v * (s1 + s1 - mass * v);
-    const V depth = mass - squares;
-    const V moving = M::load(kinks.number + i) + M::load(kinks.number + kink_cells + i);
-    M::store(bound + i, M::fma(moving, M::splat(2.01 * g), depth + M::splat(slack)));
-    attained = larger(depth, attained);
+    const V density = mass - squares;
+    const V moving =
+        M::load(breakpoints.number + i) + M::load(breakpoints.number + breakpoint_cells + i);
+    M::store(bound + i, M::fma(moving, M::splat(2.01 * g), density + M::splat(slack)));
+    attained = max(density, attained);
     middle += M::splat(lanes * g);
   }
   const double lower = M::largest_of(attained) - slack - margin;
-  NarrowRun run{0, kink_cells - 1, -1};
+  NarrowRun run{0, breakpoint_cells - 1, -1};
   while (run.first < run.last && bound[run.first] < lower) {
-    run.left_out = larger(bound[run.first++], run.left_out);
+    run.left_out = max(bound[run.first++], run.left_out);
   }
   while (run.last > run.first && bound[run.last] < lower) {
-    run.left_out = larger(bound[run.last--], run.left_out);
+    run.left_out = max(bound[run.last--], run.left_out);
   }
   return run;
 }
@@ -147,14 +149,14 @@ struct Window {
 template <bool weighted>
 class WindowSums {
  public:
-  DDN_HD WindowSums(const SweepInput& in, const CompensatedSum<double>& outside)
+  DDN_HOST_DEVICE WindowSums(const SweepInput& in, const CompensatedSum<double>& outside)
       : base_(in.base), inverse_(1 / in.alpha), outside_(outside) {
     mass_.sum = in.mass;
     s1_.sum = in.s1;
     s2_.sum = in.s2;
   }
   // Sums about another base: of the points that are added from now on.
-  DDN_HD void clear(double base) {
+  DDN_HOST_DEVICE void clear(double base) {
     if (weighted) {
       outside_.add(mass_.sum);
       outside_.add(mass_.error);
@@ -167,26 +169,26 @@ class WindowSums {
     s2_ = {};
   }
   // `number` points with these sums of t and t^2, about the base that there is.
-  DDN_HD void add_sums(double number, double s1, double s2) {
+  DDN_HOST_DEVICE void add_sums(double number, double s1, double s2) {
     mass_.sum += number;
     outside_.sum -= number;
     s1_.add(s1);
     s2_.add(s2);
   }
-  DDN_HD void add(double x, double weight) { change(x, weight); }
-  DDN_HD void remove(double x, double weight) { change(x, -weight); }
-  DDN_HD double mass() const { return weighted ? mass_.total() : mass_.sum; }
-  DDN_HD double base() const { return base_; }
+  DDN_HOST_DEVICE void add(double x, double weight) { change(x, weight); }
+  DDN_HOST_DEVICE void remove(double x, double weight) { change(x, -weight); }
+  DDN_HOST_DEVICE double mass() const { return weighted ? mass_.total() : mass_.sum; }
+  DDN_HOST_DEVICE double base() const { return base_; }
 
   // The window's mean, and its loss.
-  DDN_HD Window window(double alpha) const {
+  DDN_HOST_DEVICE Window window(double alpha) const {
     const double s1 = s1_.total(), mean = s1 / mass();
     const double squares = added(s2_.total(), -s1, mean);
     return {added(base_, alpha, mean), outside_.total() + (squares > 0 ? squares : 0)};
   }
 
  private:
-  DDN_HD void change(double x, double weight) {
+  DDN_HOST_DEVICE void change(double x, double weight) {
     const double t = (x - base_) * inverse_;
     if (weighted) {
       mass_.add(weight);
@@ -211,7 +213,7 @@ constexpr double sweep_doubt = 1e-14;
 struct PointSums {
   CompensatedSum<double> s1, s2;
 
-  DDN_HD void add(double t) {
+  DDN_HOST_DEVICE void add(double t) {
     s1.add(t);
     s2.add(t * t);
   }
@@ -220,8 +222,8 @@ struct PointSums {
 // outside: of the set, all that is not inside throughout. With `rebase` the base follows the
 // window, else it is in.base.
 template <class Set, class List>
-DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in,
-                          const CompensatedSum<double>& outside, bool rebase) {
+DDN_HOST_DEVICE Window sweep_about(const Set& set, const List& list, const SweepInput& in,
+                                   const CompensatedSum<double>& outside, bool rebase) {
   const double reach = 2 * in.alpha;
   const auto at = [&](int64_t i) { return list.point(i); };
 
@@ -253,7 +255,7 @@ DDN_HD Window sweep_about(const Set& set, const List& list, const SweepInput& in
     double all[2] = {leave.s1.total(), leave.s2.total()};
     double before[2] = {enter.s1.total() - all[0], enter.s2.total() - all[1]};
     set.sum(all);
-    set.sum_before(before);
+    set.exclusive_scan(before);
     if (begin < end) {
       const auto number = static_cast<double>(entered - begin);
       sums.add_sums(number, all[0] + before[0], all[1] + before[1]);
@@ -295,13 +297,13 @@ struct Tail {
   const List& list;
   int64_t first;
 
-  DDN_HD double point(int64_t i) const { return list.point(first + i); }
-  DDN_HD double weight(int64_t i) const { return list.weight(first + i); }
+  DDN_HOST_DEVICE double point(int64_t i) const { return list.point(first + i); }
+  DDN_HOST_DEVICE double weight(int64_t i) const { return list.weight(first + i); }
 };
 
 // The first point of a list of `count` that is not below x.
 template <class List>
-DDN_HD int64_t first_from(const List& list, int64_t count, double x) {
+DDN_HOST_DEVICE int64_t first_from(const List& list, int64_t count, double x) {
   int64_t first = 0, past = count;
   while (first < past) {
     const int64_t middle = first + (past - first) / 2;
@@ -314,7 +316,7 @@ DDN_HD int64_t first_from(const List& list, int64_t count, double x) {
   return first;
 }
 
-// Every thread of a set's team takes a stretch of the points that leave.
+// Every thread of a set's thread group takes a stretch of the points that leave.
 //
 // Note: [Weights that all but vanish]
 // Where nearly all of the weight is inside, the loss is far smaller than the sums that it is found
@@ -324,7 +326,7 @@ DDN_HD int64_t first_from(const List& list, int64_t count, double x) {
 // windows overlap with it: no point is looked at from which squares far larger than theirs would
 // come.
 template <class Set, class List>
-DDN_HD Window sweep(const Set& set, const List& list, const SweepInput& in, double total) {
+DDN_HOST_DEVICE Window sweep(const Set& set, const List& list, const SweepInput& in, double total) {
   const bool all = in.entering < in.leaving;  // the list is the whole set, the window moves far
   CompensatedSum<double> outside;
   outside.sum = total - in.mass;

@@ -16,10 +16,12 @@ constexpr unsigned most_list_blocks = 2048;
 struct Sizes {
   int64_t most[num_sizes - 1];
 
-  DDN_HD int of(int64_t points) const { return points <= most[0] ? 0 : points <= most[1] ? 1 : 2; }
+  DDN_HOST_DEVICE int of(int64_t points) const {
+    return points <= most[0] ? 0 : points <= most[1] ? 1 : 2;
+  }
 };
 
-struct Work {
+struct TileScheduler {
   int64_t capacity;         // points that there has to be room for
   const int64_t* segments;  // their numbers, or null for all sets
   const unsigned* count;    // how many
@@ -60,7 +62,7 @@ struct SegmentLists {
     return counts_bytes +
            num_sizes * (layout.num_sets / layout.channels) * static_cast<int64_t>(sizeof(int64_t));
   }
-  Work work(int size, int64_t points) const {
+  TileScheduler work(int size, int64_t points) const {
     return {size < num_sizes - 1 ? sizes.most[size] : points, lists + size * segments,
             counts + size};
   }
@@ -74,7 +76,8 @@ template <class Launch>
 cudaError_t launch_by_size(const ForwardArgs& args, const Sizes& sizes, cudaStream_t stream,
                            const Launch& launch) {
   const int64_t points = args.layout.num_points;
-  if (args.layout.ptr == nullptr) return launch(sizes.of(points), Work{points, nullptr, nullptr});
+  if (args.layout.ptr == nullptr)
+    return launch(sizes.of(points), TileScheduler{points, nullptr, nullptr});
   const SegmentLists lists(args, sizes);
   cudaError_t error = list_segments(lists, stream);
   for (int size = 0; size < num_sizes && error == cudaSuccess; ++size) {

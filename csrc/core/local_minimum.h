@@ -1,7 +1,7 @@
 // One descent to the accuracy that is promised, and where to begin it.
 #pragma once
 
-#include "core/descent.h"
+#include "core/newton.h"
 #include "core/penalties.h"
 #include "core/set.h"
 
@@ -21,24 +21,24 @@ constexpr double accepted_fraction = sizeof(Real) == 8 ? 1e-12 : 1e-6;
 // The accepted |step|, in the units of the points. Where alpha exceeds the range of the set, the
 // range takes its place: there an accuracy in units of alpha would say little.
 template <class Real>
-DDN_HD double accepted_step(const Problem& problem, double range) {
+DDN_HOST_DEVICE double accepted_step(const Problem& problem, double range) {
   if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
   return accepted_fraction<Real> * (range < problem.alpha ? range : problem.alpha);
 }
 // The accepted relative error of a curvature: by so much gradients fail to sum to one.
 template <class Real>
-DDN_HD double accepted_error() {
+DDN_HOST_DEVICE double accepted_error() {
   return sizeof(Real) == 8 ? 1e-15 : 1e-6;
 }
 // Unit roundoff.
 template <class Real>
-DDN_HD double rounding() {
+DDN_HOST_DEVICE double rounding() {
   return sizeof(Real) == 8 ? 0x1p-53 : 0x1p-24;
 }
 
 // Below it a reciprocal overflows.
 template <class Real>
-DDN_HD double smallest_normal() {
+DDN_HOST_DEVICE double smallest_normal() {
   return sizeof(Real) == 8 ? 0x1p-1022 : 0x1p-126;
 }
 
@@ -57,21 +57,22 @@ struct Bounds {
 
 // V: of the arithmetic.
 template <class P, class V, class Set>
-DDN_HD Descent<P> make_descent(const Set& set, double start, const Bounds& bounds,
-                               const Problem& problem) {
+DDN_HOST_DEVICE Descent<P> make_descent(const Set& set, double start, const Bounds& bounds,
+                                        const Problem& problem) {
   using Real = typename Set::Real;
   return {start,
           bounds.lo,
           bounds.hi,
           {problem.alpha, accepted_step<Real>(problem, bounds.range), accepted_error<Real>(),
            rounding<V>(), set.total_weight(), bounds.range,
-           problem.alpha * kink_distance(set.points())}};
+           problem.alpha * breakpoint_margin(set.points())}};
 }
 
 // at_start: the sums there, if they are known.
 template <class P, class V, class Set>
-DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const Problem& problem,
-                       int64_t& passes_left, const SumsOf<P>* at_start = nullptr) {
+DDN_HOST_DEVICE Iterate descend(const Set& set, double start, const Bounds& bounds,
+                                const Problem& problem, int64_t& passes_left,
+                                const SumsOf<P>* at_start = nullptr) {
   auto descent = make_descent<P, V>(set, start, bounds, problem);
   bool done = at_start != nullptr && descent.update(*at_start);
   set.template with_sums<P, V>(problem.alpha, [&](auto sums) {
@@ -88,14 +89,14 @@ DDN_HD Iterate descend(const Set& set, double start, const Bounds& bounds, const
 // curvature below a sixteenth of the points', would move the answer by more than the promised
 // accuracy, so there the descent goes on in double precision.
 template <class P, class Set>
-DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& bounds,
-                                   const Problem& problem, int64_t& passes_left,
-                                   const SumsOf<P>* at_start = nullptr) {
+DDN_HOST_DEVICE Iterate descend_to_accuracy(const Set& set, double start, const Bounds& bounds,
+                                            const Problem& problem, int64_t& passes_left,
+                                            const SumsOf<P>* at_start = nullptr) {
   using Real = typename Set::Real;
   Iterate it = descend<P, Real>(set, start, bounds, problem, passes_left, at_start);
   if (sizeof(Real) < sizeof(double) && !it.stopped) {
-    const double mass = P::convex ? set.total_weight() : it.at.depth;
-    if (!(lasting_curvature<P>(it.at) >= mass / 16)) {
+    const double mass = P::convex ? set.total_weight() : it.at.density;
+    if (!(lasting_dpsi<P>(it.at) >= mass / 16)) {
       it = descend<P, double>(set, it.u, bounds, problem, passes_left);
     }
   }
@@ -106,18 +107,18 @@ DDN_HD Iterate descend_to_accuracy(const Set& set, double start, const Bounds& b
 // penalty's sums are enough. So they are for the side on which the minimiser lies, unless it is
 // near.
 template <class P, class Set>
-DDN_HD double first_step(const Set& set, double start, const Problem& problem, Bounds& bounds,
-                         int64_t& passes_left) {
+DDN_HOST_DEVICE double first_step(const Set& set, double start, const Problem& problem,
+                                  Bounds& bounds, int64_t& passes_left) {
   if constexpr (P::is_smooth) {
     using Real = typename Set::Real;
     if (passes_left == 0 || passes_left == 1) return start;  // its end is not looked at here
     --passes_left;
     auto descent = make_descent<P, Real>(set, start, bounds, problem);
-    const Sums rough = set.template sums<typename P::Rough, Real>(start, problem.alpha);
-    descent.update(rough);
+    const Sums approximate = set.template sums<typename P::Approximate, Real>(start, problem.alpha);
+    descent.update(approximate);
     const double doubt = 0x1p-12 * set.total_weight() * problem.alpha;
-    if (rough.slope > doubt) bounds.hi = start;
-    if (rough.slope < -doubt) bounds.lo = start;
+    if (approximate.psi > doubt) bounds.hi = start;
+    if (approximate.psi < -doubt) bounds.lo = start;
     return descent.point();
   } else {
     return start;
@@ -127,7 +128,7 @@ DDN_HD double first_step(const Set& set, double start, const Problem& problem, B
 // Weights of two sides that differ by less, in units of all, are equal: weights are rounded
 // themselves, numbers of points are not.
 template <class Set>
-DDN_HD double balance_doubt() {
+DDN_HOST_DEVICE double balance_doubt() {
   return 4 * (Set::weighted ? rounding<typename Set::Real>() : rounding<double>());
 }
 
@@ -136,8 +137,9 @@ DDN_HD double balance_doubt() {
 // one of them: they are then the stretch between (the last point on the left) + alpha and (the
 // first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
 template <class Set>
-DDN_HD bool find_flat(const Set& set, double range, const Problem& problem, Iterate& it) {
-  if (it.stopped || lasting_curvature<Huber>(it.at) > 0) return false;
+DDN_HOST_DEVICE bool find_flat_minimum(const Set& set, double range, const Problem& problem,
+                                       Iterate& it) {
+  if (it.stopped || lasting_dpsi<Huber>(it.at) > 0) return false;
   const double step = accepted_step<typename Set::Real>(problem, range);
   const double slack = added(4 * step, 4e-16, ::fabs(it.u));
   const double radius = problem.alpha - slack;
@@ -153,7 +155,7 @@ DDN_HD bool find_flat(const Set& set, double range, const Problem& problem, Iter
 }
 
 template <class Set>
-DDN_HD double nearest_point(const Set& set, double u) {
+DDN_HOST_DEVICE double nearest_point(const Set& set, double u) {
   const Around around = set.around(u, 0);
   return u - around.below <= around.above - u ? around.below : around.above;
 }
@@ -161,13 +163,13 @@ DDN_HD double nearest_point(const Set& set, double u) {
 // The documented start of a non-convex descent: the Huber answer at the same alpha, moved to the
 // nearest point (the smaller of two) where no point lies within alpha of it.
 template <class Set>
-DDN_HD double robust_start(const Set& set, double start, const Bounds& bounds,
-                           const Problem& problem, int64_t& passes_left) {
+DDN_HOST_DEVICE double robust_start(const Set& set, double start, const Bounds& bounds,
+                                    const Problem& problem, int64_t& passes_left) {
   Iterate it = descend_to_accuracy<HuberFirst>(set, start, bounds, problem, passes_left);
   if (it.stopped) return it.u;
   // The middle of a flat stretch is as far from the one side as from the other.
-  if (find_flat(set, bounds.range, problem, it)) return set.around(it.u, 0).below;
-  return it.at.curvature == 0 ? nearest_point(set, it.u) : it.u;
+  if (find_flat_minimum(set, bounds.range, problem, it)) return set.around(it.u, 0).below;
+  return it.at.dpsi == 0 ? nearest_point(set, it.u) : it.u;
 }
 
 // The descent from the robust start.
@@ -176,12 +178,13 @@ DDN_HD double robust_start(const Set& set, double start, const Bounds& bounds,
 // Where the objective is convex, it does not matter whence a descent begins. One look at the Huber
 // objective, at any u, tells how far away its minimiser can be: its slope is known, and within a
 // quarter of alpha so is a curvature that it does not fall below. When the descent from there ends
-// where the curvature exceeds all that the twist can take from it on the way to any such
+// where the curvature exceeds all that the psi'' can take from it on the way to any such
 // place, then the objective is convex between the two, and the descent from the robust start ends
 // there as well.
 template <class P, class Set>
-DDN_HD Iterate descend_from_robust_start(const Set& set, double start, const Bounds& bounds,
-                                         const Problem& problem, int64_t& passes_left) {
+DDN_HOST_DEVICE Iterate descend_from_robust_start(const Set& set, double start,
+                                                  const Bounds& bounds, const Problem& problem,
+                                                  int64_t& passes_left) {
   using Real = typename Set::Real;
   const double alpha = problem.alpha;
   if constexpr (P::is_smooth) {
@@ -190,13 +193,13 @@ DDN_HD Iterate descend_from_robust_start(const Set& set, double start, const Bou
       --passes_left;
       const double total = set.total_weight();
       const auto look = set.template sums<Look, Real>(start, alpha);
-      const double slope = added(::fabs(look.slope), 128 * rounding<Real>() * total, alpha);
+      const double slope = added(::fabs(look.huber_psi), 128 * rounding<Real>() * total, alpha);
       if (slope < 0.25 * alpha * look.least) {
         const Iterate it = descend_to_accuracy<typename P::Far>(set, start, bounds, problem,
                                                                 passes_left, &look.own);
         if (it.stopped) return it;
         const double way = ::fabs(it.u - start) + slope / look.least;
-        if (it.at.curvature > 1.01 * total * P::most_twist * (way / alpha)) return it;
+        if (it.at.dpsi > 1.01 * total * P::max_d2psi * (way / alpha)) return it;
       }
     }
   }

@@ -25,8 +25,8 @@ namespace ddn {
 
 // What curvature, at least, a small step leaves.
 template <class P, class V>
-DDN_HD V lasting_curvature(const SumsIn<V>& at) {
-  return P::has_flats ? at.curvature - at.depth : at.curvature;
+DDN_HOST_DEVICE V lasting_dpsi(const SumsIn<V>& at) {
+  return P::has_flat_minima ? at.dpsi - at.density : at.dpsi;
 }
 
 struct DescentOptions {
@@ -36,7 +36,7 @@ struct DescentOptions {
   double rounding;      // relative rounding error of a term of the sums
   double total_weight;  // sum of the weights of the set
   double range;         // of the whole set
-  double kink;          // see Alpha
+  double breakpoint;    // see Alpha
 };
 
 // Of a smooth penalty: slope(u + alpha t) / alpha about the u of some sums, cut off after
@@ -44,35 +44,35 @@ struct DescentOptions {
 template <class P>
 class SlopeSeries {
  public:
-  DDN_HD SlopeSeries(const SumsOf<P>& at, double inverse_alpha) {
-    c_[0] = at.slope * inverse_alpha;
-    c_[1] = at.curvature;
-    c_[2] = 0.5 * at.twist;
+  DDN_HOST_DEVICE SlopeSeries(const SumsOf<P>& at, double inverse_alpha) {
+    c_[0] = at.psi * inverse_alpha;
+    c_[1] = at.dpsi;
+    c_[2] = 0.5 * at.d2psi;
     if constexpr (P::degree > 2) {
       for (int k = 3; k <= P::degree; ++k) c_[k] = at.higher[k - 3];
     }
   }
 
-  DDN_HD double value(double t) const {
+  DDN_HOST_DEVICE double value(double t) const {
     double value = c_[P::degree];
     for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k], value, t);
     return value;
   }
-  DDN_HD double derivative(double t) const {
+  DDN_HOST_DEVICE double derivative(double t) const {
     double value = P::degree * c_[P::degree];
     for (int k = P::degree - 1; k > 0; --k) value = added(k * c_[k], value, t);
     return value;
   }
-  DDN_HD double integral(double t) const {
+  DDN_HOST_DEVICE double integral(double t) const {
     double value = c_[P::degree] * (1.0 / (P::degree + 1));
     for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k] * (1.0 / (k + 1)), value, t);
     return value * t;
   }
   // What was cut off, for each unit of weight at most: of the derivative, and of the value that
   // times |t| / (degree + 1).
-  static DDN_HD double rest(double t) {
+  static DDN_HOST_DEVICE double rest(double t) {
     constexpr double factorial[] = {1, 1, 2, 6, 24, 120, 720};
-    double rest = P::most_rest / factorial[P::degree];
+    double rest = P::max_rest / factorial[P::degree];
     for (int k = 0; k < P::degree; ++k) rest *= ::fabs(t);
     return rest;
   }
@@ -81,7 +81,7 @@ class SlopeSeries {
   double c_[P::degree + 1];
 };
 
-// Whether the sums of a penalty have more of the series than the twist.
+// Whether the sums of a penalty have more of the series than the psi''.
 template <class P, bool = P::is_smooth>
 constexpr bool is_long = false;
 template <class P>
@@ -93,24 +93,24 @@ class Descent {
   using At = SumsOf<P>;
   static constexpr int free_passes = 40;
 
-  DDN_HD Descent(double start, double lo, double hi, const DescentOptions& options)
+  DDN_HOST_DEVICE Descent(double start, double lo, double hi, const DescentOptions& options)
       : options_(options), lo_(lo), hi_(hi), trial_(start) {
     previous_step_ = added(-0.5 * lo, 0.5, hi);  // without an overflow
   }
 
   // The point at which the sums are wanted next; after update() returned true, the answer.
-  DDN_HD double point() const { return trial_; }
+  DDN_HOST_DEVICE double point() const { return trial_; }
 
   // The best point evaluated so far, the start before any was, and the sums there.
-  DDN_HD double best() const { return passes_ == 0 ? trial_ : near_point_; }
-  DDN_HD const Sums& sums() const { return near_; }
+  DDN_HOST_DEVICE double best() const { return passes_ == 0 ? trial_ : near_point_; }
+  DDN_HOST_DEVICE const Sums& sums() const { return near_; }
 
   // Takes the sums at point(); true when the descent has ended there.
-  DDN_HD bool update(const At& at) {
+  DDN_HOST_DEVICE bool update(const At& at) {
     ++passes_;
     const bool first = passes_ == 1;
     if (!P::convex && !first &&
-        at.depth < added(near_.depth, -8 * options_.rounding, near_.depth)) {
+        at.density < added(near_.density, -8 * options_.rounding, near_.density)) {
       far_ = trial_;
       far_seen_ = true;
       growth_ = 0;
@@ -121,7 +121,7 @@ class Descent {
         return true;
       }
       // At a maximum the slope vanishes too; it is left downwards.
-      const bool descend_right = at.slope < 0;
+      const bool descend_right = at.psi < 0;
       if (first) {
         far_ = descend_right ? hi_ : lo_;
       } else if ((far_ > near_point_) != descend_right) {  // the trial may lie at far itself
@@ -137,49 +137,52 @@ class Descent {
 
  private:
   // Points that pull at u: what the rounding error of the slope is proportional to.
-  DDN_HD double mass(const Sums& at) const { return P::convex ? options_.total_weight : at.depth; }
-
-  DDN_HD bool stationary(const Sums& at) const {
-    const double noise = options_.rounding * mass(at);
-    const double accepted = options_.step * lasting_curvature<P>(at);
-    const double floor =
-        noise * (options_.range < options_.alpha ? options_.range : options_.alpha);
-    return ::fabs(at.slope) <= (accepted > floor ? accepted : floor) &&
-           (P::convex || at.curvature >= -4 * noise);
+  DDN_HOST_DEVICE double mass(const Sums& at) const {
+    return P::convex ? options_.total_weight : at.density;
   }
 
-  DDN_HD double step() const {
-    const double newton = -near_.slope / near_.curvature;
+  DDN_HOST_DEVICE bool stationary(const Sums& at) const {
+    const double noise = options_.rounding * mass(at);
+    const double accepted = options_.step * lasting_dpsi<P>(at);
+    const double floor =
+        noise * (options_.range < options_.alpha ? options_.range : options_.alpha);
+    return ::fabs(at.psi) <= (accepted > floor ? accepted : floor) &&
+           (P::convex || at.dpsi >= -4 * noise);
+  }
+
+  DDN_HOST_DEVICE double step() const {
+    const double newton = -near_.psi / near_.dpsi;
     if constexpr (P::is_smooth) {
       // Halley's method: with the curvature half-way to where Newton's method would lead.
-      const double bent = added(near_.curvature, 0.5 * near_.twist, newton / options_.alpha);
-      if (::fabs(newton) <= 0.5 * options_.alpha && near_.curvature > 0 &&
-          bent > 0.5 * near_.curvature && bent < 2 * near_.curvature) {
-        return series_root(-near_.slope / bent);
+      const double bent = added(near_.dpsi, 0.5 * near_.d2psi, newton / options_.alpha);
+      if (::fabs(newton) <= 0.5 * options_.alpha && near_.dpsi > 0 && bent > 0.5 * near_.dpsi &&
+          bent < 2 * near_.dpsi) {
+        return series_root(-near_.psi / bent);
       }
     }
     if (P::convex) return newton;  // NaN or infinite without curvature
-    // Without the kinks, which take some two thirds of it, a curvature is too much by far: the
-    // first step out of the Huber answer is the longer.
-    if (P::has_kinks && passes_ == 1 && ::fabs(newton) < 0.2 * options_.alpha) return 2.5 * newton;
+    // Without the breakpoints, which take some two thirds of it, a curvature is too much by far:
+    // the first step out of the Huber answer is the longer.
+    if (P::has_breakpoints && passes_ == 1 && ::fabs(newton) < 0.2 * options_.alpha)
+      return 2.5 * newton;
     // Where there is none, or Newton's step leads out of its neighbourhood, the minimiser of the
     // quadratic that touches the objective here and lies above it everywhere (mean shift): it
-    // descends, however far away it leads. Its curvature sums phi'(z)/z, which is `depth` for
+    // descends, however far away it leads. Its curvature sums phi'(z)/z, which is `density` for
     // Welsch and, with the count of the points inside, at least that for the truncated quadratic,
     // where it is Newton's step.
-    if (near_.curvature > 0 && ::fabs(newton) <= options_.alpha) return newton;
-    return -near_.slope / (near_.curvature > near_.depth ? near_.curvature : near_.depth);
+    if (near_.dpsi > 0 && ::fabs(newton) <= options_.alpha) return newton;
+    return -near_.psi / (near_.dpsi > near_.density ? near_.dpsi : near_.density);
   }
 
   // The root of the series that Newton's method finds from `step`, or that step.
-  DDN_HD double series_root(double step) const {
+  DDN_HOST_DEVICE double series_root(double step) const {
     if constexpr (is_long<P>) {
       const double inverse = 1 / options_.alpha;
       const SlopeSeries<P> slope(near_, inverse);
       double t = step * inverse;
       for (int i = 0; i < 2; ++i) {
         const double curvature = slope.derivative(t);
-        if (!(curvature > 0.25 * near_.curvature)) return step;
+        if (!(curvature > 0.25 * near_.dpsi)) return step;
         t -= slope.value(t) / curvature;
       }
       if (::fabs(t) <= 1) return t * options_.alpha;
@@ -187,9 +190,9 @@ class Descent {
     return step;
   }
 
-  DDN_HD bool next_trial() {
+  DDN_HOST_DEVICE bool next_trial() {
     const double width = far_ - near_point_;  // may overflow to an infinity: compared only
-    const double scale = larger(::fabs(near_point_), ::fabs(far_));
+    const double scale = max(::fabs(near_point_), ::fabs(far_));
     if (::fabs(width) <= added(options_.step, 4.5e-16, scale)) {
       trial_ = near_point_;
       return true;
@@ -231,16 +234,16 @@ class Descent {
   // Where a step is so short that its outcome is known, it need not be looked at from its end. s is
   // the step as u could be rounded to, so that the curvature belongs to the very answer.
   //
-  // Smooth penalties: with the bounds on the twist M_3 and on its slope M_4 per unit of weight, in
+  // Smooth penalties: with the bounds on the psi'' M_3 and on its slope M_4 per unit of weight, in
   // units of alpha, the slope after Newton's step s or Halley's is at most 1.1 W M_3 s^2, the error
   // of the curvature W M_4 s^2 / 2, and the curvature changes by W M_3 |s| at most. With more of
-  // the series, what was cut off of it takes the place of these. Huber: on a stretch without a kink
-  // the slope is linear, and nothing else changes.
-  DDN_HD bool lands(double s) {
+  // the series, what was cut off of it takes the place of these. Huber: on a stretch without a
+  // breakpoint the slope is linear, and nothing else changes.
+  DDN_HOST_DEVICE bool lands(double s) {
     if constexpr (is_long<P>) {
       const double inverse = 1 / options_.alpha, t = s * inverse, all = options_.total_weight;
       // Then the curvature is positive all the way, and the series has no other root there.
-      if (!(near_.curvature > 1.25 * all * P::most_twist * ::fabs(t))) return false;
+      if (!(near_.dpsi > 1.25 * all * P::max_d2psi * ::fabs(t))) return false;
       const SlopeSeries<P> series(near_, inverse);
       const double curvature = series.derivative(t), error = all * series.rest(t);
       const double slope = added(::fabs(series.value(t)), error * ::fabs(t), 1.0 / (P::degree + 1));
@@ -248,25 +251,25 @@ class Descent {
             error <= options_.accuracy * curvature)) {
         return false;
       }
-      if (!P::convex) near_.depth -= series.integral(t);
-      near_.curvature = curvature;
-      near_.slope = slope * options_.alpha;  // no more than that
+      if (!P::convex) near_.density -= series.integral(t);
+      near_.dpsi = curvature;
+      near_.psi = slope * options_.alpha;  // no more than that
       return true;
     } else if constexpr (P::is_smooth) {
       const double relative = ::fabs(s) / options_.alpha, all = options_.total_weight;
-      const double change = all * P::most_twist * relative;
+      const double change = all * P::max_d2psi * relative;
       const double slope = 1.1 * change * ::fabs(s);
-      const double error = 0.5 * all * P::most_rest * relative * relative;
-      if (!(near_.curvature > 4 * change && slope <= 0.5 * options_.step * near_.curvature &&
-            error <= options_.accuracy * near_.curvature)) {
+      const double error = 0.5 * all * P::max_rest * relative * relative;
+      if (!(near_.dpsi > 4 * change && slope <= 0.5 * options_.step * near_.dpsi &&
+            error <= options_.accuracy * near_.dpsi)) {
         return false;
       }
-      near_.curvature = added(near_.curvature, near_.twist, s / options_.alpha);
-      near_.slope = slope;
+      near_.dpsi = added(near_.dpsi, near_.d2psi, s / options_.alpha);
+      near_.psi = slope;
       return true;
-    } else if constexpr (P::has_flats) {
-      if (!(near_.depth == 0 && ::fabs(s) <= 0.5 * options_.kink)) return false;
-      near_.slope = 0;
+    } else if constexpr (P::has_flat_minima) {
+      if (!(near_.density == 0 && ::fabs(s) <= 0.5 * options_.breakpoint)) return false;
+      near_.psi = 0;
       return true;
     } else {
       return false;

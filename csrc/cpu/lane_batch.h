@@ -1,14 +1,14 @@
 // Small sets, solved side by side with one in each SIMD lane.
 //
-// Note: [Packs]
+// Note: [Lane batches]
 // Of a small set's time little goes to its points: most is the latency of sums across lanes, of
-// divisions and of branches that are foreseen wrongly. A pack pays these once for all its sets.
-// Whatever a lane does depends on its own set alone, so that answers do not depend on which sets
-// share a pack, or on whether there are others at all.
+// divisions and of branches that are foreseen wrongly. A lane batch pays these once for all its
+// sets. Whatever a lane does depends on its own set alone, so that answers do not depend on which
+// sets share a lane batch, or on whether there are others at all.
 //
-// A pack solves sets whose descent goes as it should: finite points, no Huber objective that is
-// flat, no curvature below a sixteenth of what it could be, a few passes. The others are left to
-// core/solve.h. Descents take the steps of core/descent.h, whose decisions are made here by
+// A lane batch solves sets whose descent goes as it should: finite points, no Huber objective that
+// is flat, no curvature below a sixteenth of what it could be, a few passes. The others are left to
+// core/solve.h. Descents take the steps of core/newton.h, whose decisions are made here by
 // selection.
 #pragma once
 
@@ -30,7 +30,7 @@ struct PerLane {
   void set(int lane, double x) { part[lane / part_lanes][lane % part_lanes] = x; }
 };
 template <class T>
-DDN_HD Vector<T> narrowed(const PerLane<T>& x) {
+DDN_HOST_DEVICE Vector<T> narrowed(const PerLane<T>& x) {
   if constexpr (PerLane<T>::parts == 1) {
     return x.part[0];
   } else {
@@ -43,7 +43,7 @@ DDN_HD Vector<T> narrowed(const PerLane<T>& x) {
   }
 }
 template <class T>
-DDN_HD PerLane<T> widened(Vector<T> x) {
+DDN_HOST_DEVICE PerLane<T> widened(Vector<T> x) {
   if constexpr (PerLane<T>::parts == 1) {
     return {{x}};
   } else {
@@ -53,8 +53,10 @@ DDN_HD PerLane<T> widened(Vector<T> x) {
   }
 }
 // Sums of what lies in each lane.
-DDN_HD PerLane<float> lane_totals(const DoublePair& sums, float) { return {{sums.low, sums.high}}; }
-DDN_HD PerLane<double> lane_totals(const DoublePair& sums, double) {
+DDN_HOST_DEVICE PerLane<float> lane_totals(const DoublePair& sums, float) {
+  return {{sums.low, sums.high}};
+}
+DDN_HOST_DEVICE PerLane<double> lane_totals(const DoublePair& sums, double) {
   return {{sums.low + sums.high}};
 }
 
@@ -65,21 +67,21 @@ struct LaneAdder {
   Mask mask;
 
   template <class Factor>
-  DDN_HD void operator()(int k, Vector<T> x, Factor y) const {
-    moments[k] = added(moments[k], kept_by(mask, x), y);
+  DDN_HOST_DEVICE void operator()(int k, Vector<T> x, Factor y) const {
+    moments[k] = added(moments[k], select(mask, x), y);
   }
-  DDN_HD void count(int k, Vector<T> a, Vector<T> b) const {
-    moments[k] += (selected<T>(mask) & at_most<T>(a, b)).keep(splat(T(1)));
+  DDN_HOST_DEVICE void count(int k, Vector<T> a, Vector<T> b) const {
+    moments[k] += (selection<T>(mask) & at_most<T>(a, b)).keep(splat(T(1)));
   }
 };
 
 template <class T>
-class Pack {
+class LaneBatch {
  public:
   static constexpr int lanes = VectorOf<T>::lanes;
   static constexpr int64_t most_points = 16 * lanes;
 
-  // Whether sets of so many points are for packs: of more they gain little or nothing.
+  // Whether sets of so many points are for lane batches: of more they gain little or nothing.
   template <class P, bool global>
   static constexpr bool takes(int64_t points) {
     constexpr int each = P::is_mean ? 4 : !global ? 16 : P::is_smooth ? 4 : 8;
@@ -88,8 +90,8 @@ class Pack {
 
   bool is_full() const { return size_ == lanes; }
 
-  // A set that stays where it is until the pack is solved, or of which a copy is kept. ahead: from
-  // its points to those that take its lane next.
+  // A set that stays where it is until the lane batch is solved, or of which a copy is kept. ahead:
+  // from its points to those that take its lane next.
   void add(int64_t index, const T* x, int64_t n, double unit, double alpha, bool stays,
            int64_t ahead) {
     if (!stays) {
@@ -100,17 +102,17 @@ class Pack {
   }
 
   // Solves what was added, and is empty then. `solve_alone` is called with each set that is not one
-  // for a pack: solve_alone(index, points, n, unit, takes_more), the last one if it is one that
-  // would take more passes than are allowed.
+  // for a lane batch: solve_alone(index, points, n, unit, takes_more), the last one if it is one
+  // that would take more passes than are allowed.
   template <class P, bool global, class Alone>
   void solve(const ForwardArgs& args, const Alone& solve_alone) {
     if (size_ == 0) return;
     load();
-    survey<P::is_mean>();
+    statistics<P::is_mean>();
     bool bounded = P::is_smooth;  // what is bounded, clipping does not change
     for (int p = 0; p < parts; ++p) {
       const Part range = hi_.part[p] - lo_.part[p], far = most_bounded * alpha_.part[p];
-      reach_.part[p] = smaller(range, alpha_.part[p]);
+      reach_.part[p] = min(range, alpha_.part[p]);
       accepted_.part[p] = args.tolerance < 0 ? detail::accepted_fraction<T> * reach_.part[p]
                                              : args.tolerance * alpha_.part[p];
       bounded = bounded && !any(active_[p] & (range > far));
@@ -146,15 +148,10 @@ class Pack {
     int64_t ahead;
   };
 
-  static DDN_HD bool any(Mask mask) { return selected<double>(mask).bits() != 0; }
-  template <class V>
-  static DDN_HD V chosen(Mask mask, V a, V b) {
-    return mask ? a : b;
-  }
-
+  static DDN_HOST_DEVICE bool any(Mask mask) { return selection<double>(mask).bits() != 0; }
   // Calls body(points, mask) for the j-th points of all sets, flush() after every few.
   template <class Body, class Flush>
-  DDN_HD void for_each_point(const Body& body, const Flush& flush) const {
+  DDN_HOST_DEVICE void for_each_point(const Body& body, const Flush& flush) const {
     int64_t j = 0;
     for (; j + block_vectors <= least_; j += block_vectors) {
       for (int k = 0; k < block_vectors; ++k) body(points_[j + k], AllLanes{});
@@ -181,7 +178,7 @@ class Pack {
       lengths_[lane] = static_cast<T>(set.n);
       weight_.set(lane, static_cast<double>(set.n));
       alpha_.set(lane, set.alpha);
-      kink_.set(lane, kink_distance(set.n));
+      margin_.set(lane, breakpoint_margin(set.n));
     }
     for (int64_t j = 0; j < most_; j += lanes) {
       Vector<T> rows[lanes];
@@ -204,7 +201,7 @@ class Pack {
 
   // Where descents begin and how far they may go, and which sets are solved by that already.
   template <bool is_mean>
-  void survey() {
+  void statistics() {
     using Lanes = Vector<T>;
     const T infinity = static_cast<T>(detail::infinity);
     const Lanes upmost = splat(infinity), downmost = splat(-infinity);
@@ -212,9 +209,9 @@ class Pack {
     DoublePair total;
     for_each_point(
         [&](Lanes points, auto mask) __attribute__((always_inline)) {
-          sum += kept_by(mask, points);
-          least = smaller(kept_by(mask, points, upmost), least);
-          most = larger(kept_by(mask, points, downmost), most);
+          sum += select(mask, points);
+          least = min(select(mask, points, upmost), least);
+          most = max(select(mask, points, downmost), most);
         },
         [&]() __attribute__((always_inline)) {
           total.add(sum);
@@ -224,8 +221,8 @@ class Pack {
     Lanes medians{}, groups{};
     for (int64_t j = 0; j + 3 <= most_ && !is_mean; j += 3) {
       const auto whole = lengths_ >= static_cast<T>(j + 3);
-      medians += kept_by(whole, median(points_[j], points_[j + 1], points_[j + 2]));
-      groups += kept_by(whole, splat(T(1)));
+      medians += select(whole, median(points_[j], points_[j + 1], points_[j + 2]));
+      groups += select(whole, splat(T(1)));
     }
     const PerLane<T> sums = lane_totals(total, T{});
     const PerLane<T> all_medians = widened<T>(medians), all_groups = widened<T>(groups);
@@ -235,10 +232,10 @@ class Pack {
     for (int p = 0; p < parts; ++p) {
       const Part mean = sums.part[p] / weight_.part[p], lo = lo_.part[p], hi = hi_.part[p];
       const Part start = all_medians.part[p] / all_groups.part[p];
-      const Part at = is_mean ? mean : chosen(absolute(start) <= largest, start, mean);
+      const Part at = is_mean ? mean : select(absolute(start) <= largest, start, mean);
       const Mask ordinary = (absolute(mean) <= largest) & (hi - lo <= largest);
       const Mask known = is_mean ? ordinary : ordinary & (lo == hi);
-      u_.part[p] = larger(smaller(at, hi), lo);
+      u_.part[p] = max(min(at, hi), lo);
       curvature_.part[p] = weight_.part[p];
       passes_.part[p] = Part{};
       solved_[p] = known;
@@ -253,13 +250,13 @@ class Pack {
     constexpr int count = P::moments;
     const Lanes base = narrowed(u_);
     const PerLane<T> wide = widened<T>(base);
-    PerLane<T> rest, inverse, kink;
+    PerLane<T> rest, inverse, breakpoint;
     for (int p = 0; p < parts; ++p) {
       rest.part[p] = u_.part[p] - wide.part[p];
       inverse.part[p] = 1 / alpha_.part[p];
-      kink.part[p] = alpha_.part[p] * kink_.part[p];
+      breakpoint.part[p] = alpha_.part[p] * margin_.part[p];
     }
-    const Alpha<Lanes> alpha{narrowed(alpha_), narrowed(inverse), narrowed(kink)};
+    const Alpha<Lanes> alpha{narrowed(alpha_), narrowed(inverse), narrowed(breakpoint)};
     const Residuals<P, Lanes> residual(base, narrowed(rest), alpha);
     Lanes moments[count] = {};
     DoublePair totals[count];
@@ -300,7 +297,7 @@ class Pack {
       descend<Huber, bounded>(false);
       go_on();
     }
-    descend<P, bounded>(/*from_kinks=*/!global);
+    descend<P, bounded>(/*from_breakpoints=*/!global);
     if constexpr (global && P::is_smooth) keep_proven<P>();
     if constexpr (sweeps) {
       // The best window is that of a minimum if all of it is near its mean.
@@ -320,9 +317,9 @@ class Pack {
     }
   }
 
-  // from_kinks: of the truncated quadratic, whether it begins at the Huber answer.
+  // from_breakpoints: of the truncated quadratic, whether it begins at the Huber answer.
   template <class P, bool bounded>
-  void descend(bool from_kinks) {
+  void descend(bool from_breakpoints) {
     SumsIn<Part> at[parts];
     for (int pass = 0; pass < most_passes; ++pass) {
       bool done = true;
@@ -331,114 +328,114 @@ class Pack {
       sum<P, bounded>(at);
       for (int p = 0; p < parts; ++p) {
         if (pass == 0) begin<P>(p, at[p]);
-        update<P>(p, at[p], pass == 0, from_kinks && pass == 0);
+        update<P>(p, at[p], pass == 0, from_breakpoints && pass == 0);
       }
     }
   }
 
   template <class P>
-  DDN_HD void begin(int p, const SumsIn<Part>& at) {
+  DDN_HOST_DEVICE void begin(int p, const SumsIn<Part>& at) {
     Path& path = paths_[p];
     path.near = u_.part[p];
     path.at = at;
-    path.far = chosen(at.slope < 0.0, hi_.part[p], lo_.part[p]);
+    path.far = select(at.psi < 0.0, hi_.part[p], lo_.part[p]);
     path.step = 0.5 * hi_.part[p] - 0.5 * lo_.part[p];
     path.growth = Part{};
     path.far_seen = Mask{};
   }
 
-  // Descent::update() of the sets of one part (see core/descent.h, also for its parts).
+  // Descent::update() of the sets of one part (see core/newton.h, also for its parts).
   template <class P>
-  DDN_HD void update(int p, const SumsIn<Part>& at, bool is_first, bool from_kinks) {
+  DDN_HOST_DEVICE void update(int p, const SumsIn<Part>& at, bool is_first, bool from_breakpoints) {
     const double rounding = detail::rounding<T>();
     const Part u = u_.part[p], alpha = alpha_.part[p], inverse = 1 / alpha, all = weight_.part[p];
     const Part accepted = accepted_.part[p], reach = reach_.part[p];
     const Mask active = active_[p];
     Path path = paths_[p];
-    passes_.part[p] += chosen(active, splat(1.0), Part{});
+    passes_.part[p] += select(active, splat(1.0), Part{});
 
-    const Part noise = rounding * (P::convex ? all : at.depth);
-    Mask ends = absolute(at.slope) <= larger(accepted * lasting_curvature<P>(at), noise * reach);
+    const Part noise = rounding * (P::convex ? all : at.density);
+    Mask ends = absolute(at.psi) <= max(accepted * lasting_dpsi<P>(at), noise * reach);
     if (!is_first) {
       Mask worse{};
       if constexpr (!P::convex) {
-        ends &= at.curvature >= -4 * noise;
-        worse = at.depth < path.at.depth - 8 * rounding * path.at.depth;
+        ends &= at.dpsi >= -4 * noise;
+        worse = at.density < path.at.density - 8 * rounding * path.at.density;
         ends &= ~worse;
       }
-      const Mask turns = ~worse & ((path.far > path.near) != (at.slope < 0.0));
-      path.far = chosen(worse, u, chosen(turns, path.near, path.far));
+      const Mask turns = ~worse & ((path.far > path.near) != (at.psi < 0.0));
+      path.far = select(worse, u, select(turns, path.near, path.far));
       path.far_seen |= worse | turns;
-      path.growth = chosen(worse | turns, Part{}, path.growth);
-      path.near = chosen(worse, path.near, u);
-      path.at.slope = chosen(worse, path.at.slope, at.slope);
-      path.at.curvature = chosen(worse, path.at.curvature, at.curvature);
-      path.at.depth = chosen(worse, path.at.depth, at.depth);
-      path.at.twist = chosen(worse, path.at.twist, at.twist);
+      path.growth = select(worse | turns, Part{}, path.growth);
+      path.near = select(worse, path.near, u);
+      path.at.psi = select(worse, path.at.psi, at.psi);
+      path.at.dpsi = select(worse, path.at.dpsi, at.dpsi);
+      path.at.density = select(worse, path.at.density, at.density);
+      path.at.d2psi = select(worse, path.at.d2psi, at.d2psi);
     } else if constexpr (!P::convex) {
-      ends &= at.curvature >= -4 * noise;
+      ends &= at.dpsi >= -4 * noise;
     }
-    const Part near = path.near, far = path.far, slope = path.at.slope;
-    const Part curvature = path.at.curvature;
+    const Part near = path.near, far = path.far, slope = path.at.psi;
+    const Part curvature = path.at.dpsi;
 
     const Part newton = -slope / curvature;
     Part own = newton;
     if constexpr (!P::convex) {
-      const Part touching = -slope / larger(curvature, path.at.depth);
-      own = chosen((curvature > 0.0) & (absolute(newton) <= alpha), newton, touching);
-      if (P::has_kinks && from_kinks) {
-        own = chosen(absolute(newton) < 0.2 * alpha, 2.5 * newton, own);
+      const Part touching = -slope / max(curvature, path.at.density);
+      own = select((curvature > 0.0) & (absolute(newton) <= alpha), newton, touching);
+      if (P::has_breakpoints && from_breakpoints) {
+        own = select(absolute(newton) < 0.2 * alpha, 2.5 * newton, own);
       }
     }
     if constexpr (P::is_smooth) {
-      const Part bent = curvature + 0.5 * path.at.twist * (newton * inverse);
+      const Part bent = curvature + 0.5 * path.at.d2psi * (newton * inverse);
       const Mask halley = (absolute(newton) <= 0.5 * alpha) & (curvature > 0.0) &
                           (bent > 0.5 * curvature) & (bent < 2 * curvature);
-      own = chosen(halley, -slope / bent, own);
+      own = select(halley, -slope / bent, own);
     }
 
     const Part half = 0.5 * far - 0.5 * near;
     Part move = own;
     if constexpr (P::convex) {
-      move = chosen(absolute(own) <= absolute(path.step), own, half);
+      move = select(absolute(own) <= absolute(path.step), own, half);
     } else {
       const Mask slow = absolute(own) > 0.5 * absolute(path.step);
-      path.growth = chosen(slow, path.growth + 1, path.growth);
-      move = chosen(slow, own * (1 + path.growth), own);
+      path.growth = select(slow, path.growth + 1, path.growth);
+      move = select(slow, own * (1 + path.growth), own);
     }
     const Part landing = near + move;
     const Mask up = half > 0.0;
     const Mask inside =
         (up & (move > 0.0) & (landing < far)) | (~up & (move < 0.0) & (landing > far));
-    move = chosen(inside | ((landing == far) & ~path.far_seen), move, half);
+    move = select(inside | ((landing == far) & ~path.far_seen), move, half);
     const Part to = near + move, way = to - near;
     path.step = move;
 
     Mask lands = inside & (move == own);
     Part there = curvature;
     if constexpr (P::is_smooth) {
-      const Part relative = absolute(way) * inverse, change = all * P::most_twist * relative;
+      const Part relative = absolute(way) * inverse, change = all * P::max_d2psi * relative;
       lands &= (curvature > 4 * change) &
                (1.1 * change * absolute(way) <= 0.5 * accepted * curvature) &
-               (0.5 * all * P::most_rest * relative * relative <=
+               (0.5 * all * P::max_rest * relative * relative <=
                 detail::accepted_error<T>() * curvature);
-      there += path.at.twist * (way * inverse);
-    } else if constexpr (P::has_flats) {
-      lands &= (path.at.depth == 0.0) & (absolute(way) <= 0.5 * alpha * kink_.part[p]);
+      there += path.at.d2psi * (way * inverse);
+    } else if constexpr (P::has_flat_minima) {
+      lands &= (path.at.density == 0.0) & (absolute(way) <= 0.5 * alpha * margin_.part[p]);
     } else {
       lands = Mask{};
     }
     // Nothing is left between the two.
-    const Part scale = larger(absolute(near), absolute(far));
+    const Part scale = max(absolute(near), absolute(far));
     const Mask stays =
         ~ends & ((to == near) | (absolute(far - near) <= accepted + 4.5e-16 * scale));
     const Mask done = active & (ends | lands | stays);
-    const Part end = chosen(ends, u, chosen(stays, near, to));
-    u_.part[p] = chosen(active, chosen(done, end, to), u);
-    curvature_.part[p] = chosen(done, chosen(ends, at.curvature, chosen(stays, curvature, there)),
-                                curvature_.part[p]);
+    const Part end = select(ends, u, select(stays, near, to));
+    u_.part[p] = select(active, select(done, end, to), u);
+    curvature_.part[p] =
+        select(done, select(ends, at.dpsi, select(stays, curvature, there)), curvature_.part[p]);
     solved_[p] |=
-        done & (lasting_curvature<P>(path.at) >= (P::convex ? all : path.at.depth) * (1.0 / 16));
+        done & (lasting_dpsi<P>(path.at) >= (P::convex ? all : path.at.density) * (1.0 / 16));
     active_[p] = active & ~done;
     paths_[p] = path;
   }
@@ -449,7 +446,7 @@ class Pack {
     const Vector<T> infinity = splat(static_cast<T>(detail::infinity));
     const auto n = static_cast<int>(most_);
     for (int j = static_cast<int>(least_); j < n; ++j) {
-      points_[j] = kept_by(lengths_ > static_cast<T>(j), points_[j], infinity);
+      points_[j] = select(lengths_ > static_cast<T>(j), points_[j], infinity);
     }
     points_[n] = points_[n + 1] = infinity;
     // Runs of 2 p points are sorted: their halves are, and what is k apart is put in order.
@@ -459,23 +456,22 @@ class Pack {
           if (((j + k) & (2 * p - 1)) == 0) continue;  // of two runs
           for (int i = j; i < std::min(j + k, n - k); ++i) {
             const Vector<T> a = points_[i], b = points_[i + k];
-            points_[i] = smaller(a, b);
-            points_[i + k] = larger(a, b);
+            points_[i] = min(a, b);
+            points_[i + k] = max(a, b);
           }
         }
       }
     }
   }
 
-  // The least loss of all windows of the sorted points (see Note [The sweep] in core/sweep.h),
-  // where none of the others might have it. Each set goes from one window to the next on its own,
-  // by a point that enters or leaves.
+  // The least loss of all windows of the sorted points (see Note [The sweep] in
+  // core/certify/sweep.h), where none of the others might have it. Each set goes from one window to
+  // the next on its own, by a point that enters or leaves.
   void sweep() {
     using Lanes = Vector<T>;
     // Finite, or points would enter that are none.
-    const Lanes reach =
-        smaller(narrowed(alpha_) * static_cast<T>(2 * (1 + 8 * detail::rounding<T>())),
-                Math<Lanes>::largest());
+    const Lanes reach = min(narrowed(alpha_) * static_cast<T>(2 * (1 + 8 * detail::rounding<T>())),
+                            Math<Lanes>::largest());
     const PerLane<T> base = widened<T>(narrowed(u_));
     PerLane<T> inverse;
     // Of windows, all times their mass: the loss; the sums of t and t^2.
@@ -510,12 +506,12 @@ class Pack {
         const Mask best = some & (loss * best_mass.part[p] < best_loss.part[p] * mass);
         const Mask second = some & ~best & (loss * next_mass.part[p] < next_loss.part[p] * mass);
         next_loss.part[p] =
-            chosen(best, best_loss.part[p], chosen(second, loss, next_loss.part[p]));
+            select(best, best_loss.part[p], select(second, loss, next_loss.part[p]));
         next_mass.part[p] =
-            chosen(best, best_mass.part[p], chosen(second, mass, next_mass.part[p]));
-        best_loss.part[p] = chosen(best, loss, best_loss.part[p]);
-        best_mass.part[p] = chosen(best, mass, best_mass.part[p]);
-        best_s1.part[p] = chosen(best, sum, best_s1.part[p]);
+            select(best, best_mass.part[p], select(second, mass, next_mass.part[p]));
+        best_loss.part[p] = select(best, loss, best_loss.part[p]);
+        best_mass.part[p] = select(best, mass, best_mass.part[p]);
+        best_s1.part[p] = select(best, sum, best_s1.part[p]);
       }
     }
     for (int p = 0; p < parts; ++p) {
@@ -523,11 +519,11 @@ class Pack {
                  hi = hi_.part[p];
       const Part u = base.part[p] + alpha_.part[p] * (best_s1.part[p] / mass);
       // Twice what a loss may be off by: docs/global.md, section 7.
-      const Part far = larger(hi - base.part[p], base.part[p] - lo) * inverse.part[p];
+      const Part far = max(hi - base.part[p], base.part[p] - lo) * inverse.part[p];
       const Part doubt = 32 * detail::rounding<double>() * all * all * (1 + far * far);
       const Part gap = next_loss.part[p] / next_mass.part[p] - best_loss.part[p] / mass;
       active_[p] &= (gap > doubt) & (doubt < all);
-      u_.part[p] = larger(smaller(u, hi), lo);
+      u_.part[p] = max(min(u, hi), lo);
       inliers_.part[p] = mass;
       passes_.part[p] += 1;
     }
@@ -535,10 +531,10 @@ class Pack {
 
   // Note: [Proof by cells]
   // Leaves solved, of the answers of a smooth penalty, those that are global minima: every cell of
-  // a grid over the points has less depth than the answer, but for some in one stretch of cells
-  // about it in which the depth is concave. The depth in a cell is known from its derivatives at
-  // the middle: docs/global.md, section 5. All is in units of alpha, from the first point on, and
-  // in the precision of the points, whose rounding `margin` exceeds by far.
+  // a grid over the points has less density than the answer, but for some in one stretch of cells
+  // about it in which the density is concave. The density in a cell is known from its derivatives
+  // at the middle: docs/global.md, section 5. All is in units of alpha, from the first point on,
+  // and in the precision of the points, whose rounding `margin` exceeds by far.
   template <class P>
   void keep_proven() {
     using Lanes = Vector<T>;
@@ -556,7 +552,7 @@ class Pack {
       start.part[p] = (u_.part[p] - lo) * inverse;
       const Mask open = solved_[p] & (lo < hi);
       solved_[p] &= ~open;
-      is_open.part[p] = chosen(open & (range.part[p] < most_cells * width), splat(1.0), Part{});
+      is_open.part[p] = select(open & (range.part[p] < most_cells * width), splat(1.0), Part{});
       passes_.part[p] += 1;
     }
     const Lanes cells =
@@ -564,9 +560,9 @@ class Pack {
     const Lanes place = narrowed(start), inverse = one / narrowed(alpha_), lo = narrowed(lo_);
     for (int64_t j = 0; j < most_; ++j) points_[j] = (points_[j] - lo) * inverse;
 
-    // The depth and its derivatives.
+    // The density and its derivatives.
     struct Derivatives {
-      Lanes depth, slope, bend, twist;
+      Lanes density, slope, bend, d2psi;
     };
     const auto look = [&](Lanes at) __attribute__((always_inline)) {
       Lanes m[P::moments] = {};
@@ -577,9 +573,9 @@ class Pack {
           },
           [] {});
       const SumsIn<Lanes> sums = P::sums(m, one);
-      return Derivatives{sums.depth, -sums.slope, -sums.curvature, -sums.twist};
+      return Derivatives{sums.density, -sums.psi, -sums.dpsi, -sums.d2psi};
     };
-    const Lanes least = look(place).depth - static_cast<T>(margin) * all;
+    const Lanes least = look(place).density - static_cast<T>(margin) * all;
 
     // Of the stretch of concave cells that is being passed: whether one may hold the minimum, and
     // whether the answer lies there. And whether it was met.
@@ -587,7 +583,7 @@ class Pack {
     Lanes bends = splat(-static_cast<T>(detail::infinity));
     for (int cell = 0; cell <= most_cells; ++cell) {
       const Lane within = open & (cells >= static_cast<T>(cell));
-      if (selected<T>(within).bits() == 0) break;
+      if (selection<T>(within).bits() == 0) break;
       const Derivatives at = look(splat(static_cast<T>((cell + 0.5) * width)));
       const Lanes slope = absolute(at.slope);
       // The top of the parabola, or its value at the end that is higher.
@@ -595,11 +591,11 @@ class Pack {
           slope < -at.bend * static_cast<T>(half)
               ? slope * slope / (T(-2) * at.bend)
               : slope * static_cast<T>(half) + at.bend * static_cast<T>(0.5 * half * half);
-      constexpr double rest = P::most_twist * half * half * half / 6 + margin;
-      constexpr double bend_rest = P::most_rest * half * half / 2 + margin;
-      const Lane may_hold = at.depth + rise + static_cast<T>(rest) * all >= least;
+      constexpr double rest = P::max_d2psi * half * half * half / 6 + margin;
+      constexpr double bend_rest = P::max_rest * half * half / 2 + margin;
+      const Lane may_hold = at.density + rise + static_cast<T>(rest) * all >= least;
       const Lanes bend =
-          at.bend + absolute(at.twist) * static_cast<T>(half) + static_cast<T>(bend_rest) * all;
+          at.bend + absolute(at.d2psi) * static_cast<T>(half) + static_cast<T>(bend_rest) * all;
       const Lane concave = bend < -static_cast<T>(margin) * all;
       const Lane here =
           (place >= static_cast<T>(cell * width)) & (place < static_cast<T>((cell + 1) * width));
@@ -627,7 +623,7 @@ class Pack {
     Solution solution = fixed(u_[lane], curvature_[lane], Status::converged);
     solution.passes = static_cast<int64_t>(passes_[lane]);
     if constexpr (global) {
-      // All that was left out has less depth. About the answer it rises by no more than the step
+      // All that was left out has less density. About the answer it rises by no more than the step
       // that was accepted, or the rounding of u, lets it.
       solution.bound = -1;
       const double rounding = detail::rounding<T>();
@@ -663,12 +659,12 @@ class Pack {
   Placed sets_[lanes];
   int64_t least_, most_;  // points of a set
   Vector<T> lengths_;     // numbers of points
-  PerLane<T> weight_, alpha_, kink_;
+  PerLane<T> weight_, alpha_, margin_;
   PerLane<T> lo_, hi_;           // of the points
   PerLane<T> reach_, accepted_;  // the smaller of their range and alpha; a step that is
   PerLane<T> u_, curvature_, passes_;
   // Of a global search: the number of inliers at the minimum; a bound of the second derivative of
-  // the depth, by u / alpha, where the minimum may be.
+  // the density, by u / alpha, where the minimum may be.
   PerLane<T> inliers_, bend_;
   Path paths_[parts];
   Mask active_[parts], solved_[parts];

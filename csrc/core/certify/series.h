@@ -1,11 +1,11 @@
-// The Welsch depth near one place as a power series with a proven remainder, and its maximum.
+// The Welsch density near one place as a power series with a proven remainder, and its maximum.
 //
 // Note: [The series]
 // K(z) = exp(-z^2/2) has the Taylor coefficients g_n = K^(n)(z) / n! with g_0 = K, g_1 = -z K and
 // g_(n+1) = -(z g_n + g_(n-1)) / (n+1). By Cramer's bound on Hermite functions (Abramowitz and
-// Stegun, 22.14.17), |K^(n)| <= 1.09 sqrt(n!), so that after the terms up to r^(n-1) the depth of n
-// points of total mass m is known on |t| <= r up to 1.09 m r^n / sqrt(n!): 6e-17 m for r = 1/4
-// and n = 16. One pass over the points thus settles everything about the depth in a stretch of
+// Stegun, 22.14.17), |K^(n)| <= 1.09 sqrt(n!), so that after the terms up to r^(n-1) the density of
+// n points of total mass m is known on |t| <= r up to 1.09 m r^n / sqrt(n!): 6e-17 m for r = 1/4
+// and n = 16. One pass over the points thus settles everything about the density in a stretch of
 // alpha/2, even where it is flat to the last bit.
 #pragma once
 
@@ -20,7 +20,7 @@ struct Series {
   double c[terms];                            // of t = (u - centre) / alpha
 
   // About another centre: Horner's scheme, repeated.
-  DDN_HD Series moved(double by) const {
+  DDN_HOST_DEVICE Series moved(double by) const {
     Series s = *this;
     for (int i = 0; i < terms - 1; ++i) {
       for (int j = terms - 2; j >= i; --j) s.c[j] = added(s.c[j], by, s.c[j + 1]);
@@ -28,17 +28,17 @@ struct Series {
     return s;
   }
   // Bounds on |t| <= r of what the series adds to its first term, and its second derivative to its.
-  DDN_HD double rest(double r) const {
+  DDN_HOST_DEVICE double rest(double r) const {
     double sum = 0;
     for (int i = terms - 1; i >= 1; --i) sum = added(::fabs(c[i]), sum, r);
     return sum * r;
   }
-  DDN_HD double rest_of_bend(double r) const {
+  DDN_HOST_DEVICE double rest_of_bend(double r) const {
     double sum = 0;
     for (int i = terms - 1; i >= 3; --i) sum = added(i * (i - 1) * ::fabs(c[i]), sum, r);
     return sum * r;
   }
-  DDN_HD double at(double t) const {
+  DDN_HOST_DEVICE double at(double t) const {
     double sum = 0;
     for (int i = terms - 1; i >= 0; --i) sum = added(c[i], sum, t);
     return sum;
@@ -47,7 +47,7 @@ struct Series {
 
 // Where a series that is concave on |t| <= radius is largest there: Newton's method on the slope,
 // held in the interval.
-DDN_HD double top_of_concave(const Series& s, double radius) {
+DDN_HOST_DEVICE double top_of_concave(const Series& s, double radius) {
   double lo = -radius, hi = radius, t = 0;
   for (int k = 0; k < 60 && hi - lo > 1e-14; ++k) {
     double slope = 0, curve = 0;
@@ -80,8 +80,8 @@ struct Maximum {
 // The largest value on |t| <= radius, to `tolerance`; of what lies below `floor` nothing is told
 // but `bound`. Intervals that cannot hold more than the best value found and the tolerance are
 // discarded, those where the series is concave solved, the others halved, left ones first.
-static DDN_LARGE Maximum maximise(const Series& series, double radius, double floor,
-                                  double tolerance) {
+static DDN_NOINLINE Maximum maximise(const Series& series, double radius, double floor,
+                                     double tolerance) {
   Interval stack[most_halvings];
   int size = 0;
   stack[size++] = {0, radius};
@@ -96,7 +96,7 @@ static DDN_LARGE Maximum maximise(const Series& series, double radius, double fl
     }
     const double upper = s.c[0] + s.rest(here.radius);
     if (upper <= best.value + tolerance || here.radius < 1e-9) {
-      best.bound = larger(upper, best.bound);
+      best.bound = max(upper, best.bound);
       continue;
     }
     const double bend = 2 * s.c[2] + s.rest_of_bend(here.radius);
@@ -108,7 +108,7 @@ static DDN_LARGE Maximum maximise(const Series& series, double radius, double fl
         best.value = value;
         best.found = true;
       }
-      best.bound = larger(value, best.bound);
+      best.bound = max(value, best.bound);
       continue;
     }
     const double half = 0.5 * here.radius;
@@ -120,7 +120,8 @@ static DDN_LARGE Maximum maximise(const Series& series, double radius, double fl
 
 // Of the local maxima on |t| <= radius that lie left of `best` and are at least `floor`, the
 // leftmost; `best` itself where there is none.
-static DDN_LARGE Maximum leftmost(const Series& series, double radius, double floor, Maximum best) {
+static DDN_NOINLINE Maximum leftmost(const Series& series, double radius, double floor,
+                                     Maximum best) {
   Interval stack[most_halvings];
   int size = 0;
   const double half = 0.5 * (best.t + radius);

@@ -1,26 +1,27 @@
 // The certified global minimum of a non-convex objective. docs/global.md derives it.
 //
-// The points are counted in bins; bounds on the depth in every cell (core/bins.h) discard those
-// that cannot hold the minimum; what is left is resolved without a gap: the truncated quadratic by
-// an exact sweep over the points that enter or leave there (core/sweep.h), Welsch by one descent
-// where the bounds prove the objective convex and by a power series elsewhere (core/series.h).
+// The points are counted in bins; bounds on the density in every cell (core/certify/bins.h) discard
+// those that cannot hold the minimum; what is left is resolved without a gap: the truncated
+// quadratic by an exact sweep over the points that enter or leave there (core/certify/sweep.h),
+// Welsch by one descent where the bounds prove the objective convex and by a power series elsewhere
+// (core/certify/series.h).
 //
 // A grid of bins spans a limited number of alphas. Sets that reach further are searched about the
 // robust start; when the points outside are too few to matter, that is the proof. Otherwise, and
 // when too much survives, the set is sorted and then taken window by window: n log n for any set.
 #pragma once
 
-#include "core/bins.h"
-#include "core/local.h"
-#include "core/series.h"
-#include "core/sweep.h"
+#include "core/certify/bins.h"
+#include "core/certify/series.h"
+#include "core/certify/sweep.h"
+#include "core/local_minimum.h"
 
 namespace ddn {
 
 // How a search ended.
 struct Global {
   detail::Iterate it;
-  // No u has a depth above both `bound` and the answer's own plus `slack`.
+  // No u has a density above both `bound` and the answer's own plus `slack`.
   double bound;
   double slack;
 };
@@ -32,24 +33,24 @@ class GlobalSearch {
   using M = typename Set::BinMath;
   using V = typename M::V;
 
-  DDN_HD GlobalSearch(const Set& set, const Survey& survey, const Problem& problem,
-                      int64_t& passes_left)
+  DDN_HOST_DEVICE GlobalSearch(const Set& set, const SetStatistics& statistics,
+                               const Problem& problem, int64_t& passes_left)
       : set_(set),
-        taps_(set.template taps<P>()),
-        lo_(survey.lo),
-        hi_(survey.hi),
-        middle_(survey.middle),
-        total_(survey.finite),
+        table_(set.template table<P>()),
+        lo_(statistics.lo),
+        hi_(statistics.hi),
+        middle_(statistics.middle),
+        total_(statistics.finite),
         problem_(problem),
         passes_left_(passes_left) {}
 
-  DDN_HD Global run() {
+  DDN_HOST_DEVICE Global run() {
     if (!P::is_smooth && set_.points() <= small_set) {
       take_sorted();
     } else {
       const double window = set_.most_cells() * cell_width();
       // One cell more, so that the first one with points has a neighbour on its left.
-      const double a = larger(lo_ - cell_width(), -Math<double>::largest());
+      const double a = max(lo_ - cell_width(), -Math<double>::largest());
       bool done;
       if (hi_ - a < window) {
         done = search(set_, a, hi_, /*sorted=*/false);
@@ -86,69 +87,71 @@ class GlobalSearch {
   // end may lead two alpha out of a stretch.
   static constexpr double reach = 11;
 
-  DDN_LARGE double robust_start() {
-    return detail::robust_start(set_, larger(smaller(middle_, hi_), lo_), {lo_, hi_, range()},
-                                problem_, passes_left_);
+  DDN_NOINLINE double robust_start() {
+    return detail::robust_start(set_, max(min(middle_, hi_), lo_), {lo_, hi_, range()}, problem_,
+                                passes_left_);
   }
   template <class View>
-  DDN_LARGE detail::Iterate descend(const View& view, double start, double lo, double hi,
-                                    const SumsOf<P>* at_start = nullptr) {
+  DDN_NOINLINE detail::Iterate descend(const View& view, double start, double lo, double hi,
+                                       const SumsOf<P>* at_start = nullptr) {
     return detail::descend_to_accuracy<P>(view, start, {lo, hi, range()}, problem_, passes_left_,
                                           at_start);
   }
-  DDN_HD double range() const { return hi_ - lo_; }
-  DDN_HD double cell_width() const { return problem_.alpha / taps_.per_alpha(); }
-  DDN_HD bool stopped() const { return passes_left_ == 0; }
-  DDN_HD void count_pass() {
+  DDN_HOST_DEVICE double range() const { return hi_ - lo_; }
+  DDN_HOST_DEVICE double cell_width() const { return problem_.alpha / table_.per_alpha(); }
+  DDN_HOST_DEVICE bool stopped() const { return passes_left_ == 0; }
+  DDN_HOST_DEVICE void count_pass() {
     if (passes_left_ != 0) --passes_left_;
   }
 
   // Depths up to this one need not be looked at.
-  DDN_HD double enough() const {
-    return found_ ? larger(total_ - (loss_.value + loss_.error) + allowed(), -1.0) : -1;
+  DDN_HOST_DEVICE double enough() const {
+    return found_ ? max(total_ - (loss_.value + loss_.error) + allowed(), -1.0) : -1;
   }
-  // A quarter of the promised excess, in units of the depth; the rest is for what follows.
-  DDN_HD double allowed() const {
-    const double least = found_ ? larger(loss_.value - loss_.error, 0.0) : 0;
+  // A quarter of the promised excess, in units of the density; the rest is for what follows.
+  DDN_HOST_DEVICE double allowed() const {
+    const double least = found_ ? max(loss_.value - loss_.error, 0.0) : 0;
     const double promised = 0.25 * (sizeof(Real) == 8 ? 1e-12 : 1e-6) * least;
     const double rounding = 4e-16 * total_;
-    return larger(promised, rounding);
+    return max(promised, rounding);
   }
 
-  static DDN_HD double loss_rounding() { return sizeof(Real) == 8 ? 1e-14 : 2e-7; }
+  static DDN_HOST_DEVICE double loss_rounding() { return sizeof(Real) == 8 ? 1e-14 : 2e-7; }
 
   // Losses that differ by less are not told apart.
-  DDN_HD double doubt(double loss) const { return larger(loss_rounding() * loss, 4e-16 * total_); }
+  DDN_HOST_DEVICE double doubt(double loss) const {
+    return max(loss_rounding() * loss, 4e-16 * total_);
+  }
 
   // Looks at all u in [a, b]; with `view` all points that matter there. False when it would take
   // too many passes, or nothing is proved about the u outside [a, b] (unless `sorted`).
   template <class View>
-  DDN_LARGE bool search(const View& view, double a, double b, bool sorted) {
+  DDN_NOINLINE bool search(const View& view, double a, double b, bool sorted) {
     Grid grid;
     grid.origin = a;
     grid.width = cell_width();
-    grid.pad = taps_.block_reach * taps_.per_alpha();
+    grid.pad = table_.block_reach * table_.per_alpha();
     const double cells = (b - a) / grid.width;
     grid.cells = static_cast<int>(cells < set_.most_cells() - 1 ? cells : set_.most_cells() - 1);
-    grid.cells = ((grid.cells >> taps_.block_bits) + 1) << taps_.block_bits;  // whole blocks
+    grid.cells = ((grid.cells >> table_.block_bits) + 1) << table_.block_bits;  // whole blocks
     if (!sorted) count_pass();
     view.bin(grid, problem_.alpha);
     const Bins bins = set_.bins();
-    const double tail = (1 + bin_rounding) * taps_.tail * view.total_weight();
+    const double tail = (1 + bin_rounding) * table_.tail * view.total_weight();
     const double attained = bound_grid(grid, tail, view.bin_excess());
     const int top = top_cell(grid);
     const double beyond = sorted ? -1 : outside(grid) + tail;
     if (!sorted) {
-      ceiling_ = larger(larger(static_cast<double>(upper(bins, top)), beyond), bound_);
+      ceiling_ = max(max(static_cast<double>(upper(bins, top)), beyond), bound_);
     }
     if (!found_) start_ = grid.centre(top);
     if (stopped()) return false;
-    const double depth = larger(enough(), attained);
-    if (beyond > depth) return false;
+    const double density = max(enough(), attained);
+    if (beyond > density) return false;
 
     // The run about the highest bound first: its minimum discards most others.
     for (int runs = 0, from = 0;;) {
-      const float least = threshold(larger(depth, enough()));
+      const float least = threshold(max(density, enough()));
       const auto out = [&](int cell) { return !(upper(bins, cell) > least); };
       const int within = runs == 0 ? top : next_above(grid, from, least);
       if (within == grid.cells || out(within)) break;
@@ -166,22 +169,24 @@ class GlobalSearch {
       set_.sync();
       if (runs++ > 0) from = last + 1;
     }
-    bound_ = larger(larger(largest_left(grid), beyond), bound_);
+    bound_ = max(max(largest_left(grid), beyond), bound_);
     return true;
   }
 
-  // A number in single precision just below a depth: bounds above the depth are above it.
-  static DDN_HD float threshold(double depth) { return static_cast<float>(depth * (1 - 0x1p-23)); }
+  // A number in single precision just below a density: bounds above the density are above it.
+  static DDN_HOST_DEVICE float threshold(double density) {
+    return static_cast<float>(density * (1 - 0x1p-23));
+  }
 
   // The bound of a cell; of one in a discarded block the block's counts.
-  DDN_HD float upper(const Bins& bins, int cell) const {
-    return bins.bounds[cell >> taps_.block_bits] > floor_ ? bins.upper[cell] : discarded;
+  DDN_HOST_DEVICE float upper(const Bins& bins, int cell) const {
+    return bins.bounds[cell >> table_.block_bits] > floor_ ? bins.upper[cell] : discarded;
   }
 
   // The first cell from `from` on whose bound is above `least`, or grid.cells.
-  DDN_HD int next_above(const Grid& grid, int from, float least) const {
+  DDN_HOST_DEVICE int next_above(const Grid& grid, int from, float least) const {
     const Bins bins = set_.bins();
-    const int bits = taps_.block_bits, blocks = grid.cells >> bits;
+    const int bits = table_.block_bits, blocks = grid.cells >> bits;
     const auto above = [&](int b) { return bins.bounds[b] > least; };
     for (int b = from >> bits; (b = set_.first_where(b, blocks, above)) < blocks; ++b) {
       const int begin = from > b << bits ? from : b << bits, end = (b + 1) << bits;
@@ -192,32 +197,33 @@ class GlobalSearch {
   }
 
   // The largest bound of all cells that were not resolved.
-  DDN_HD double largest_left(const Grid& grid) const {
+  DDN_HOST_DEVICE double largest_left(const Grid& grid) const {
     constexpr int lanes = M::lanes;
     const Bins bins = set_.bins();
-    const int k = taps_.per_alpha();
+    const int k = table_.per_alpha();
     float most = discarded;
     V cells = M::splat(discarded);
-    for (int b = set_.group(); b < grid.cells >> taps_.block_bits; b += set_.groups()) {
+    for (int b = set_.group(); b < grid.cells >> table_.block_bits; b += set_.groups()) {
       if (!(bins.bounds[b] > floor_)) {
-        most = larger(bins.bounds[b], most);
+        most = max(bins.bounds[b], most);
         continue;
       }
       for (int i = lanes * set_.place(); i < k; i += lanes * set_.places()) {
-        cells = M::larger(M::load(bins.upper + b * k + i), cells);
+        cells = M::max(M::load(bins.upper + b * k + i), cells);
       }
     }
-    return static_cast<double>(set_.largest(larger(M::largest_of(cells), most)));
+    return static_cast<double>(set_.largest(max(M::largest_of(cells), most)));
   }
 
   // Fills in bins.bounds, the largest bound in each block, and of those blocks where it is above
-  // floor_ also bins.upper and bins.centre; returns the largest depth that is known to be attained.
-  DDN_LARGE double bound_grid(const Grid& grid, double tail, double excess) {
+  // floor_ also bins.upper and bins.centre; returns the largest density that is known to be
+  // attained.
+  DDN_NOINLINE double bound_grid(const Grid& grid, double tail, double excess) {
     constexpr int lanes = M::lanes;
     const Bins bins = set_.bins();
-    const int k = taps_.per_alpha();
+    const int k = table_.per_alpha();
     const int blocks = grid.cells / k;
-    const int pad_blocks = taps_.block_reach;
+    const int pad_blocks = table_.block_reach;
     for (int i = set_.rank(); i < blocks + 2 * pad_blocks; i += set_.size()) {
       V sum{};
       for (int j = 0; j < k; j += lanes) sum += M::load(bins.mass + 1 + i * k + j);
@@ -237,7 +243,7 @@ class GlobalSearch {
       for (int i = lanes * set_.place(); i < k; i += lanes * set_.places()) {
         const int cell = block * k + i;
         const CellBounds<M> part =
-            bound_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
+            bound_cells<M>(bins, table_, grid.bin_of_cell(cell), set_.share());
         const V value = set_.shared_sum(part.value), slack = set_.shared_sum(part.slack);
         const V slope = M::absolute(set_.shared_sum(part.slope));
         const V upper = rounded_up(M::fma(M::splat(0.5), slope, value) + slack + margin);
@@ -245,17 +251,17 @@ class GlobalSearch {
           M::store(bins.centre + cell, value);
           M::store(bins.upper + cell, upper);
         }
-        most = M::larger(upper, most);
-        lower = M::larger(value - slack, lower);
+        most = M::max(upper, most);
+        lower = M::max(value - slack, lower);
       }
       return set_.group_largest(M::largest_of(most));
     };
     const auto attained = [&] {  // also a barrier
-      return larger(static_cast<double>(set_.largest(M::largest_of(lower))) - excess, -1.0);
+      return max(static_cast<double>(set_.largest(M::largest_of(lower))) - excess, -1.0);
     };
     const bool first = set_.group() == 0;
     const float most = first ? bound_block(top) : discarded;
-    floor_ = threshold(larger(attained(), enough()));
+    floor_ = threshold(max(attained(), enough()));
     if (first && set_.leads_group()) bins.bounds[top] = most;
     for (int b = set_.group(); b < blocks; b += set_.groups()) {
       if (b == top || !(bins.bounds[b] > floor_)) continue;
@@ -267,33 +273,33 @@ class GlobalSearch {
   }
 
   // No less, whatever rounding took from a sum of positive numbers.
-  static DDN_HD V rounded_up(V x) { return x * M::splat(1 + bin_rounding); }
+  static DDN_HOST_DEVICE V rounded_up(V x) { return x * M::splat(1 + bin_rounding); }
 
   // masses: of the first block and of those about it.
-  DDN_HD V block_bounds(const float* masses) const {
+  DDN_HOST_DEVICE V block_bounds(const float* masses) const {
     V sum = M::load(masses);
-    for (int s = 1; s <= taps_.block_reach; ++s) {
+    for (int s = 1; s <= table_.block_reach; ++s) {
       const V sides = M::load(masses - s) + M::load(masses + s);
-      sum = M::fma(sides, M::splat(taps_.block[s]), sum);
+      sum = M::fma(sides, M::splat(table_.block[s]), sum);
     }
     return sum;
   }
 
   // The first cell with the largest bound. In a search of a sorted window every block may be
   // discarded: then the first cell of the block with the largest bound, itself discarded.
-  DDN_HD int top_cell(const Grid& grid) const {
+  DDN_HOST_DEVICE int top_cell(const Grid& grid) const {
     const Bins bins = set_.bins();
-    const int bits = taps_.block_bits;
+    const int bits = table_.block_bits;
     const int block = set_.first_largest(0, grid.cells >> bits, bins.bounds);
     if (!(bins.bounds[block] > floor_)) return block << bits;  // without bounds on its cells
     return set_.first_largest(block << bits, (block + 1) << bits, bins.upper);
   }
 
-  // Bound of the depth at any u left of the first cell or right of the last one: all the mass that
-  // is not further inside than the reach of K.
-  DDN_HD double outside(const Grid& grid) const {
+  // Bound of the density at any u left of the first cell or right of the last one: all the mass
+  // that is not further inside than the reach of K.
+  DDN_HOST_DEVICE double outside(const Grid& grid) const {
     const Bins bins = set_.bins();
-    const int end = grid.bins() - 1, within = grid.pad + taps_.reach;
+    const int end = grid.bins() - 1, within = grid.pad + table_.reach;
     double left = 0, right = 0;
     if (grid.origin > lo_) {
       for (int i = 0; i <= within && i <= end; ++i) left += bins.mass[i];
@@ -301,15 +307,15 @@ class GlobalSearch {
     if (grid.left(grid.cells) < hi_) {
       for (int i = 0; i <= within && i <= end; ++i) right += bins.mass[end - i];
     }
-    return larger(left, right) * (1 + bin_rounding);
+    return max(left, right) * (1 + bin_rounding);
   }
 
   // Finds the least objective on the cells first to last, if it is below what is known.
   template <class View>
-  DDN_HD bool resolve(const View& view, const Grid& grid, int first, int last, double floor,
-                      bool sorted) {
-    const double a = larger(grid.left(first), lo_);
-    const double b = smaller(grid.left(last + 1), hi_);
+  DDN_HOST_DEVICE bool resolve(const View& view, const Grid& grid, int first, int last,
+                               double floor, bool sorted) {
+    const double a = max(grid.left(first), lo_);
+    const double b = min(grid.left(last + 1), hi_);
     if constexpr (P::is_smooth) {
       return resolve_smooth(view, grid, first, last, a, b, floor, sorted);
     } else {
@@ -318,17 +324,17 @@ class GlobalSearch {
       count_pass();
       const SweepInput in = view.gather(added(0.5 * a, 0.5, b), half, problem_.alpha);
       const Window window = sweep(set_, set_.list(), in, total_);
-      // A loss that is that small needs the digits of all points; see core/sweep.h.
+      // A loss that is that small needs the digits of all points; see core/certify/sweep.h.
       if (Set::weighted && window.loss < 1e-3 * total_) return false;
-      bound_ = larger(in.left_out, bound_);
+      bound_ = max(in.left_out, bound_);
       consider(window, in.s2);
       return true;
     }
   }
 
   template <class View>
-  DDN_LARGE bool resolve_smooth(const View& view, const Grid& grid, int first, int last, double a,
-                                double b, double floor, bool sorted) {
+  DDN_NOINLINE bool resolve_smooth(const View& view, const Grid& grid, int first, int last,
+                                   double a, double b, double floor, bool sorted) {
     constexpr int lanes = M::lanes;
     const Bins bins = set_.bins();
     const double h2 = grid.width * grid.width / (problem_.alpha * problem_.alpha);
@@ -336,15 +342,15 @@ class GlobalSearch {
     const int cells = lanes * set_.places();  // that a group takes at a time
     for (int i = first + cells * set_.group(); i <= last; i += cells * set_.groups()) {
       const int cell = i + lanes * set_.place();
-      const CellBends<M> part = bend_cells<M>(bins, taps_, grid.bin_of_cell(cell), set_.share());
+      const CellBends<M> part = bend_cells<M>(bins, table_, grid.bin_of_cell(cell), set_.share());
       const V slope = M::absolute(set_.shared_sum(part.slope));
       typename M::Scalar bends[lanes];
       M::store(bends, M::fma(M::splat(0.5), slope, set_.shared_sum(part.value)));
-      for (int l = 0; l < lanes && cell + l <= last; ++l) most = larger(bends[l], most);
+      for (int l = 0; l < lanes && cell + l <= last; ++l) most = max(bends[l], most);
     }
     // Heavier bins may only seem to bend it down.
     const double bend =
-        added(static_cast<double>(set_.largest(most)) / h2, taps_.tail_bend, view.total_weight()) +
+        added(static_cast<double>(set_.largest(most)) / h2, table_.tail_bend, view.total_weight()) +
         view.bin_excess();
     if (bend < 0) {
       const int top = set_.first_largest(first, last + 1, bins.upper);
@@ -354,7 +360,7 @@ class GlobalSearch {
       const double alpha = problem_.alpha;
       const auto at_end = [&](double left, double right) {
         // A descent in a bracket may stop that far from its end.
-        const double edge = larger((sizeof(Real) == 8 ? 1e-9 : 4e-6) * alpha, 2e-15 * ::fabs(it.u));
+        const double edge = max((sizeof(Real) == 8 ? 1e-9 : 4e-6) * alpha, 2e-15 * ::fabs(it.u));
         return !it.stopped &&
                ((it.u - left <= edge && left > lo_) || (right - it.u <= edge && right < hi_));
       };
@@ -362,8 +368,8 @@ class GlobalSearch {
         // The minimum lies beyond.
         if (sorted) {
           // Of a stretch the points for one alpha more are at hand. What lies further is found
-          // from the next stretch, and no higher than that is the depth here.
-          const double left = larger(a - alpha, lo_), right = smaller(b + alpha, hi_);
+          // from the next stretch, and no higher than that is the density here.
+          const double left = max(a - alpha, lo_), right = min(b + alpha, hi_);
           it = descend(view, it.u, left, right);
           // Far from zero there may be no number between the ends of both.
           if (left < a && b < right && at_end(left, right)) return true;
@@ -374,11 +380,11 @@ class GlobalSearch {
       cut_ = cut_ || it.stopped;
       // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
-      const double slope = added(::fabs(it.at.slope) / alpha, 4 * rounding, view.total_weight());
+      const double slope = added(::fabs(it.at.psi) / alpha, 4 * rounding, view.total_weight());
       consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * bend));
       return true;
     }
-    const int step = taps_.per_alpha() / 2;
+    const int step = table_.per_alpha() / 2;
     if (!sorted && (series_ += (last - first) / step + 1) > most_series) return false;
     settle();
     for (int i = first; i <= last; i += step) {
@@ -389,49 +395,49 @@ class GlobalSearch {
       // What lies left of the best may be as good as it is, and is then to be found.
       const bool left = found_ && centre < u_;
       const double known =
-          larger(floor, left ? total_ - loss_.value - 2 * doubt(loss_.value) : enough());
+          max(floor, left ? total_ - loss_.value - 2 * doubt(loss_.value) : enough());
       const Maximum at = maximise(series, Series::radius * (1 + 1e-9), known - 1e-14 * total_,
                                   left ? 4e-16 * total_ : allowed());
-      bound_ = larger(added(at.bound, Series::remainder + 2e-15, total_), bound_);
+      bound_ = max(added(at.bound, Series::remainder + 2e-15, total_), bound_);
       if (at.found) {
         const Maximum first =
             leftmost(series, Series::radius, at.value - doubt(total_ - at.value), at);
         const double u = added(centre, problem_.alpha, first.t);
-        consider(view, larger(smaller(u, hi_), lo_), {total_ - first.value, 0}, sorted, nullptr, 0);
+        consider(view, max(min(u, hi_), lo_), {total_ - first.value, 0}, sorted, nullptr, 0);
       }
     }
     return true;
   }
 
-  // The top of the parabola through the estimated depths of three neighbouring cells.
-  DDN_HD double vertex(const Grid& grid, int cell) const {
+  // The top of the parabola through the estimated densities of three neighbouring cells.
+  DDN_HOST_DEVICE double vertex(const Grid& grid, int cell) const {
     const Bins bins = set_.bins();
     const int middle = cell < 1 ? 1 : cell > grid.cells - 2 ? grid.cells - 2 : cell;
-    const auto known = [&](int i) { return bins.bounds[i >> taps_.block_bits] > floor_; };
+    const auto known = [&](int i) { return bins.bounds[i >> table_.block_bits] > floor_; };
     if (!known(middle - 1) || !known(middle + 1)) return grid.centre(cell);
     const auto value = [&](int i) { return static_cast<double>(bins.centre[middle + i]); };
     const double left = value(-1), right = value(1), bend = added(left, -2.0, value(0)) + right;
     const double shift = bend < 0 ? 0.5 * (left - right) / bend : 0;
-    return added(grid.centre(middle), grid.width, larger(smaller(shift, 1.5), -1.5));
+    return added(grid.centre(middle), grid.width, max(min(shift, 1.5), -1.5));
   }
 
   // Of sums in single precision; docs/global.md, section 9.
-  DDN_HD double single_error(double u) const {
+  DDN_HOST_DEVICE double single_error(double u) const {
     return added(single_precision, 0x1p-48, ::fabs(u) / problem_.alpha) * total_;
   }
   // The loss where a descent ended, from the sums before its last step.
-  DDN_HD Loss loss_of(const detail::Iterate& it) const {
+  DDN_HOST_DEVICE Loss loss_of(const detail::Iterate& it) const {
     if (it.stopped || problem_.tolerance >= 0) return {0, detail::infinity};
     double error = (sizeof(Real) == 8 ? last_step_double : last_step_single) * total_;
     if (sizeof(Real) < 8 && !it.in_double) error = single_error(it.u);
-    return {total_ - it.at.depth, error};
+    return {total_ - it.at.density, error};
   }
 
-  // Takes a candidate when it is better; of equally good ones the smallest. slack: of the depth
+  // Takes a candidate when it is better; of equally good ones the smallest. slack: of the density
   // near it above its own.
   template <class View>
-  DDN_HD void consider(const View& view, double u, Loss loss, bool sorted,
-                       const detail::Iterate* it, double slack) {
+  DDN_HOST_DEVICE void consider(const View& view, double u, Loss loss, bool sorted,
+                                const detail::Iterate* it, double slack) {
     // In a stretch of the sorted points it costs less than later.
     if (sorted && loss.error > 0) loss = {loss_at(view, u), 0};
     if (found_) {
@@ -445,7 +451,7 @@ class GlobalSearch {
       const bool taken = better || (tied && u < u_);
       // Of two that are not told apart the one left out may be the deeper one.
       const Loss& left = taken ? loss_ : loss;
-      bound_ = larger(total_ - (left.value - left.error) + (taken ? slack_ : slack), bound_);
+      bound_ = max(total_ - (left.value - left.error) + (taken ? slack_ : slack), bound_);
       if (!taken) return;
     }
     slack_ = slack;
@@ -457,25 +463,25 @@ class GlobalSearch {
   }
 
   // squares: what was summed in the arithmetic of the points.
-  DDN_HD void consider(const Window& window, double squares) {
+  DDN_HOST_DEVICE void consider(const Window& window, double squares) {
     const double error = 2 * loss_rounding() * (window.loss + squares);
-    bound_ = larger(total_ - window.loss + error, bound_);
+    bound_ = max(total_ - window.loss + error, bound_);
     const bool exact = sizeof(Real) == sizeof(double) || squares == 0;
     const Loss loss{window.loss, exact ? 0 : single_error(window.u)};
     consider(set_, window.u, loss, /*sorted=*/false, nullptr, 0);
   }
 
   // Makes the loss of the best candidate known.
-  DDN_HD void settle() {
+  DDN_HOST_DEVICE void settle() {
     if (loss_.error > 0) loss_ = {loss_at(set_, u_), 0};
   }
   template <class View>
-  DDN_LARGE double loss_at(const View& view, double u) {
+  DDN_NOINLINE double loss_at(const View& view, double u) {
     count_pass();
-    return total_ - view.template sums<P, double>(u, problem_.alpha).depth;
+    return total_ - view.template sums<P, double>(u, problem_.alpha).density;
   }
 
-  DDN_LARGE void take_sorted() {
+  DDN_NOINLINE void take_sorted() {
     count_pass();
     const int64_t count = set_.sort();
     const auto list = set_.list();
@@ -489,13 +495,13 @@ class GlobalSearch {
       double covered = -detail::infinity;
       int64_t i = 0, from = 0, to = 0;
       while (i < count && !stopped()) {
-        const double a = larger(at(i) - alpha, covered);
+        const double a = max(at(i) - alpha, covered);
         double b = a + sorted_window * alpha;
         int64_t last = i;
         while (last + 1 < count && at(last + 1) <= b) ++last;
-        b = smaller(at(last) + alpha, b);
+        b = min(at(last) + alpha, b);
         while (a - at(from) > reach * alpha) ++from;
-        to = larger(static_cast<double>(to), static_cast<double>(last));
+        to = max(static_cast<double>(to), static_cast<double>(last));
         while (to < count && at(to) - b <= reach * alpha) ++to;
         settle();
         const auto view = set_.view(from, to - from);
@@ -503,7 +509,7 @@ class GlobalSearch {
         if (!found_ || most > enough()) {
           if (!search(view, a, b, /*sorted=*/true)) cut_ = true;
         } else {
-          bound_ = larger(most, bound_);
+          bound_ = max(most, bound_);
         }
         covered = b;
         while (i < count && at(i) + alpha <= b) ++i;
@@ -512,15 +518,15 @@ class GlobalSearch {
     }
   }
 
-  DDN_HD Global finish() {
+  DDN_HOST_DEVICE Global finish() {
     // The middle of a cell may lie beyond the points, and rounding may carry a mean past them.
-    u_ = larger(smaller(found_ ? u_ : start_, hi_), lo_);
+    u_ = max(min(found_ ? u_ : start_, hi_), lo_);
     const bool cut = cut_;
     if (!cut && !polished_) {
       if (P::is_smooth && found_) {
-        // Where the depth is flat, a descent in single precision or without bounds would stray.
-        const double a = larger(added(u_, -0.5, problem_.alpha), lo_);
-        const double b = smaller(added(u_, 0.5, problem_.alpha), hi_);
+        // Where the density is flat, a descent in single precision or without bounds would stray.
+        const double a = max(added(u_, -0.5, problem_.alpha), lo_);
+        const double b = min(added(u_, 0.5, problem_.alpha), hi_);
         it_ = detail::descend<P, double>(set_, u_, {a, b, range()}, problem_, passes_left_);
         it_.in_double = true;
       } else if (stopped()) {
@@ -533,11 +539,11 @@ class GlobalSearch {
       }
     }
     if (cut) it_ = {u_, {}, true, true};
-    return {it_, cut ? smaller(ceiling_, total_) : bound_, slack_};
+    return {it_, cut ? min(ceiling_, total_) : bound_, slack_};
   }
 
   const Set& set_;
-  const Taps& taps_;
+  const KernelTable& table_;
   double lo_, hi_, middle_;
   double total_;
   Problem problem_;
@@ -550,10 +556,10 @@ class GlobalSearch {
   Loss loss_{};
   double start_ = 0;  // where to begin when nothing was found
   detail::Iterate it_{};
-  double bound_ = -1;  // of the depth in all that was left out though it might be above the best
-  double ceiling_ = detail::infinity;  // of the depth anywhere, once the bins are counted
-  double slack_ = 0;                   // of the depth near the answer above its own
-  float floor_ = discarded;            // blocks with bounds no greater than that are discarded
+  double bound_ = -1;  // of the density in all that was left out though it might be above the best
+  double ceiling_ = detail::infinity;  // of the density anywhere, once the bins are counted
+  double slack_ = 0;                   // of the density near the answer above its own
+  float floor_ = discarded;            // blocks with bounds no vector_max than that are discarded
   int series_ = 0;
 };
 

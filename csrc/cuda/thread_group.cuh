@@ -1,5 +1,5 @@
-// A team is the threads that solve one set together: a warp or a block. Its reductions give every
-// member the same bits, so that all members take the same way through the solver.
+// A thread group is the threads that solve one set together: a warp or a block. Its reductions give
+// every member the same bits, so that all members take the same way through the solver.
 #pragma once
 
 #include "core/math.h"
@@ -16,8 +16,8 @@ struct Add {
     return a + b;
   }
 };
-struct Larger {
-  static __device__ __forceinline__ double combine(double a, double b) { return larger(a, b); }
+struct Max {
+  static __device__ __forceinline__ double combine(double a, double b) { return max(a, b); }
 };
 
 // A butterfly: both partners of an exchange combine the same two numbers, and the operations are
@@ -115,7 +115,7 @@ struct Block {
 
   // Each thread gets the sums over those before it. Called only after a reduce(), as sum() is.
   template <int count>
-  static __device__ __forceinline__ void sum_before(double (&values)[count]) {
+  static __device__ __forceinline__ void exclusive_scan(double (&values)[count]) {
     __shared__ double parts[warps * count];
 #pragma unroll
     for (int k = 0; k < count; ++k) {
