@@ -13,7 +13,7 @@ from tests.support import ROOT
 
 CORE = ROOT / "csrc" / "core"
 BINS, SERIES, SWEEP, PENALTIES = (
-    (CORE / name).read_text() for name in ("bins.h", "series.h", "sweep.h", "penalties.h")
+    next(CORE.rglob(name)).read_text() for name in ("bins.h", "series.h", "sweep.h", "penalties.h")
 )
 
 
