@@ -63,8 +63,8 @@ DDN_HOST_DEVICE Descent<P> make_descent(const Set& set, double start, const Boun
   return {start,
           bounds.lo,
           bounds.hi,
-          {problem.alpha, accepted_step<Real>(problem, bounds.range), accepted_error<Real>(),
-           rounding<V>(), set.total_weight(), bounds.range,
+          {accepted_error<Real>(), rounding<V>(), problem.alpha,
+           accepted_step<Real>(problem, bounds.range), set.total_weight(), bounds.range,
            problem.alpha * breakpoint_margin(set.points())}};
 }
 

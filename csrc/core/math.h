@@ -59,6 +59,9 @@ template <>
 struct Math<double> {
   using Scalar = double;
   using V = double;
+  using Mask = bool;
+  using Integers = int64_t;
+  static DDN_HOST_DEVICE bool any(bool mask) { return mask; }
   static DDN_HOST_DEVICE double splat(double c) { return c; }
   static constexpr int lanes = 1;
   static DDN_HOST_DEVICE double load(const double* p) { return *p; }
@@ -149,17 +152,20 @@ struct CompensatedSum {
   DDN_HOST_DEVICE V total() const { return sum + error; }
 };
 
-// The doubles in their order as integers: neighbours differ by one, -0 and +0 are neighbours.
-DDN_HOST_DEVICE int64_t ordinal(double x) {
-  int64_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits >= 0 ? bits : INT64_MIN - bits - 1;
-}
-DDN_HOST_DEVICE double from_ordinal(int64_t i) {
-  const int64_t bits = i >= 0 ? i : INT64_MIN - i - 1;
-  double x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+// The middle of two doubles, counted in representable doubles.
+template <class V>
+DDN_HOST_DEVICE V halfway(V a, V b) {
+  // Doubles in their order as integers: neighbours differ by one, -0 and +0 are neighbours.
+  using Integers = typename Math<V>::Integers;
+  Integers i, j;
+  memcpy(&i, &a, sizeof i);
+  memcpy(&j, &b, sizeof j);
+  i = i >= 0 ? i : INT64_MIN - i - 1;
+  j = j >= 0 ? j : INT64_MIN - j - 1;
+  const Integers middle = (i & j) + ((i ^ j) >> 1);  // without an overflow
+  const Integers bits = middle >= 0 ? middle : INT64_MIN - middle - 1;
+  memcpy(&a, &bits, sizeof bits);
+  return a;
 }
 
 }  // namespace ddn

@@ -1,50 +1,64 @@
-// One safeguarded descent: Newton's method held inside a bracket. It sees a set only through the
-// sums at the points it asks for, so the same code drives the CPU and the CUDA kernels.
+// One safeguarded descent: Newton's method inside a bracket. A descent sees a set only through the
+// sums at the points that it asks for, so that one text serves single sets on both devices, lane
+// batches and sets whose points lie on several ranks.
+//
+// `Descent<P, V>` takes the penalty P and V, a double or a SIMD vector of doubles with one set in
+// each lane. Decisions are masks: a bool for a double, where `mask ? a : b` and `if (any(mask))`
+// are branches, and a vector of masks otherwise, where they select.
 //
 // Note: [The bracket]
-// `near` is the best point evaluated so far and `far` an end with a local minimum strictly between
-// the two (or at far). That holds because the objective falls from near towards far, and at far
-// either the slope points back towards near or the objective is above that at near. A trial
-// between the two keeps it true in each case:
+// `best` is the best point evaluated so far and `end` a point with a local minimum strictly between
+// the two (or at `end`). That holds because the objective falls from `best` towards `end`, and at
+// `end` either the gradient points back towards `best` or the objective is above that at `best`. A
+// trial between the two keeps it true in each case:
 //
-//   objective at trial above near        ->  far = trial         (non-convex penalties only)
-//   else, slope there points at far      ->  near = trial
-//   else                                 ->  far = near, near = trial
+//   objective at the trial above that at `best`  ->  end = trial        (non-convex penalties only)
+//   else, the objective there falls towards end  ->  best = trial
+//   else                                         ->  end = best, best = trial
 //
-// So the objective at `near` is never above that at the start, and for a convex objective this is
+// So the objective at `best` is never above that at the start, and for a convex objective this is
 // the usual bracket of a root of f'.
 //
 // Note: [The bound on the passes]
-// After `free_passes` every trial is the middle of the bracket counted in representable doubles,
-// of which each such pass discards half: at most free_passes + 64 passes of one descent.
+// After `free_passes` every trial is the middle of the bracket counted in representable doubles, of
+// which each such pass discards half: at most free_passes + 64 passes of one descent.
 #pragma once
+
+#include <type_traits>
 
 #include "core/penalties.h"
 
 namespace ddn {
 
-// What curvature, at least, a small step leaves.
+// What sum of psi', at least, a small step leaves.
 template <class P, class V>
 DDN_HOST_DEVICE V lasting_dpsi(const SumsIn<V>& at) {
   return P::has_flat_minima ? at.dpsi - at.density : at.dpsi;
 }
 
+// What the rounding error of the sum of psi is proportional to: the weight of the points that pull.
+template <class P, class V>
+DDN_HOST_DEVICE V pulling_weight(const SumsIn<V>& at, V total_weight) {
+  return P::convex ? total_weight : at.density;
+}
+
+template <class V>
 struct DescentOptions {
-  double alpha;
-  double step;          // accepted |step|
-  double accuracy;      // accepted relative error of a curvature
-  double rounding;      // relative rounding error of a term of the sums
-  double total_weight;  // sum of the weights of the set
-  double range;         // of the whole set
-  double breakpoint;    // see Alpha
+  double accuracy;  // accepted relative error of a sum of psi'
+  double rounding;  // relative rounding error of a term of the sums
+  V alpha;
+  V step;          // accepted |step|
+  V total_weight;  // sum of the weights of the set
+  V range;         // of the whole set
+  V margin;        // see Alpha
 };
 
-// Of a smooth penalty: slope(u + alpha t) / alpha about the u of some sums, cut off after
-// t^`degree`.
+// Of a smooth penalty: the sum of psi at u + alpha t over alpha, about the u of some sums, cut off
+// after t^`degree`.
 template <class P>
-class SlopeSeries {
+class PsiSeries {
  public:
-  DDN_HOST_DEVICE SlopeSeries(const SumsOf<P>& at, double inverse_alpha) {
+  DDN_HOST_DEVICE PsiSeries(const SumsOf<P>& at, double inverse_alpha) {
     c_[0] = at.psi * inverse_alpha;
     c_[1] = at.dpsi;
     c_[2] = 0.5 * at.d2psi;
@@ -68,222 +82,237 @@ class SlopeSeries {
     for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k] * (1.0 / (k + 1)), value, t);
     return value * t;
   }
-  // What was cut off, for each unit of weight at most: of the derivative, and of the value that
-  // times |t| / (degree + 1).
-  static DDN_HOST_DEVICE double rest(double t) {
+  // A bound, for each unit of weight, on what the derivative lost at the cut; on what the value
+  // lost, after multiplication by |t| / (degree + 1).
+  static DDN_HOST_DEVICE double remainder(double t) {
     constexpr double factorial[] = {1, 1, 2, 6, 24, 120, 720};
-    double rest = P::max_rest / factorial[P::degree];
-    for (int k = 0; k < P::degree; ++k) rest *= ::fabs(t);
-    return rest;
+    double remainder = P::max_rest / factorial[P::degree];
+    for (int k = 0; k < P::degree; ++k) remainder *= ::fabs(t);
+    return remainder;
   }
 
  private:
   double c_[P::degree + 1];
 };
 
-// Whether the sums of a penalty have more of the series than the psi''.
+// Whether the sums of a penalty have more terms of the series than psi''.
 template <class P, bool = P::is_smooth>
-constexpr bool is_long = false;
+constexpr bool has_long_series = false;
 template <class P>
-constexpr bool is_long<P, true> = P::degree > 2;
+constexpr bool has_long_series<P, true> = P::degree > 2;
 
-template <class P>
+template <class P, class V = double>
 class Descent {
  public:
-  using At = SumsOf<P>;
+  using At = std::conditional_t<std::is_same_v<V, double>, SumsOf<P>, SumsIn<V>>;
+  using Mask = typename Math<V>::Mask;
   static constexpr int free_passes = 40;
 
-  DDN_HOST_DEVICE Descent(double start, double lo, double hi, const DescentOptions& options)
-      : options_(options), lo_(lo), hi_(hi), trial_(start) {
-    previous_step_ = added(-0.5 * lo, 0.5, hi);  // without an overflow
+  Descent() = default;
+  DDN_HOST_DEVICE Descent(V start, V lo, V hi, const DescentOptions<V>& options)
+      : options_(options), inverse_alpha_(1.0 / options.alpha), lo_(lo), hi_(hi), trial_(start) {
+    previous_step_ = added(-0.5 * lo, Math<V>::splat(0.5), hi);  // without an overflow
   }
 
-  // The point at which the sums are wanted next; after update() returned true, the answer.
-  DDN_HOST_DEVICE double point() const { return trial_; }
+  // The point at which the sums are wanted next; where update() returned true, the answer.
+  DDN_HOST_DEVICE V point() const { return trial_; }
 
   // The best point evaluated so far, the start before any was, and the sums there.
-  DDN_HOST_DEVICE double best() const { return passes_ == 0 ? trial_ : near_point_; }
-  DDN_HOST_DEVICE const Sums& sums() const { return near_; }
+  DDN_HOST_DEVICE V best() const { return passes_ == 0 ? trial_ : best_; }
+  DDN_HOST_DEVICE const SumsIn<V>& sums() const { return at_best_; }
 
-  // Takes the sums at point(); true when the descent has ended there.
-  DDN_HOST_DEVICE bool update(const At& at) {
-    ++passes_;
-    const bool first = passes_ == 1;
-    if (!P::convex && !first &&
-        at.density < added(near_.density, -8 * options_.rounding, near_.density)) {
-      far_ = trial_;
-      far_seen_ = true;
-      growth_ = 0;
-    } else {
-      if (stationary(at)) {
-        near_point_ = trial_;
-        near_ = at;
-        return true;
-      }
-      // At a maximum the slope vanishes too; it is left downwards.
-      const bool descend_right = at.psi < 0;
-      if (first) {
-        far_ = descend_right ? hi_ : lo_;
-      } else if ((far_ > near_point_) != descend_right) {  // the trial may lie at far itself
-        far_ = near_point_;
-        far_seen_ = true;
-        growth_ = 0;
-      }
-      near_point_ = trial_;
-      near_ = at;
+  // Takes the sums at point(); true where the descent has ended there. What a descent does that has
+  // ended before does not matter.
+  DDN_HOST_DEVICE Mask update(const At& at) {
+    const bool first = ++passes_ == 1;
+    Mask worse{};
+    if constexpr (!P::convex) {
+      if (!first) worse = at.density < allowed_density();
     }
-    return next_trial();
+    const Mask ended = !worse & stationary(at);
+    // At a maximum psi vanishes too; the descent leaves it downwards.
+    const Mask right = at.psi < Math<V>::splat(0);
+    if (first) {
+      end_ = right ? hi_ : lo_;
+    } else {
+      const Mask turned = !worse & !ended & ((end_ > best_) != right);  // or the trial is at end_
+      end_ = worse ? trial_ : (turned ? best_ : end_);
+      end_seen_ = end_seen_ | worse | turned;
+      if constexpr (!P::convex) growth_ = worse | turned ? Math<V>::splat(0) : growth_;
+    }
+    best_ = worse ? best_ : trial_;
+    take(!worse, at);
+    return any(!ended) ? ended | next_trial(ended) : ended;
   }
 
  private:
-  // Points that pull at u: what the rounding error of the slope is proportional to.
-  DDN_HOST_DEVICE double mass(const Sums& at) const {
-    return P::convex ? options_.total_weight : at.density;
+  static DDN_HOST_DEVICE bool any(Mask mask) { return Math<V>::any(mask); }
+
+  // The sums at the best point, where `mask` says that they are these.
+  DDN_HOST_DEVICE void take(Mask mask, const At& at) {
+    if constexpr (std::is_same_v<V, double>) {
+      if (mask) at_best_ = at;
+    } else {
+      at_best_.psi = mask ? at.psi : at_best_.psi;
+      at_best_.dpsi = mask ? at.dpsi : at_best_.dpsi;
+      at_best_.density = mask ? at.density : at_best_.density;
+      at_best_.d2psi = mask ? at.d2psi : at_best_.d2psi;
+    }
   }
 
-  DDN_HOST_DEVICE bool stationary(const Sums& at) const {
-    const double noise = options_.rounding * mass(at);
-    const double accepted = options_.step * lasting_dpsi<P>(at);
-    const double floor =
-        noise * (options_.range < options_.alpha ? options_.range : options_.alpha);
-    return ::fabs(at.psi) <= (accepted > floor ? accepted : floor) &&
-           (P::convex || at.dpsi >= -4 * noise);
+  DDN_HOST_DEVICE V allowed_density() const {
+    return added(at_best_.density, Math<V>::splat(-8 * options_.rounding), at_best_.density);
   }
 
-  DDN_HOST_DEVICE double step() const {
-    const double newton = -near_.psi / near_.dpsi;
-    if constexpr (P::is_smooth) {
-      // Halley's method: with the curvature half-way to where Newton's method would lead.
-      const double bent = added(near_.dpsi, 0.5 * near_.d2psi, newton / options_.alpha);
-      if (::fabs(newton) <= 0.5 * options_.alpha && near_.dpsi > 0 && bent > 0.5 * near_.dpsi &&
-          bent < 2 * near_.dpsi) {
-        return series_root(-near_.psi / bent);
+  DDN_HOST_DEVICE Mask stationary(const At& at) const {
+    const V noise = options_.rounding * pulling_weight<P, V>(at, options_.total_weight);
+    const V floor = noise * min(options_.range, options_.alpha);
+    Mask ends = absolute(at.psi) <= max(options_.step * lasting_dpsi<P, V>(at), floor);
+    if constexpr (!P::convex) ends = ends & (at.dpsi >= -4.0 * noise);
+    return ends;
+  }
+
+  DDN_HOST_DEVICE V step() const {
+    const V psi = at_best_.psi, dpsi = at_best_.dpsi, alpha = options_.alpha;
+    const V newton = -psi / dpsi;  // NaN or infinite where psi' vanishes
+    V step = newton;
+    if constexpr (!P::convex) {
+      // Where psi' is not positive, or Newton's step leads out of its neighbourhood, the step is
+      // that of mean shift: to the minimiser of the quadratic that touches the objective here and
+      // is nowhere below it. It descends, however far it leads. Its second derivative sums psi(z) /
+      // z, which is `density` for Welsch and, with the number of points inside, at least that for
+      // the truncated quadratic, where it is Newton's step.
+      const Mask steady = (dpsi > Math<V>::splat(0)) & (absolute(newton) <= alpha);
+      if (any(!steady)) step = steady ? newton : -psi / max(dpsi, at_best_.density);
+      // Without the breakpoints, which take some two thirds of it, psi' is too large by far: the
+      // first step out of the Huber answer is the longer.
+      if (P::has_breakpoints && passes_ == 1) {
+        step = absolute(newton) < 0.2 * alpha ? 2.5 * newton : step;
       }
     }
-    if (P::convex) return newton;  // NaN or infinite without curvature
-    // Without the breakpoints, which take some two thirds of it, a curvature is too much by far:
-    // the first step out of the Huber answer is the longer.
-    if (P::has_breakpoints && passes_ == 1 && ::fabs(newton) < 0.2 * options_.alpha)
-      return 2.5 * newton;
-    // Where there is none, or Newton's step leads out of its neighbourhood, the minimiser of the
-    // quadratic that touches the objective here and lies above it everywhere (mean shift): it
-    // descends, however far away it leads. Its curvature sums phi'(z)/z, which is `density` for
-    // Welsch and, with the count of the points inside, at least that for the truncated quadratic,
-    // where it is Newton's step.
-    if (near_.dpsi > 0 && ::fabs(newton) <= options_.alpha) return newton;
-    return -near_.psi / (near_.dpsi > near_.density ? near_.dpsi : near_.density);
+    if constexpr (P::is_smooth) {
+      // Halley's method: with psi' half-way to where Newton's method would lead.
+      const V bent = added(dpsi, 0.5 * at_best_.d2psi, newton * inverse_alpha_);
+      const Mask halley = (absolute(newton) <= 0.5 * alpha) & (dpsi > Math<V>::splat(0)) &
+                          (bent > 0.5 * dpsi) & (bent < 2.0 * dpsi);
+      if (any(halley)) step = halley ? series_root(-psi / bent) : step;
+    }
+    return step;
   }
 
   // The root of the series that Newton's method finds from `step`, or that step.
-  DDN_HOST_DEVICE double series_root(double step) const {
-    if constexpr (is_long<P>) {
-      const double inverse = 1 / options_.alpha;
-      const SlopeSeries<P> slope(near_, inverse);
-      double t = step * inverse;
+  DDN_HOST_DEVICE V series_root(V step) const {
+    if constexpr (has_long_series<P>) {
+      const PsiSeries<P> psi(at_best_, inverse_alpha_);
+      double t = step * inverse_alpha_;
       for (int i = 0; i < 2; ++i) {
-        const double curvature = slope.derivative(t);
-        if (!(curvature > 0.25 * near_.dpsi)) return step;
-        t -= slope.value(t) / curvature;
+        const double dpsi = psi.derivative(t);
+        if (!(dpsi > 0.25 * at_best_.dpsi)) return step;
+        t -= psi.value(t) / dpsi;
       }
       if (::fabs(t) <= 1) return t * options_.alpha;
     }
     return step;
   }
 
-  DDN_HOST_DEVICE bool next_trial() {
-    const double width = far_ - near_point_;  // may overflow to an infinity: compared only
-    const double scale = max(::fabs(near_point_), ::fabs(far_));
-    if (::fabs(width) <= added(options_.step, 4.5e-16, scale)) {
-      trial_ = near_point_;
-      return true;
-    }
+  // Makes trial_ the next point unless the descent has `ended`; true where it ends by that.
+  DDN_HOST_DEVICE Mask next_trial(Mask ended) {
+    const V width = end_ - best_;  // may overflow to an infinity: compared only
+    const V scale = max(absolute(best_), absolute(end_));
+    Mask stays = absolute(width) <= added(options_.step, Math<V>::splat(4.5e-16), scale);
     if (passes_ > free_passes) {
-      const int64_t a = ordinal(near_point_), b = ordinal(far_);
-      const int64_t middle = (a & b) + ((a ^ b) >> 1);  // no overflow
-      trial_ = from_ordinal(middle);
-      if (middle != a && middle != b) return false;
-      trial_ = near_point_;
-      return true;
+      const V middle = halfway(best_, end_);
+      stays = stays | (middle == best_) | (middle == end_);
+      trial_ = stays | ended ? best_ : middle;
+      return stays;
     }
-    const double half = added(-0.5 * near_point_, 0.5, far_);
-    const double own = step();
-    double s = own;
-    if (P::convex) {
-      if (!(::fabs(s) <= ::fabs(previous_step_))) s = half;
-    } else if (::fabs(s) > 0.5 * ::fabs(previous_step_)) {
-      // Slow progress in one direction: lengthen the stride; a trial that overshoots moves `far`.
-      growth_ += 1;
-      s *= 1 + growth_;
+    if (!any(!stays)) {
+      trial_ = best_;
+      return stays;
     }
-    // Also catches a step that is NaN, zero, or points out of the bracket. An end of the set that
-    // was never looked at may itself be the minimiser.
-    const double landing = near_point_ + s;
-    const bool inside = half > 0 ? s > 0 && landing < far_ : s < 0 && landing > far_;
-    if (!inside && !(landing == far_ && !far_seen_)) s = half;
-    trial_ = near_point_ + s;
-    if (trial_ == near_point_) return true;  // the step is below the rounding of u
-    if (inside && s == own && lands(trial_ - near_point_)) {
-      near_point_ = trial_;
-      return true;
+    const V half = added(-0.5 * best_, Math<V>::splat(0.5), end_), own = step();
+    V s = own;
+    if constexpr (P::convex) {
+      s = absolute(own) <= absolute(previous_step_) ? own : half;
+    } else {
+      // Slow progress in one direction: lengthen the stride; a trial that overshoots moves `end`.
+      const Mask slow = absolute(own) > 0.5 * absolute(previous_step_);
+      growth_ = slow ? growth_ + 1.0 : growth_;
+      s = slow ? own * (1.0 + growth_) : own;
     }
+    // `inside` is also false of a step that is NaN, zero, or points out of the bracket. An end of
+    // the set at which no sums were taken may itself be the minimiser.
+    const V landing = best_ + s, zero = Math<V>::splat(0);
+    const Mask up = half > zero;
+    const Mask inside =
+        (up & (s > zero) & (landing < end_)) | (!up & (s < zero) & (landing > end_));
+    s = inside | ((landing == end_) & !end_seen_) ? s : half;
+    const V next = best_ + s;
+    stays = stays | (next == best_);  // the step is below the rounding of u
+    const Mask may_land = inside & (s == own) & !stays & !ended;
+    Mask lands{};
+    if (any(may_land)) lands = land(next - best_, may_land);
+    trial_ = stays | ended ? best_ : next;
+    best_ = lands ? next : best_;
     previous_step_ = s;
-    return false;
+    return stays | lands;
   }
 
   // Note: [The last step]
-  // Where a step is so short that its outcome is known, it need not be looked at from its end. s is
-  // the step as u could be rounded to, so that the curvature belongs to the very answer.
+  // Where a step is so short that its outcome is known, its end takes no pass. s is the step as u
+  // could be rounded to, so that the sum of psi' belongs to the very answer.
   //
-  // Smooth penalties: with the bounds on the psi'' M_3 and on its slope M_4 per unit of weight, in
-  // units of alpha, the slope after Newton's step s or Halley's is at most 1.1 W M_3 s^2, the error
-  // of the curvature W M_4 s^2 / 2, and the curvature changes by W M_3 |s| at most. With more of
-  // the series, what was cut off of it takes the place of these. Huber: on a stretch without a
-  // breakpoint the slope is linear, and nothing else changes.
-  DDN_HOST_DEVICE bool lands(double s) {
-    if constexpr (is_long<P>) {
-      const double inverse = 1 / options_.alpha, t = s * inverse, all = options_.total_weight;
-      // Then the curvature is positive all the way, and the series has no other root there.
-      if (!(near_.dpsi > 1.25 * all * P::max_d2psi * ::fabs(t))) return false;
-      const SlopeSeries<P> series(near_, inverse);
-      const double curvature = series.derivative(t), error = all * series.rest(t);
-      const double slope = added(::fabs(series.value(t)), error * ::fabs(t), 1.0 / (P::degree + 1));
-      if (!(slope <= 0.5 * options_.step * inverse * curvature &&
-            error <= options_.accuracy * curvature)) {
+  // Smooth penalties: with the bounds on psi'', M_3, and on psi''', M_4, per unit of weight and in
+  // units of alpha, the sum of psi after Newton's step s or Halley's is at most 1.1 W M_3 s^2, the
+  // error of that of psi' W M_4 s^2 / 2, and psi' changes by W M_3 |s| at most. With more of the
+  // series, the remainder after its cut takes the place of these. Huber: between breakpoints the
+  // sum of psi is linear, and nothing else changes.
+  //
+  // True where a step s lands so, of those that may; the sums are then those at its end.
+  DDN_HOST_DEVICE Mask land(V s, Mask may) {
+    SumsIn<V>& at = at_best_;
+    const V all = options_.total_weight, t = s * inverse_alpha_;
+    if constexpr (has_long_series<P>) {
+      // Then psi' is positive all the way, and the series has no other root there.
+      if (!(at.dpsi > 1.25 * all * P::max_d2psi * ::fabs(t))) return false;
+      const PsiSeries<P> series(at_best_, inverse_alpha_);
+      const double dpsi = series.derivative(t), error = all * series.remainder(t);
+      const double psi = added(::fabs(series.value(t)), error * ::fabs(t), 1.0 / (P::degree + 1));
+      if (!(psi <= 0.5 * options_.step * inverse_alpha_ * dpsi &&
+            error <= options_.accuracy * dpsi)) {
         return false;
       }
-      if (!P::convex) near_.density -= series.integral(t);
-      near_.dpsi = curvature;
-      near_.psi = slope * options_.alpha;  // no more than that
+      if (!P::convex) at.density -= series.integral(t);
+      at.dpsi = dpsi;
+      at.psi = psi * options_.alpha;  // no more than that
       return true;
     } else if constexpr (P::is_smooth) {
-      const double relative = ::fabs(s) / options_.alpha, all = options_.total_weight;
-      const double change = all * P::max_d2psi * relative;
-      const double slope = 1.1 * change * ::fabs(s);
-      const double error = 0.5 * all * P::max_rest * relative * relative;
-      if (!(near_.dpsi > 4 * change && slope <= 0.5 * options_.step * near_.dpsi &&
-            error <= options_.accuracy * near_.dpsi)) {
-        return false;
-      }
-      near_.dpsi = added(near_.dpsi, near_.d2psi, s / options_.alpha);
-      near_.psi = slope;
-      return true;
+      const V change = all * P::max_d2psi * absolute(t), psi = 1.1 * change * absolute(s);
+      const V error = 0.5 * all * P::max_rest * t * t;
+      const Mask lands = may & (at.dpsi > 4.0 * change) & (psi <= 0.5 * options_.step * at.dpsi) &
+                         (error <= options_.accuracy * at.dpsi);
+      at.dpsi = lands ? added(at.dpsi, at.d2psi, t) : at.dpsi;
+      at.psi = lands ? psi : at.psi;
+      return lands;
     } else if constexpr (P::has_flat_minima) {
-      if (!(near_.density == 0 && ::fabs(s) <= 0.5 * options_.breakpoint)) return false;
-      near_.psi = 0;
-      return true;
+      const Mask lands =
+          may & (at.density == Math<V>::splat(0)) & (absolute(s) <= 0.5 * options_.margin);
+      at.psi = lands ? Math<V>::splat(0) : at.psi;
+      return lands;
     } else {
-      return false;
+      return Mask{};
     }
   }
 
-  DescentOptions options_;
-  double lo_, hi_;
-  double trial_;
-  double near_point_ = 0, far_ = 0;
-  At near_;
-  double previous_step_;
-  double growth_ = 0;
-  bool far_seen_ = false;  // the sums at far_ were found
+  DescentOptions<V> options_;
+  V inverse_alpha_;
+  V lo_, hi_;
+  V trial_;
+  V best_{}, end_{};
+  At at_best_{};
+  V previous_step_;
+  V growth_{};
+  Mask end_seen_{};  // the sums at end_ were taken
   int passes_ = 0;
 };
 

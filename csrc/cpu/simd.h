@@ -546,7 +546,10 @@ template <class T>
 struct VectorMath {
   using Scalar = T;
   using V = Vector<T>;
+  using Mask = decltype(V{} < V{});
+  using Integers = ddn::Integers<T>;
   static constexpr int lanes = VectorOf<T>::lanes;
+  static DDN_HOST_DEVICE bool any(Mask mask) { return selection<T>(mask).bits() != 0; }
   static DDN_HOST_DEVICE V load(const T* p) { return ddn::load<T>(p); }
   static DDN_HOST_DEVICE void store(T* p, V x) { ddn::store<T>(p, x); }
   static DDN_HOST_DEVICE T sum(V x) {
