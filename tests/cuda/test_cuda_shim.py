@@ -17,6 +17,7 @@ from tests.support.cuda_shim.shim import (
     in_every_schedule,
 )
 from tests.support.ptx_emulator.emulator import Emulator
+from tests.support.sweeps import sweep
 
 
 def solve_and_differentiate(shim, x, penalty, alpha=1.0):
@@ -28,7 +29,7 @@ def solve_and_differentiate(shim, x, penalty, alpha=1.0):
 # ---- The kernels ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "n"), [(dtype, n) for dtype in SIZES for n in SIZES[dtype]])
+@pytest.mark.parametrize(("dtype", "n"), SIZES)
 def test_answers_and_gradients(dtype, n, penalty, shim):
     x = points(n, dtype)
     y, _, _, grad_x = in_every_schedule(shim, lambda: solve_and_differentiate(shim, x, penalty))
@@ -58,6 +59,7 @@ def run_case(shim, case):
         shim.backward(grad, x, answer, case.penalty, alpha, of=of, direction=direction, **options)
 
 
+@pytest.mark.slow
 def test_the_cases_of_the_sanitizers_reach_every_kernel(shim):
     """With PTX also that no report is made in any order of threads."""
     shim.forget_launches()
@@ -73,7 +75,7 @@ def test_the_cases_of_the_sanitizers_reach_every_kernel(shim):
         assert {name: use.excesses() for name, use in shim.uses().items() if use.excesses()} == {}
 
 
-@pytest.mark.parametrize("n", [33, 1100, 5000, 16_500])
+@pytest.mark.parametrize("n", sweep([33, 1100, 5000, 16_500], [33, 5000]))
 @pytest.mark.parametrize("solver", ["local", "global"])
 def test_info(solver, n, penalty, dtype, shim):
     x = points(n, dtype, 2)
@@ -105,7 +107,7 @@ def test_nothing_to_do(shape, penalty, dtype, shim):
     assert grad_x.shape == shape
 
 
-@pytest.mark.parametrize("n", [32, 600, 5000, 16_500])
+@pytest.mark.parametrize("n", sweep([32, 600, 5000, 16_500], [32, 5000]))
 def test_layout_does_not_matter(n, penalty, dtype, shim):
     """Strided sets, merged and unmerged dims, any alignment: what contiguous ones give."""
     count = 6 if n == 32 else 2
@@ -134,7 +136,7 @@ def test_layout_does_not_matter(n, penalty, dtype, shim):
             np.testing.assert_array_equal(into.reshape(x.shape), gradient, err_msg=name)
 
 
-@pytest.mark.parametrize("n", [33, 1024, 5000])
+@pytest.mark.parametrize("n", sweep([33, 1024, 5000], [33, 1024]))
 def test_alpha_per_set(n, penalty, dtype, shim):
     x = points(n, dtype)
     alpha = np.geomspace(0.5, 20, len(x)).astype(x.dtype)
@@ -146,7 +148,7 @@ def test_alpha_per_set(n, penalty, dtype, shim):
     assert_right(x, y, grad_x, penalty, alpha, dtype)
 
 
-@pytest.mark.parametrize("n", [12, 1024, 5000, 16_500])
+@pytest.mark.parametrize("n", sweep([12, 1024, 5000, 16_500], [12, 5000]))
 def test_special_sets(n, penalty, dtype, shim):
     """NaN, infinite points and flat objectives take ways of their own through the reductions."""
     x = points(n, dtype, 7)

@@ -19,6 +19,7 @@ from tests.support.cuda_shim.cases import (
 from tests.support.cuda_shim.shim import (
     in_every_schedule,
 )
+from tests.support.sweeps import sweep
 
 # ---- The kernels of the global search ------------------------------------------------------------
 
@@ -31,9 +32,7 @@ def search_and_differentiate(shim, x, penalty, alpha=1.0):
 
 
 @pytest.mark.parametrize("penalty", NONCONVEX)
-@pytest.mark.parametrize(
-    ("dtype", "n"), [(dtype, n) for dtype in GLOBAL_SIZES for n in GLOBAL_SIZES[dtype]]
-)
+@pytest.mark.parametrize(("dtype", "n"), GLOBAL_SIZES)
 def test_global_answers_and_gradients(dtype, n, penalty, shim):
     x = landscapes(n, dtype)
     y, _, grad_x = in_every_schedule(shim, lambda: search_and_differentiate(shim, x, penalty))
@@ -43,7 +42,7 @@ def test_global_answers_and_gradients(dtype, n, penalty, shim):
         assert_global_gradient(g[i], y[i], x[i], penalty, 1.0, dtype)
 
 
-@pytest.mark.parametrize("n", [12, 100, 2000, 8200])
+@pytest.mark.parametrize("n", sweep([12, 100, 2000, 8200], [12, 2000]))
 @pytest.mark.parametrize("penalty", NONCONVEX)
 def test_special_sets_of_the_global_search(n, penalty, dtype, shim):
     x = np.repeat(landscapes(n, dtype)[:2], 4, axis=0)
@@ -82,7 +81,7 @@ def test_more_points_than_are_counted_at_once(penalty, weighted, dtype, shim):
     assert_global(y[0], x[0], penalty, 1.0, dtype)
 
 
-@pytest.mark.parametrize("n", [300, 1200, 8200])
+@pytest.mark.parametrize("n", sweep([300, 1200, 8200], [300, 1200]))
 @pytest.mark.parametrize("penalty", NONCONVEX)
 def test_global_search_with_an_alpha_per_set(n, penalty, dtype, shim):
     x = landscapes(n, dtype)
@@ -96,7 +95,7 @@ def test_global_search_with_an_alpha_per_set(n, penalty, dtype, shim):
         assert_global(y[i], x[i], penalty, a, dtype)
 
 
-@pytest.mark.parametrize("n", [64, 1200, 8200])
+@pytest.mark.parametrize("n", sweep([64, 1200, 8200], [64, 1200]))
 @pytest.mark.parametrize("penalty", NONCONVEX)
 def test_layout_does_not_matter_to_the_global_search(n, penalty, dtype, shim):
     x = landscapes(n, dtype)
@@ -109,7 +108,7 @@ def test_layout_does_not_matter_to_the_global_search(n, penalty, dtype, shim):
         np.testing.assert_array_equal(found, answer)
 
 
-@pytest.mark.parametrize("n", [64, 200, 1200, 8200])
+@pytest.mark.parametrize("n", sweep([64, 200, 1200, 8200], [64, 1200]))
 @pytest.mark.parametrize("penalty", NONCONVEX)
 def test_global_search_stopped_early(n, penalty, dtype, shim):
     """All threads of a block stop together, at a place among the points."""

@@ -53,9 +53,7 @@ def judged(shim, x, w, penalty, dtype, solver):
     return y
 
 
-@pytest.mark.parametrize(
-    ("dtype", "n"), [(dtype, n) for dtype in WEIGHTED_SIZES for n in WEIGHTED_SIZES[dtype]]
-)
+@pytest.mark.parametrize(("dtype", "n"), WEIGHTED_SIZES)
 def test_weighted_answers_and_gradients(dtype, n, penalty, shim):
     rng = np.random.default_rng(n)
     x = landscapes(n, dtype)

@@ -1,26 +1,38 @@
 """Sizes and points for the CUDA kernels on the host."""
 
 import numpy as np
+import pytest
 import torch
 
 from tests.support import contract, sets
 from tests.support import reference as ref
 
+
+def sizes(single, double, few):
+    """(dtype, n); those of n that are not among the few are slow."""
+    pairs = [(torch.float32, n) for n in single] + [(torch.float64, n) for n in double]
+    slow = pytest.mark.slow
+    return [pytest.param(*pair, marks=() if pair[1] in few else slow) for pair in pairs]
+
+
 # On each side of the sizes at which another kernel takes over, and what fits on no chip.
-SIZES = {
-    torch.float32: (1, 31, 33, 255, 513, 2048, 2049, 5000, 16_384, 16_385, 20_000),
-    torch.float64: (1, 31, 33, 255, 513, 1024, 1025, 5000, 8192, 8193, 20_000),
-}
+SIZES = sizes(
+    (1, 31, 33, 255, 513, 2048, 2049, 5000, 16_384, 16_385, 20_000),
+    (1, 31, 33, 255, 513, 1024, 1025, 5000, 8192, 8193, 20_000),
+    few=(1, 33, 513, 2049, 16_385, 1025, 8193),
+)
 # The same for the global search; each part of it is to be reached.
-GLOBAL_SIZES = {
-    torch.float32: (1, 2, 3, 63, 64, 65, 127, 129, 600, 2048, 2049, 8192, 8193),
-    torch.float64: (1, 2, 3, 63, 64, 65, 127, 129, 600, 1024, 1025, 4096, 4097),
-}
+GLOBAL_SIZES = sizes(
+    (1, 2, 3, 63, 64, 65, 127, 129, 600, 2048, 2049, 8192, 8193),
+    (1, 2, 3, 63, 64, 65, 127, 129, 600, 1024, 1025, 4096, 4097),
+    few=(3, 64, 129, 2049, 8193, 1025, 4097),
+)
 # And with weights, of either solver.
-WEIGHTED_SIZES = {
-    torch.float32: (1, 3, 64, 65, 129, 512, 513, 1024, 1025, 4096, 4097, 8192, 8193),
-    torch.float64: (1, 3, 64, 65, 129, 256, 257, 512, 513, 2048, 2049, 4096, 4097),
-}
+WEIGHTED_SIZES = sizes(
+    (1, 3, 64, 65, 129, 512, 513, 1024, 1025, 4096, 4097, 8192, 8193),
+    (1, 3, 64, 65, 129, 256, 257, 512, 513, 2048, 2049, 4096, 4097),
+    few=(3, 65, 513, 1025, 4097, 257),
+)
 NONCONVEX = [penalty for penalty in ref.PENALTIES if penalty not in ref.CONVEX]
 NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
