@@ -37,9 +37,10 @@ EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
-	@echo 'make test       run the tests but the slow ones, in as many processes as there are cores; PYTEST_ARGS=...'
-	@echo 'make test-slow  run the slow ones: sweeps, broken kernels that must not pass, trainings'
-	@echo 'make test-all   both'
+	@echo 'make test       run the tests, in as many processes as there are cores; PYTEST_ARGS=...'
+	@echo 'make test-slow  run those that make test leaves out: all values of the sweeps, kernels broken on'
+	@echo '                purpose, the tutorial; PYTEST_ARGS=...'
+	@echo 'make test-all   both; .ci/run runs all targets but gpu-check, soak and fuzz'
 	@echo 'make test-ptx   run what nvcc makes of all CUDA kernels on the CPU, and hold its counts; 12'
 	@echo '                minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
 	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'

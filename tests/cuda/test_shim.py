@@ -190,6 +190,7 @@ def test_a_sound_library_passes_the_probe(source_only, library, tmp_path):
     assert run_probe(library.shim.path, tmp_path) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_mutation_is_caught(mutation, mutants, tmp_path):
     wrong = run_probe(mutants[mutation.name], tmp_path)
