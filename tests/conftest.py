@@ -15,7 +15,7 @@ from tests.support.devices import REQUIRE_CUDA, cuda_missing, gpu_missing
 DEADLINE = float(os.environ.get("DDN_TEST_DEADLINE", "inf"))  # in seconds, as time.time() counts
 
 
-LACKING = pytest.StashKey[Counter]()  # how many tests were left out, by the reason
+LEFT_OUT = pytest.StashKey[Counter]()  # how many tests, by what is said of them
 
 
 def require(missing):
@@ -44,35 +44,40 @@ def needs_gpu(item):
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
     mark(items)
+    slow = {item for item in items if item.get_closest_marker("slow")}
     yield  # -m and -k select
+    said = config.stash[LEFT_OUT]
+    if config.option.markexpr == "not slow" and slow:
+        said["slow tests were left out: `make test-slow` runs them"] = len(slow)
     if REQUIRE_CUDA:
         return
     lacking = {item: reason for item in items if (reason := needs_gpu(item))}
     items[:] = [item for item in items if item not in lacking]
     config.hook.pytest_deselected(items=list(lacking))
-    config.stash[LACKING] = Counter(lacking.values())
+    for reason, count in Counter(lacking.values()).items():
+        where = "`make gpu-check` runs them where there is one"
+        said[f"tests need a GPU ({reason}): {where}"] = count
 
 
 def pytest_configure(config):
-    config.stash[LACKING] = Counter()
+    config.stash[LEFT_OUT] = Counter()
     if hasattr(config, "workerinput"):  # one of several processes, which share the cores
         torch.set_num_threads(1)
 
 
 def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["lacking"] = dict(session.config.stash[LACKING])
+        session.config.workeroutput["left out"] = dict(session.config.stash[LEFT_OUT])
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose processes each collect all tests
 def pytest_testnodedown(node):
-    node.config.stash[LACKING] = Counter(getattr(node, "workeroutput", {}).get("lacking"))
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left out"))
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    for reason, count in config.stash[LACKING].items():
-        where = "`make gpu-check` runs them where there is one"
-        terminalreporter.write_line(f"{count:,} tests need a GPU ({reason}): {where}")
+    for line, count in config.stash[LEFT_OUT].items():
+        terminalreporter.write_line(f"{count:,} {line}")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -117,16 +117,18 @@ def pytest_without_gpu(*arguments, **env):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-def test_one_line_tells_how_many_tests_need_a_gpu(processes):
-    where = ["-n", str(processes)] if importlib.util.find_spec("xdist") else []
-    printed = pytest_without_gpu("tests/cuda/test_cpu_hop.py", *where, DDN_REQUIRE_CUDA="0")
+def test_one_line_tells_how_many_tests_need_a_gpu():
+    processes = ["-n", "2"] if importlib.util.find_spec("xdist") else []
+    printed = pytest_without_gpu("tests/cuda/test_cpu_hop.py", *processes, DDN_REQUIRE_CUDA="0")
     (line,) = [line for line in printed.splitlines() if "need a GPU" in line]
     assert line == (
         "10 tests need a GPU (needs a CUDA device: torch.cuda.is_available() is False): "
         "`make gpu-check` runs them where there is one"
     )
     assert "SKIPPED" not in printed
-    printed = pytest_without_gpu("tests/cuda/test_cpu_hop.py", *where, DDN_REQUIRE_CUDA="1")
-    assert " 10 failed" in printed
+
+
+def test_without_a_gpu_they_fail_where_it_has_to_be_there():
+    printed = pytest_without_gpu("tests/cuda/test_cpu_hop.py", DDN_REQUIRE_CUDA="1")
+    assert "10 failed" in printed
     assert "need a GPU" not in printed
