@@ -150,7 +150,7 @@ def test_inner_tangent(problem, penalty, device, dtype):
     x, problem = inner_problem(problem, penalty, device, dtype)
     sets = solved(x, problem)
     for direction in directions(x, sets[1], problem):
-        opcheck(OPS._robust_pool_tangent.default, (*direction, *sets))
+        opcheck(OPS._robust_pool_jvp.default, (*direction, *sets))
 
 
 @pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
