@@ -58,6 +58,8 @@ class Rule:
         return given
 
     def backward(self, ctx: Any, *grads: Tensor | None) -> Any:
+        if all(grad is None for grad in grads):
+            return (None,) * len(self.names)
         needs = {n for n, need in zip(self.names, ctx.needs_input_grad, strict=True) if need}
         found = self.operator.derivative.backward(self.calls, self.given(ctx), grads, needs)
         return tuple(map(found.get, self.names))

@@ -193,8 +193,6 @@ class Forward(Derivative):
     def backward(
         calls: Any, given: Values, grads: Sequence[Tensor | None], needs: set[str]
     ) -> Values:
-        if grads[0] is None:
-            return {}
         return _gradients(calls, calls.robust_pool_backward, {**given, "grad": grads[0]}, needs)
 
     @staticmethod
@@ -236,8 +234,6 @@ class Jvp(Derivative):
     def backward(
         calls: Any, given: Values, grads: Sequence[Tensor | None], needs: set[str]
     ) -> Values:
-        if grads[0] is None:
-            return {}
         given["grad"] = grads[0]
         direction = {name: given[name] for name in _as_direction({})}
         found = _gradients(calls, calls.robust_pool_backward, given, needs, "_tangent")

@@ -92,9 +92,10 @@ def _rule(operator: Operator) -> Callable[..., Any]:
     return rule
 
 
-def _register() -> None:
+def register(operators: Sequence[Operator] = OPERATORS) -> None:
+    """Registers the rules of operators; for those of the package the import has done it."""
     propagator = DTensor._op_dispatcher.sharding_propagator
-    for operator in OPERATORS:
+    for operator in operators:
         register_sharding(operator.op)(_rule(operator))
         # What was found for a call is found again by its tensors and the arguments from the first
         # `int` on, as register_sharding has it: `dim`, which is `int[]`, would be overlooked, and
@@ -105,4 +106,4 @@ def _register() -> None:
         info.static_argnum = min(info.static_argnum, first)
 
 
-_register()
+register()

@@ -7,6 +7,7 @@ does with CUDA tensors follow from that. Autocast needs no rule: it changes no a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -108,14 +109,15 @@ def function(name: str) -> type[torch.autograd.Function]:
     return _FUNCTIONS[name]  # type: ignore[no-any-return]
 
 
-def register() -> None:
-    """Tells `torch.library` of all of them; called once, when the package is imported."""
-    calls = _autograd.as_operators(OPERATORS)
-    for operator in OPERATORS:
+def register(operators: Sequence[Operator] = OPERATORS) -> None:
+    """Registers operators with `torch.library`; once for those of the package, at its import."""
+    calls = _autograd.as_operators(operators)
+    for operator in operators:
         schema = [argument.name for argument in operator.op._schema.arguments]
         if schema != [*operator.arguments]:
             raise TypeError(
-                f"ddn::{operator.name}: `arguments` are not those of the schema, {schema}"
+                f"ddn::{operator.name}: the entry has the arguments {[*operator.arguments]} and the "
+                f"schema {schema}; expected the same"
             )
         name, rule = f"ddn::{operator.name}", _autograd.Rule(operator, calls)
         torch.library.register_fake(name, fake_of(operator))

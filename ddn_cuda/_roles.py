@@ -75,7 +75,7 @@ class Derivative:
         Args:
             calls: the operators.
             given: the constants, and the tensors that are saved.
-            grads: of the outputs; None for zero.
+            grads: of the outputs; None for zero, but not all of them.
             needs: the names of the arguments that need one.
         """
         raise NotImplementedError
