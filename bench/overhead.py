@@ -1,4 +1,4 @@
-"""What a call costs besides its pool: microseconds for 16 points, which are pooled in less than one.
+"""What a call costs besides its pool, in microseconds: for 16 points, which are pooled in one.
 
 The calls are `ddn_cuda.robust_pool`, the same as `torch.ops.ddn.robust_pool`, the function with its
 backward pass, and, as a measure of the machine, torch's own median without and with its backward

@@ -116,7 +116,7 @@ def register(operators: Sequence[Operator] = OPERATORS) -> None:
         schema = [argument.name for argument in operator.op._schema.arguments]
         if schema != [*operator.arguments]:
             raise TypeError(
-                f"ddn::{operator.name}: the entry has the arguments {[*operator.arguments]} and the "
+                f"ddn::{operator.name}: the entry has the arguments {[*operator.arguments]}, the "
                 f"schema {schema}; expected the same"
             )
         name, rule = f"ddn::{operator.name}", _autograd.Rule(operator, calls)
