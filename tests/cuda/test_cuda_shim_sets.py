@@ -204,7 +204,7 @@ def test_derivatives_are_those_of_the_cpu(penalty, dtype, n, ragged, shim):
     given = (points_, *answer, *problem)
     first = OPS._robust_pool_backward(grads, *given, [True] * 3)
     second = OPS._robust_pool_double_backward(grads, *moving, *given, [True] * 3)
-    tangent = OPS._robust_pool_tangent(*moving, *given)
+    tangent = OPS._robust_pool_jvp(*moving, *given)
     expected = dict(zip(("points", "weights", "alpha"), first, strict=True))
     expected |= dict(zip(("points'", "weights'", "alpha'"), second, strict=True))
     expected |= {"answer'": tangent}

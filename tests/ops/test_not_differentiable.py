@@ -75,7 +75,7 @@ def inner_calls(penalty, device):
         "_robust_pool_forward": ((x, *problem, "global", None, None), {}),
         "_robust_pool_forward_info": ((x, *problem, "global", None, None), {}),
         "_robust_pool_backward": ((grad, *sets_, every), {}),
-        "_robust_pool_tangent": ((*direction, *sets_), {}),
+        "_robust_pool_jvp": ((*direction, *sets_), {}),
         "_robust_pool_double_backward": ((grad, *direction, *sets_, every), {}),
     }
 
@@ -86,7 +86,7 @@ OPERATORS = (
     "_robust_pool_forward",
     "_robust_pool_forward_info",
     "_robust_pool_backward",
-    "_robust_pool_tangent",
+    "_robust_pool_jvp",
     "_robust_pool_double_backward",
 )
 
