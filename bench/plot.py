@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from bench import machine, targets
+from bench import machine
 from bench.growth import POINTS_OF_SETS
 
 Row = dict[str, Any]
@@ -193,7 +193,8 @@ def _plot_column(
 def targets_table(result: Row, device: str) -> str:
     """The targets of a device in Markdown: places with the same targets share a table, a column
     each; a cell is the figure and the goal, marked where the goal is met."""
-    blocks = [f"*{caption(result, device)}, {result['date'][:10]}; measured / goal, ✓ where it is met*"]
+    key = "measured / goal, ✓ where it is met"
+    blocks = [f"*{caption(result, device)}, {result['date'][:10]}; {key}*"]
     own = [row for row in result["rows"] if row["suite"] == "targets" and row["device"] == device]
     for group in groups([row for row in own if not row.get("skipped")]):
         heads = [Group.title(place) for place in group.columns]
