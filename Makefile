@@ -68,13 +68,13 @@ test-ptx: build
 
 PTX_TESTS := $(PY) -m pytest --kernels=ptx
 test-ptx-kernels:
-	@$(PTX_TESTS) tests/test_cuda_shim.py $(PYTEST_ARGS)
+	@$(PTX_TESTS) tests/cuda/test_cuda_shim.py $(PYTEST_ARGS)
 test-ptx-sets:
-	@$(PTX_TESTS) tests/test_cuda_shim_sets.py tests/test_ptx_emulator.py \
-		tests/test_gpu_model.py $(PYTEST_ARGS)
+	@$(PTX_TESTS) tests/cuda/test_cuda_shim_sets.py tests/cuda/test_ptx_emulator.py \
+		tests/cuda/test_gpu_model.py $(PYTEST_ARGS)
 
 soak: build
-	@$(PY) tests/soak.py --json $(OUT)/soak.json $(SOAK_ARGS)
+	@$(PY) -m tests.soak --json $(OUT)/soak.json $(SOAK_ARGS)
 
 # These two need a C++ compiler alone.
 sanitize:

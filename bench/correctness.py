@@ -10,7 +10,6 @@ a gradient is phi''(y - x_i) / sum_j phi''(y - x_j).
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,12 +18,8 @@ import torch
 from torch import Tensor
 
 import ddn_cuda
-from bench import machine
 from bench.workloads import Sets
-
-sys.path.append(str(machine.ROOT / "tests"))
-
-import oracle
+from tests.support import oracle
 
 PENALTIES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "quadratic": lambda z, a: z**2 / 2,

@@ -42,7 +42,7 @@ def commands(pytest: Sequence[str], workers: int, xdist: bool, folder: Path) -> 
         # Each worker begins at another place of the list: a run that is cut short has seen a bit of
         # everything.
         return [command("all", "-n", str(workers), "--dist", "worksteal")]
-    files = sorted((ROOT / "tests").glob("test_*.py"))
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [command(file.stem, str(file)) for file in files]
 
 

@@ -10,8 +10,8 @@ how many sets each contender's answer is a global minimum. The contenders:
 
 All in float64. An answer y counts when f(y) <= (1 + r) min f + W phi''(0) d^2 / 2 with r = 1e-12,
 d = 1e-10 (alpha + |y|) and W points: what the library promises. min f is the certified lower bound
-of tests/oracle.py, which shares no code with the extension. Many a miss is small: the figures also
-count the answers of at most 1.01 min f.
+of tests/support/oracle.py, which shares no code with the extension. Many a miss is small: the
+figures also count the answers of at most 1.01 min f.
 
 A set has as many clusters as asked for, of unit spread, at places uniform in [-10, 10]; their
 shares of the points are proportional to uniform draws from [0.5, 1.5]. Then a tenth of the points,
@@ -43,11 +43,7 @@ from matplotlib.ticker import NullFormatter
 import ddn_cuda
 from bench import machine
 from bench.arguments import positive
-
-sys.path.append(str(machine.ROOT / "tests"))
-
-import contract
-import oracle
+from tests.support import contract, oracle
 
 PENALTIES = ("welsch", "truncated_quadratic")
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)

@@ -260,7 +260,7 @@ def plan(python: str, archs: str, folder: Path) -> list[Step]:
     # Most cores are for the build in place.
     cpu_build = {"DDN_CUDA": "0", "MAX_JOBS": "4"}
     hop = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cpu_only_build"]
-    hop.append("tests/test_cpu_hop.py")
+    hop.append("tests/cuda/test_cpu_hop.py")
 
     def module(name: str, *arguments: str) -> list[str]:
         return [python, "-m", f"bench.{name}", *arguments]

@@ -1,7 +1,7 @@
 """Small problems that together launch every CUDA kernel, as plain data.
 
-bench/sanitizer_case.py runs them on a GPU under compute-sanitizer, tests/test_cuda_shim.py on the
-host, where it checks that no kernel is missing.
+bench/sanitizer_case.py runs them on a GPU under compute-sanitizer, tests/cuda/test_cuda_shim.py on
+the host, where it checks that no kernel is missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HALVES = ("float16", "bfloat16")
 ORDER = ("points", "weights", "alpha")  # of gradients, as the operators return them
 
 # Bytes of a set, its weights included, up to which the kernels for small sets and those for sets
-# in shared memory take it: of descents (csrc/cuda/forward.cuh) and of the global search
+# in shared memory take it: of descents (csrc/cuda/local.cuh) and of the global search
 # (csrc/cuda/global.cuh).
 DESCENT_BYTES = (8 << 10, 64 << 10)
 SEARCH_BYTES = (8 << 10, 32 << 10)

@@ -25,7 +25,11 @@ import torch
 import ddn_cuda
 
 ROOT = Path(__file__).resolve().parent.parent
-KERNELS = ("forward_on_chip", "global_on_chip", "backward")  # in the order of their launches
+KERNELS = (
+    "local_shared_memory",
+    "global_shared_memory",
+    "backward",
+)  # in the order of their launches
 SECTIONS = (
     "SpeedOfLight",
     "Occupancy",

@@ -6,7 +6,7 @@ ranks do the same arithmetic on the same numbers, so that they take the same dec
 has to be told. That takes an all-reduce which gives all ranks the same bits (those of Gloo and NCCL
 do) and ranks of one kind of device. All arithmetic is in double precision, whatever the points are.
 
-`descend` is the descent of csrc/core/descent.h for many sets at once, with Newton's steps alone.
+`descend` is the descent of csrc/core/newton.h for many sets at once, with Newton's steps alone.
 Depths, bounds and what they prove are those of docs/global.md, with other tables
 (docs/distributed.md).
 """
@@ -370,7 +370,7 @@ def around(shard: Shard, sets: Sets, u: Tensor, radius: Tensor) -> Around:
 
 def find_flat(shard: Shard, sets: Sets, at: Place, weighted_doubt: float) -> tuple[Tensor, Tensor]:
     """Whether Huber's minimisers form an interval there, and its middle. Note [Flat Huber
-    objectives] in csrc/core/local.h."""
+    objectives] in csrc/core/local_minimum.h."""
     flat, middle = torch.zeros_like(at.stopped), at.u.clone()
     some = torch.nonzero(~at.stopped & (at.lasting("huber") <= 0)).squeeze(1)
     if len(some) == 0:

@@ -40,7 +40,7 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
     ===================== ====== ===================================================
     penalty               c      source
     ===================== ====== ===================================================
-    "pseudo_huber"        1.287  found numerically; `tests/test_scale.py`
+    "pseudo_huber"        1.287  found numerically; `tests/core/test_scale.py`
     "huber"               1.345  Holland & Welsch 1977; Huber 1981
     "welsch"              2.111  Holland & Welsch 1977: 2.985, over sqrt(2), as theirs
                                  is exp(-(z/c)^2) and here it is exp(-z^2/(2 alpha^2))

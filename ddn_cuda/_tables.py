@@ -150,7 +150,7 @@ def _parabolas(t: Tensor, r: Tensor) -> tuple[Tensor, ...]:
 
 
 def _hermite(t: Tensor) -> Iterator[Tensor]:
-    """The coefficients of exp(-(t + s)^2 / 2) as a power series in s; csrc/core/series.h."""
+    """The coefficients of exp(-(t + s)^2 / 2) as a power series in s; core/certify/series.h."""
     t = t.clamp(-40, 40)
     term, before = torch.exp(-0.5 * t * t), torch.zeros_like(t)
     for k in range(TERMS):

@@ -5,23 +5,13 @@ import time
 
 import numpy as np
 import pytest
-import reference as ref
 import torch
-from contract import DTYPES
 
-REQUIRE_CUDA = os.environ.get("DDN_REQUIRE_CUDA") == "1"
+from tests.support import reference as ref
+from tests.support.contract import DTYPES
+from tests.support.devices import REQUIRE_CUDA, cuda_missing
+
 DEADLINE = float(os.environ.get("DDN_TEST_DEADLINE", "inf"))  # in seconds, as time.time() counts
-
-
-def cuda_missing():
-    """Why tests cannot run on CUDA, or None where they can."""
-    if not torch.cuda.is_available():
-        return "needs a CUDA device: torch.cuda.is_available() is False"
-    import ddn_cuda
-
-    if ddn_cuda.build_info()["cuda"] is None:
-        return "needs a CUDA build: build_info()['cuda'] is None"
-    return None
 
 
 def require(missing):
@@ -98,7 +88,7 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def source_library(tmp_path_factory):
     """The CUDA kernels, compiled for the host by the C++ compiler."""
-    from cuda_shim import shim
+    from tests.support.cuda_shim import shim
 
     return shim.build(tmp_path_factory.mktemp("cuda_shim"))
 
@@ -108,8 +98,8 @@ def library(request):
     """The same, or with --kernels=ptx what nvcc makes of them."""
     if request.config.getoption("--kernels") == "source":
         return request.getfixturevalue("source_library")
-    from cuda_shim import shim
-    from ptx_emulator import build
+    from tests.support.cuda_shim import shim
+    from tests.support.ptx_emulator import build
 
     if reason := build.missing():
         pytest.skip(reason)

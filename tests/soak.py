@@ -1,7 +1,7 @@
 """The judgement of test_global at scale: as many drawn sets as asked for, every penalty and dtype.
 
-python tests/soak.py --sets 1000000 --seed 0 --json soak.json
-python tests/soak.py --replay soak-welsch-float32.npz
+python -m tests.soak --sets 1000000 --seed 0 --json soak.json
+python -m tests.soak --replay soak-welsch-float32.npz
 """
 
 import argparse
@@ -10,17 +10,13 @@ import sys
 import time
 from pathlib import Path
 
-# The tests' modules and, in a checkout that is not installed, the package.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+import numpy as np
+import torch
 
-import drawn  # noqa: E402
-import numpy as np  # noqa: E402
-import oracle  # noqa: E402
-import reference as ref  # noqa: E402
-import torch  # noqa: E402
-
-import ddn_cuda  # noqa: E402
-from bench import machine  # noqa: E402
+import ddn_cuda
+from bench import machine
+from tests.support import drawn, oracle
+from tests.support import reference as ref
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SETS = 256  # in a batch
@@ -66,7 +62,7 @@ def keep(verdict, batch, y, g, penalty, dtype, solver):
         **weight,
     )
     print(f"{penalty} {dtype}: {len(broken)} of {len(y)} sets, such as {verdict.about(i)}")
-    print(f"    replay it: python tests/soak.py --replay {path}", flush=True)
+    print(f"    replay it: python -m tests.soak --replay {path}", flush=True)
     return path
 
 

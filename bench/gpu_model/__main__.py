@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import machine as this_machine
-from bench.gpu_model import emulate, figures, points, registers, report, summary, table
+from bench.gpu_model import counts_table, emulate, figures, points, registers, report, summary
+from bench.gpu_model.counted import WORKLOADS, Counted
+from bench.gpu_model.counts_table import Kernels, Table
 from bench.gpu_model.machines import MACHINES, Machine
 from bench.gpu_model.registers import Registers
 from bench.gpu_model.summary import Summary
-from bench.gpu_model.table import Kernels, Table
-from bench.gpu_model.workloads import WORKLOADS, Counted
 from bench.timing import Timing
 
 
@@ -83,11 +83,11 @@ def write_table(
     report.print_changes(summaries_of(old.workloads, workloads, known, machine), after)
     kept = {name: counted.get(name, old.workloads.get(name)) for name in WORKLOADS}
     new = Table(
-        table.nvcc_version(),
+        counts_table.nvcc_version(),
         this_machine.commit(),
         {name: kernels for name, kernels in kept.items() if kernels is not None},
     )
-    table.write(new)
+    counts_table.write(new)
     print()
     return new
 
@@ -170,17 +170,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     workloads = chosen(options.only, options.quick)
     known, machine = registers.read(options.registers), MACHINES[options.machine]
-    source = table.read()
+    source = counts_table.read()
     if options.write_table:
         source = write_table(workloads, source, known, machine)
     elif options.counts == "emulator":
         try:
             counted = count_all(workloads)
-            source = Table(table.nvcc_version(), this_machine.commit(), counted)
+            source = Table(counts_table.nvcc_version(), this_machine.commit(), counted)
         except Exception as error:  # no nvcc, no compiler, an opcode without a cost
             print(f"gpu_model: not counted, {error}; the committed counts are used")
     summaries = summaries_of(source.workloads, workloads, known, machine)
-    goals = table.read_goals()
+    goals = counts_table.read_goals()
     verdicts = {n: summary.judge(n, goals.get(n, []), summaries) for n in summaries}
     measured = measure_all(workloads, options.seconds) if options.device == "cuda" else {}
     print(

@@ -1,22 +1,18 @@
-"""Runs a workload in the emulator of tests/ptx_emulator and takes its counts."""
+"""Runs a workload in the emulator of tests/support/ptx_emulator and takes its counts."""
 
 from __future__ import annotations
 
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import machine
 from bench.gpu_model import points
-from bench.gpu_model.workloads import Counted
-
-sys.path.append(str(machine.ROOT / "tests"))
+from bench.gpu_model.counted import Counted
 
 if TYPE_CHECKING:
-    from ptx_emulator.counts import KernelCounts
-    from ptx_emulator.emulator import Emulator
+    from tests.support.ptx_emulator.counts import KernelCounts
+    from tests.support.ptx_emulator.emulator import Emulator
 
 # The kernels that the workloads launch. Others take minutes to build.
 SOURCES = r"^(?!.*float64)"
@@ -28,8 +24,8 @@ KERNELS = (
 
 def build() -> Emulator:
     """Takes minutes unless nothing has changed since: nvcc, then the host's compiler."""
-    from cuda_shim.shim import kernel_units
-    from ptx_emulator.build import build_kept
+    from tests.support.cuda_shim.shim import kernel_units
+    from tests.support.ptx_emulator.build import build_kept
 
     sources = [unit for unit in kernel_units() if re.search(SOURCES, unit.name)]
     return build_kept("counting", sources, match=KERNELS, count=True)
@@ -37,7 +33,7 @@ def build() -> Emulator:
 
 def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:
     """The counts of the workload's kernels, those of its forward pass left out of a backward."""
-    from cuda_shim.shim import Answer, BFloat16
+    from tests.support.cuda_shim.shim import Answer, BFloat16
 
     x, weight, ptr = points.draw(workload)
     if workload.dtype == "bfloat16":

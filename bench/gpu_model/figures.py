@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.gpu_model.costs import UNITS, by_unit
 
 if TYPE_CHECKING:
-    from ptx_emulator.counts import KernelCounts
+    from tests.support.ptx_emulator.counts import KernelCounts
 
 # Kinds of access, in the order of their figures.
 GLOBAL = ("global_load", "global_store", "global_atomic")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import ddn_cuda
-from bench.gpu_model.workloads import LONGEST, Counted
+from bench.gpu_model.counted import LONGEST, Counted
 from bench.timing import Operation, Timing, ratio, time_interleaved
 from bench.workloads import DTYPES, outliers
 

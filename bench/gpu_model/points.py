@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.gpu_model.workloads import LONGEST, Counted
+from bench.gpu_model.counted import LONGEST, Counted
 
 ALIGNMENT = 256  # bytes, as torch's allocator on a GPU aligns tensors
 

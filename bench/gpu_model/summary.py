@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from bench.gpu_model import points, rule
 from bench.gpu_model.costs import UNITS
+from bench.gpu_model.counted import Counted
+from bench.gpu_model.counts_table import Goal, Kernels
 from bench.gpu_model.figures import GLOBAL, Kernel
 from bench.gpu_model.machines import Machine
 from bench.gpu_model.registers import Registers
 from bench.gpu_model.rule import Times
-from bench.gpu_model.table import Goal, Kernels
-from bench.gpu_model.workloads import Counted
 
 
 class Summary(NamedTuple):

@@ -12,7 +12,7 @@ enum class DType : int { float32, float64, float16, bfloat16, boolean };  // boo
 // Calls f(S{}) with the type that numbers of that dtype are stored as. Real is the type of the
 // arithmetic on them: double for float64, float for the others.
 template <class Real, class F>
-DDN_HD void with_storage(DType dtype, F&& f) {
+DDN_HOST_DEVICE void with_storage(DType dtype, F&& f) {
   if constexpr (sizeof(Real) == sizeof(double)) {
     f(double{});
   } else if (dtype == DType::float16) {
@@ -26,7 +26,7 @@ DDN_HD void with_storage(DType dtype, F&& f) {
 
 // The same for weights, which have a type of their own.
 template <class F>
-DDN_HD void with_weight_storage(DType dtype, F&& f) {
+DDN_HOST_DEVICE void with_weight_storage(DType dtype, F&& f) {
   if (dtype == DType::float64) {
     f(double{});
   } else if (dtype == DType::boolean) {
@@ -36,17 +36,17 @@ DDN_HD void with_weight_storage(DType dtype, F&& f) {
   }
 }
 
-DDN_HD float to_real(uint8_t x) { return x != 0 ? 1.0f : 0.0f; }
-DDN_HD float to_real(float x) { return x; }
-DDN_HD double to_real(double x) { return x; }
-DDN_HD float to_real(Half x) { return to_float(x); }
-DDN_HD float to_real(BFloat16 x) { return to_float(x); }
+DDN_HOST_DEVICE float to_real(uint8_t x) { return x != 0 ? 1.0f : 0.0f; }
+DDN_HOST_DEVICE float to_real(float x) { return x; }
+DDN_HOST_DEVICE double to_real(double x) { return x; }
+DDN_HOST_DEVICE float to_real(Half x) { return to_float(x); }
+DDN_HOST_DEVICE float to_real(BFloat16 x) { return to_float(x); }
 
-DDN_HD float largest_of(Half) { return 65504.0f; }
-DDN_HD float largest_of(BFloat16) { return 3.38953139e38f; }
+DDN_HOST_DEVICE float largest_of(Half) { return 65504.0f; }
+DDN_HOST_DEVICE float largest_of(BFloat16) { return 3.38953139e38f; }
 
 template <class S, class Real>
-DDN_HD S from_real(Real x) {
+DDN_HOST_DEVICE S from_real(Real x) {
   if constexpr (sizeof(S) == sizeof(Real)) {
     return x;
   } else {
@@ -56,7 +56,7 @@ DDN_HD S from_real(Real x) {
 
 // The same, but that a finite x is not rounded to an infinity: for gradients.
 template <class S, class Real>
-DDN_HD S bounded_from_real(Real x) {
+DDN_HOST_DEVICE S bounded_from_real(Real x) {
   if constexpr (sizeof(S) < sizeof(Real)) {
     const Real most = largest_of(S{});
     x = x > most ? most : (x < -most ? -most : x);  // NaN stays
@@ -66,7 +66,7 @@ DDN_HD S bounded_from_real(Real x) {
 
 // Element i of an array of that dtype.
 template <class Real>
-DDN_HD Real load_real(const void* array, DType dtype, int64_t i) {
+DDN_HOST_DEVICE Real load_real(const void* array, DType dtype, int64_t i) {
   Real x{};
   with_storage<Real>(dtype,
                      [&](auto zero) { x = to_real(static_cast<const decltype(zero)*>(array)[i]); });
@@ -75,7 +75,7 @@ DDN_HD Real load_real(const void* array, DType dtype, int64_t i) {
 
 // Element i of an array of weights of that dtype.
 template <class Real>
-DDN_HD Real load_weight(const void* array, DType dtype, int64_t i) {
+DDN_HOST_DEVICE Real load_weight(const void* array, DType dtype, int64_t i) {
   Real weight{};
   with_weight_storage(dtype, [&](auto zero) {
     weight = static_cast<Real>(to_real(static_cast<const decltype(zero)*>(array)[i]));
@@ -91,7 +91,7 @@ struct Dims {
   int64_t stride[max_rank] = {};  // in elements
 
   // Where the i-th index of these dims, counted in row-major order, lies.
-  DDN_HD int64_t offset(int64_t i) const {
+  DDN_HOST_DEVICE int64_t offset(int64_t i) const {
     int64_t at = 0;
     // Divisions of 64 bits take some 40 instructions each.
     DDN_NO_UNROLL
@@ -122,10 +122,10 @@ struct SetLayout {
   const int64_t* ptr = nullptr;  // ragged: offsets from 0 to num_points, none below the one before
   int64_t channels = 1;
 
-  DDN_HD bool contiguous_points() const {
+  DDN_HOST_DEVICE bool contiguous_points() const {
     return points.rank == 0 || (points.rank == 1 && points.stride[0] == 1);
   }
-  DDN_HD Place place(int64_t set) const {
+  DDN_HOST_DEVICE Place place(int64_t set) const {
     if (ptr == nullptr) return {sets.offset(set), num_points};
     const int64_t segment = set / channels, begin = ptr[segment];
     return {begin * points.stride[0] + sets.offset(set - segment * channels),
@@ -192,14 +192,14 @@ struct BackwardArgs : PoolArgs {
   const void* tangent_alpha;  // [num_sets] in the opmath type, or null
   void* tangent_y;            // [num_sets] in dtype, or null: of y in that direction
 
-  DDN_HD bool is_second_order() const {
+  DDN_HOST_DEVICE bool is_second_order() const {
     return tangent_x.data != nullptr || tangent_weight.data != nullptr || tangent_alpha != nullptr;
   }
 };
 
 // x rounded once to that dtype.
 template <class Real>
-DDN_HD Real rounded(DType dtype, double x) {
+DDN_HOST_DEVICE Real rounded(DType dtype, double x) {
   Real result{};
   with_storage<Real>(dtype, [&](auto zero) {
     using S = decltype(zero);
@@ -214,7 +214,7 @@ DDN_HD Real rounded(DType dtype, double x) {
 
 // Writes element i of an array of that dtype, rounded once.
 template <class Real>
-DDN_HD void store_real(void* array, DType dtype, int64_t i, double x) {
+DDN_HOST_DEVICE void store_real(void* array, DType dtype, int64_t i, double x) {
   const Real value = rounded<Real>(dtype, x);
   with_storage<Real>(dtype, [&](auto zero) {
     using S = decltype(zero);
@@ -224,12 +224,14 @@ DDN_HD void store_real(void* array, DType dtype, int64_t i, double x) {
 
 // The alpha of a set as the kernels' arithmetic knows it.
 template <class Real, class Args>
-DDN_HD Real set_alpha(const Args& args, int64_t set) {
+DDN_HOST_DEVICE Real set_alpha(const Args& args, int64_t set) {
   return args.alpha != nullptr ? static_cast<const Real*>(args.alpha)[set]
                                : static_cast<Real>(args.alpha_value);
 }
 
 // The range of alpha in which nothing over- or underflows.
-DDN_HD constexpr double alpha_limit(DType dtype) { return dtype == DType::float64 ? 1e30 : 1e15; }
+DDN_HOST_DEVICE constexpr double alpha_limit(DType dtype) {
+  return dtype == DType::float64 ? 1e30 : 1e15;
+}
 
 }  // namespace ddn

@@ -31,13 +31,13 @@ struct SetGradient {
   Alpha<V> alpha;
 
   template <class P>
-  DDN_HD Terms<V> terms(V x) const {
+  DDN_HOST_DEVICE Terms<V> terms(V x) const {
     return P::terms(Residuals<P, V>(base, offset, alpha)(x), alpha);
   }
 };
 
 template <class Real>
-DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
+DDN_HOST_DEVICE SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
   const Real alpha = set_alpha<Real>(args, set);
   // All loads are issued before the first division waits for one.
   const Real curvature = static_cast<const Real*>(args.curvature)[set];
@@ -49,13 +49,13 @@ DDN_HD SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
 
 // No number beyond the largest one; NaN stays.
 template <class V>
-DDN_HD V bounded(V x) {
-  return within(x, Math<V>::largest());
+DDN_HOST_DEVICE V bounded(V x) {
+  return clamp(x, Math<V>::largest());
 }
 
 // Whether grad / H is an ordinary number.
 template <class Real>
-DDN_HD bool is_ordinary(const SetGradient<Real>& set) {
+DDN_HOST_DEVICE bool is_ordinary(const SetGradient<Real>& set) {
   const double scale = static_cast<double>(set.inverse) * static_cast<double>(set.grad);
   return ::fabs(scale) <= 0.5 * static_cast<double>(Math<Real>::largest());
 }
@@ -66,8 +66,8 @@ DDN_HD bool is_ordinary(const SetGradient<Real>& set) {
 // `is_ordinary` and the weight does not change that, its product with the curvature, which is one
 // at most, is as good. W: One, or V.
 template <class P, bool is_ordinary = false, class V, class W>
-DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
-  const V curvature = set.template terms<P>(x).curvature;
+DDN_HOST_DEVICE V point_gradient(V x, W weight, const SetGradient<V>& set) {
+  const V curvature = set.template terms<P>(x).dpsi;
   const V scale = (set.inverse * weight) * set.grad;
   if constexpr (is_ordinary && std::is_same_v<W, One>) return curvature * scale;
   const V careful = bounded((curvature * (set.inverse * weight)) * set.grad);
@@ -78,8 +78,8 @@ DDN_HD V point_gradient(V x, W weight, const SetGradient<V>& set) {
 // grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero
 // the quotient may be larger than any number.
 template <class P, class V>
-DDN_HD V weight_gradient(V x, const SetGradient<V>& set) {
-  const V slope = set.template terms<P>(x).slope;
+DDN_HOST_DEVICE V weight_gradient(V x, const SetGradient<V>& set) {
+  const V slope = set.template terms<P>(x).psi;
   const V most = Math<V>::largest();
   const V finite = absolute(x) <= most ? clip(slope, most) : Math<V>::splat(0);
   return bounded(-bounded(finite * set.inverse) * set.grad);

@@ -19,12 +19,12 @@ struct BFloat16 {  // the upper half of a float
 
 namespace detail {
 
-DDN_HD uint32_t float_bits(float x) {
+DDN_HOST_DEVICE uint32_t float_bits(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
   return bits;
 }
-DDN_HD float bits_float(uint32_t bits) {
+DDN_HOST_DEVICE float bits_float(uint32_t bits) {
   float x;
   memcpy(&x, &bits, sizeof x);
   return x;
@@ -32,7 +32,7 @@ DDN_HD float bits_float(uint32_t bits) {
 
 }  // namespace detail
 
-DDN_HD float to_float(Half h) {
+DDN_HOST_DEVICE float to_float(Half h) {
   const uint32_t magnitude = h.bits & 0x7fffu, sign = (h.bits & 0x8000u) << 16;
   const uint32_t bias = 112u << 23;  // 127 - 15
   const uint32_t normal = (magnitude << 13) + bias + (magnitude >= 0x7c00u ? bias : 0u);
@@ -40,16 +40,16 @@ DDN_HD float to_float(Half h) {
   const uint32_t bits = magnitude < 0x400u ? detail::float_bits(subnormal) : normal;
   return detail::bits_float(bits | sign);
 }
-DDN_HD float to_float(BFloat16 h) {
+DDN_HOST_DEVICE float to_float(BFloat16 h) {
   return detail::bits_float(static_cast<uint32_t>(h.bits) << 16);
 }
-DDN_HD float to_float(float x) { return x; }
+DDN_HOST_DEVICE float to_float(float x) { return x; }
 
 template <class S>
-DDN_HD S from_float(float x);
+DDN_HOST_DEVICE S from_float(float x);
 
 template <>
-DDN_HD Half from_float<Half>(float x) {
+DDN_HOST_DEVICE Half from_float<Half>(float x) {
   const uint32_t all = detail::float_bits(x), a = all & 0x7fffffffu;
   // The spacing of floats next to one half is that of the subnormal numbers of binary16.
   const uint32_t subnormal =
@@ -60,19 +60,19 @@ DDN_HD Half from_float<Half>(float x) {
   return {static_cast<uint16_t>(magnitude | (all >> 16 & 0x8000u))};
 }
 template <>
-DDN_HD BFloat16 from_float<BFloat16>(float x) {
+DDN_HOST_DEVICE BFloat16 from_float<BFloat16>(float x) {
   const uint32_t all = detail::float_bits(x);
   const uint32_t rounded = (all + 0x7fffu + ((all >> 16) & 1u)) >> 16;
   return {static_cast<uint16_t>((all & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded)};
 }
 template <>
-DDN_HD float from_float<float>(float x) {
+DDN_HOST_DEVICE float from_float<float>(float x) {
   return x;
 }
 
 // A double as a float whose last bit is one where digits were lost: rounding that to 16 bits is
 // the same as rounding the double once (S. Boldo, G. Melquiond, IEEE Trans. Comput. 57(4), 2008).
-DDN_HD float rounded_to_odd(double x) {
+DDN_HOST_DEVICE float rounded_to_odd(double x) {
   const float nearest = static_cast<float>(x);
   if (x != x || static_cast<double>(nearest) == x) return nearest;
   const bool beyond = ::fabs(static_cast<double>(nearest)) > ::fabs(x);

@@ -3,9 +3,8 @@
 // adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster: always in device
 // code. No compiler contracts anything else (build_config.py): the bits of a result depend neither
 // on the kernel nor on the copy of a function that computed it. gauss(t^2) is
-// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows; rough_rsqrt is rsqrt to four
-// digits or more, where they are to be had for less. sum and largest_of combine the
-// lanes.
+// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows; approximate_rsqrt is rsqrt to
+// four digits or more, where they are to be had for less. sum and largest_of combine the lanes.
 #pragma once
 
 #include <cmath>
@@ -23,115 +22,118 @@ template <>
 struct Math<float> {
   using Scalar = float;
   using V = float;
-  static DDN_HD float splat(double c) { return static_cast<float>(c); }
+  static DDN_HOST_DEVICE float splat(double c) { return static_cast<float>(c); }
   static constexpr int lanes = 1;
-  static DDN_HD float load(const float* p) { return *p; }
-  static DDN_HD void store(float* p, float x) { *p = x; }
-  static DDN_HD float sum(float x) { return x; }
-  static DDN_HD float largest_of(float x) { return x; }
-  static DDN_HD float largest() { return 3.402823466e+38f; }
-  static DDN_HD float absolute(float x) { return ::fabsf(x); }
+  static DDN_HOST_DEVICE float load(const float* p) { return *p; }
+  static DDN_HOST_DEVICE void store(float* p, float x) { *p = x; }
+  static DDN_HOST_DEVICE float sum(float x) { return x; }
+  static DDN_HOST_DEVICE float largest_of(float x) { return x; }
+  static DDN_HOST_DEVICE float largest() { return 3.402823466e+38f; }
+  static DDN_HOST_DEVICE float absolute(float x) { return ::fabsf(x); }
 #if defined(__CUDA_ARCH__)
-  static DDN_HD float smaller(float x, float bound) { return ::fminf(x, bound); }
-  static DDN_HD float larger(float x, float bound) { return ::fmaxf(x, bound); }
+  static DDN_HOST_DEVICE float min(float x, float bound) { return ::fminf(x, bound); }
+  static DDN_HOST_DEVICE float max(float x, float bound) { return ::fmaxf(x, bound); }
 #else
-  static DDN_HD float smaller(float x, float bound) { return x < bound ? x : bound; }
-  static DDN_HD float larger(float x, float bound) { return x > bound ? x : bound; }
+  static DDN_HOST_DEVICE float min(float x, float bound) { return x < bound ? x : bound; }
+  static DDN_HOST_DEVICE float max(float x, float bound) { return x > bound ? x : bound; }
 #endif
-  static DDN_HD float within(float x, float bound) {
+  static DDN_HOST_DEVICE float clamp(float x, float bound) {
     return x > bound ? bound : (x < -bound ? -bound : x);
   }
 #if defined(__CUDA_ARCH__)
-  static DDN_HD float fma(float a, float b, float c) { return ::__fmaf_rn(a, b, c); }
+  static DDN_HOST_DEVICE float fma(float a, float b, float c) { return ::__fmaf_rn(a, b, c); }
 #else
-  static DDN_HD float fma(float a, float b, float c) { return a * b + c; }
+  static DDN_HOST_DEVICE float fma(float a, float b, float c) { return a * b + c; }
 #endif
   static constexpr double gauss_limit = 13;
-  static DDN_HD float gauss(float square) { return ::exp2f(square * -0.72134752f); }
+  static DDN_HOST_DEVICE float gauss(float square) { return ::exp2f(square * -0.72134752f); }
 #if defined(__CUDA_ARCH__)
-  static DDN_HD float rsqrt(float x) { return ::rsqrtf(x); }
+  static DDN_HOST_DEVICE float rsqrt(float x) { return ::rsqrtf(x); }
 #else
-  static DDN_HD float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
+  static DDN_HOST_DEVICE float rsqrt(float x) { return 1.0f / ::sqrtf(x); }
 #endif
-  static DDN_HD float rough_rsqrt(float x) { return rsqrt(x); }
+  static DDN_HOST_DEVICE float approximate_rsqrt(float x) { return rsqrt(x); }
 };
 
 template <>
 struct Math<double> {
   using Scalar = double;
   using V = double;
-  static DDN_HD double splat(double c) { return c; }
+  using Mask = bool;
+  using Integers = int64_t;
+  static DDN_HOST_DEVICE bool any(bool mask) { return mask; }
+  static DDN_HOST_DEVICE double splat(double c) { return c; }
   static constexpr int lanes = 1;
-  static DDN_HD double load(const double* p) { return *p; }
-  static DDN_HD void store(double* p, double x) { *p = x; }
-  static DDN_HD double sum(double x) { return x; }
-  static DDN_HD double largest_of(double x) { return x; }
-  static DDN_HD double largest() { return 1.7976931348623157e308; }
-  static DDN_HD double absolute(double x) { return ::fabs(x); }
-  static DDN_HD double smaller(double x, double bound) { return x < bound ? x : bound; }
-  static DDN_HD double larger(double x, double bound) { return x > bound ? x : bound; }
-  static DDN_HD double within(double x, double bound) {
+  static DDN_HOST_DEVICE double load(const double* p) { return *p; }
+  static DDN_HOST_DEVICE void store(double* p, double x) { *p = x; }
+  static DDN_HOST_DEVICE double sum(double x) { return x; }
+  static DDN_HOST_DEVICE double largest_of(double x) { return x; }
+  static DDN_HOST_DEVICE double largest() { return 1.7976931348623157e308; }
+  static DDN_HOST_DEVICE double absolute(double x) { return ::fabs(x); }
+  static DDN_HOST_DEVICE double min(double x, double bound) { return x < bound ? x : bound; }
+  static DDN_HOST_DEVICE double max(double x, double bound) { return x > bound ? x : bound; }
+  static DDN_HOST_DEVICE double clamp(double x, double bound) {
     return x > bound ? bound : (x < -bound ? -bound : x);
   }
 #if defined(__CUDA_ARCH__)
-  static DDN_HD double fma(double a, double b, double c) { return ::__fma_rn(a, b, c); }
+  static DDN_HOST_DEVICE double fma(double a, double b, double c) { return ::__fma_rn(a, b, c); }
 #else
-  static DDN_HD double fma(double a, double b, double c) { return a * b + c; }
+  static DDN_HOST_DEVICE double fma(double a, double b, double c) { return a * b + c; }
 #endif
   static constexpr double gauss_limit = 37;
-  static DDN_HD double gauss(double square) { return ::exp(square * -0.5); }
+  static DDN_HOST_DEVICE double gauss(double square) { return ::exp(square * -0.5); }
 #if defined(__CUDA_ARCH__)
-  static DDN_HD double rsqrt(double x) { return ::rsqrt(x); }
+  static DDN_HOST_DEVICE double rsqrt(double x) { return ::rsqrt(x); }
 #else
-  static DDN_HD double rsqrt(double x) { return 1.0 / ::sqrt(x); }
+  static DDN_HOST_DEVICE double rsqrt(double x) { return 1.0 / ::sqrt(x); }
 #endif
-  static DDN_HD double rough_rsqrt(double x) { return rsqrt(x); }
+  static DDN_HOST_DEVICE double approximate_rsqrt(double x) { return rsqrt(x); }
 };
 
 template <class V>
-DDN_HD V absolute(V x) {
+DDN_HOST_DEVICE V absolute(V x) {
   return Math<V>::absolute(x);
 }
 
 // min and max; `bound` where x is NaN, and it is none.
 template <class V>
-DDN_HD V smaller(V x, V bound) {
-  return Math<V>::smaller(x, bound);
+DDN_HOST_DEVICE V min(V x, V bound) {
+  return Math<V>::min(x, bound);
 }
 template <class V>
-DDN_HD V larger(V x, V bound) {
-  return Math<V>::larger(x, bound);
+DDN_HOST_DEVICE V max(V x, V bound) {
+  return Math<V>::max(x, bound);
 }
 template <class V>
-DDN_HD V clip(V x, V bound) {
-  return larger(smaller(x, bound), -bound);
+DDN_HOST_DEVICE V clip(V x, V bound) {
+  return max(min(x, bound), -bound);
 }
 
 // The same for numbers that may be NaN, and then stay so.
 template <class V>
-DDN_HD V within(V x, V bound) {
-  return Math<V>::within(x, bound);
+DDN_HOST_DEVICE V clamp(V x, V bound) {
+  return Math<V>::clamp(x, bound);
 }
 
 // The factor that is one, known to the compiler: such as the weight of each point of a set without
 // weights.
 struct One {};
 template <class V>
-DDN_HD V operator*(V x, One) {
+DDN_HOST_DEVICE V operator*(V x, One) {
   return x;
 }
 
 // sum + a b
 template <class V>
-DDN_HD V added(V sum, V a, V b) {
+DDN_HOST_DEVICE V added(V sum, V a, V b) {
   return Math<V>::fma(a, b, sum);
 }
 template <class V>
-DDN_HD V added(V sum, V a, One) {
+DDN_HOST_DEVICE V added(V sum, V a, One) {
   return sum + a;
 }
 
-DDN_HD bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }
+DDN_HOST_DEVICE bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }
 
 // A sum whose rounding errors are kept and added at the end (Knuth's TwoSum): right to the last few
 // bits however many terms there are. V: double, or a SIMD vector of doubles. The additions must not
@@ -141,26 +143,29 @@ template <class V>
 struct CompensatedSum {
   V sum{}, error{};
 
-  DDN_HD void add(V x) {
+  DDN_HOST_DEVICE void add(V x) {
     const V next = sum + x;
     const V part = next - sum;
     error += (sum - (next - part)) + (x - part);
     sum = next;
   }
-  DDN_HD V total() const { return sum + error; }
+  DDN_HOST_DEVICE V total() const { return sum + error; }
 };
 
-// The doubles in their order as integers: neighbours differ by one, -0 and +0 are neighbours.
-DDN_HD int64_t ordinal(double x) {
-  int64_t bits;
-  memcpy(&bits, &x, sizeof bits);
-  return bits >= 0 ? bits : INT64_MIN - bits - 1;
-}
-DDN_HD double from_ordinal(int64_t i) {
-  const int64_t bits = i >= 0 ? i : INT64_MIN - i - 1;
-  double x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
+// The middle of two doubles, counted in representable doubles.
+template <class V>
+DDN_HOST_DEVICE V halfway(V a, V b) {
+  // Doubles in their order as integers: neighbours differ by one, -0 and +0 are neighbours.
+  using Integers = typename Math<V>::Integers;
+  Integers i, j;
+  memcpy(&i, &a, sizeof i);
+  memcpy(&j, &b, sizeof j);
+  i = i >= 0 ? i : INT64_MIN - i - 1;
+  j = j >= 0 ? j : INT64_MIN - j - 1;
+  const Integers middle = (i & j) + ((i ^ j) >> 1);  // without an overflow
+  const Integers bits = middle >= 0 ? middle : INT64_MIN - middle - 1;
+  memcpy(&a, &bits, sizeof bits);
+  return a;
 }
 
 }  // namespace ddn

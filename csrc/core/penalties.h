@@ -4,27 +4,28 @@
 //
 //   slope(z)     = phi'(z)  / phi''(0)     in the units of z
 //   curvature(z) = phi''(z) / phi''(0)     a number; 1 at z = 0
-//   depth(z)     = (phi(inf) - phi(z)) / (phi(inf) - phi(0))   for the non-convex ones, which
-//                  saturate: 1 at z = 0, 0 far away. A larger sum of depths is a smaller objective,
-//                  and unlike the objective it loses nothing to the points far away.
-//   twist(z)     = alpha phi'''(z) / phi''(0)   for the smooth ones: how the curvature changes
+//   density(z)     = (phi(inf) - phi(z)) / (phi(inf) - phi(0))   for the non-convex ones, which
+//                  saturate: 1 at z = 0, 0 far away. A larger sum of densities is a smaller
+//                  objective, and unlike the objective it loses nothing to the points far away.
+//   psi''(z)     = alpha phi'''(z) / phi''(0)   for the smooth ones: how the curvature changes
 //
 // A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
 // curvature(z_i) / sum(curvature), for every penalty.
 //
-// Of the smooth penalties terms, moments and by_alpha are given t = z / alpha in place of z;
+// Of the smooth penalties terms, moments and dpsi_dalpha are given t = z / alpha in place of z;
 // add_moments<true> is told that |t| is at most `most_bounded`.
 //
-// `terms` has slope, curvature and twist of one point. What solvers need are their sums over a set,
+// `terms` has slope, curvature and psi'' of one point. What solvers need are their sums over a set,
 // and `add_moments` adds fewer numbers, of which `sums` makes the others: add(k, a, b) adds a b,
 // two factors that one instruction multiplies and adds, to the k-th of `moments` sums; add.count(k,
 // a, b) counts the points with a <= b in one of those from `first_count` on. The sums from
-// `first_rough` on to those are only wanted to some digits.
+// `first_approximate` on to those are only wanted to some digits.
 //
-// Every slope is alpha times a function of t = z / alpha alone, so that `twist` and one more number
+// Every slope is alpha times a function of t = z / alpha alone, so that `psi''` and one more number
 // give all second derivatives by z and alpha (core/second_order.h):
 //
-//   by_alpha(z)  = d slope / d alpha   free of cancellation; not in `terms`, as no solver needs it
+//   dpsi_dalpha(z)  = d slope / d alpha   free of cancellation; not in `terms`, as no solver needs
+//   it
 //
 // Besides,
 //
@@ -33,11 +34,12 @@
 //   limit(alpha)               phi(inf) of the non-convex ones
 //
 // A penalty says whether it is `convex`, whether its answer `is_mean`, whether its minimisers can
-// fill an interval (`has_flats`), whether it is a parabola between two kinks at distance alpha
-// (`has_kinks`), and whether it `is_smooth`: then its descent ends with a step of which the outcome
-// is known (core/descent.h), and if it is not convex the global search goes another way
-// (core/global.h). Of a smooth one `sums` has the Taylor polynomial of slope(u + alpha t) / alpha
-// up to t^`degree`, and no point's derivative after the last of these exceeds `most_rest`.
+// fill an interval (`has_flat_minima`), whether it is a parabola between two breakpoints at
+// distance alpha
+// (`has_breakpoints`), and whether it `is_smooth`: then its descent ends with a step of which the
+// outcome is known (core/newton.h), and if it is not convex the global search goes another way
+// (core/certify/search.h). Of a smooth one `sums` has the Taylor polynomial of slope(u + alpha t) /
+// alpha up to t^`degree`, and no point's derivative after the last of these exceeds `max_rest`.
 //
 // docs/adding_a_penalty.md says how to add one.
 //
@@ -55,11 +57,11 @@ template <class V>
 struct Alpha {
   V alpha;
   V inverse;
-  V kink{};  // a distance from a kink, for Huber
+  V breakpoint{};  // a distance from a breakpoint, for Huber
 };
 
 // That distance for a set of so many points, in units of alpha: such that usually none is nearer.
-DDN_HD double kink_distance(int64_t points) {
+DDN_HOST_DEVICE double breakpoint_margin(int64_t points) {
   const double distance = 0.2 / static_cast<double>(points);
   return distance < 1e-5 ? 1e-5 : (distance < 2e-3 ? distance : 2e-3);
 }
@@ -69,18 +71,18 @@ constexpr double most_bounded = 1e3;
 
 template <class V>
 struct Terms {
-  V slope;
-  V curvature;
-  V twist;  // of the smooth penalties; no term is larger than their most_twist
+  V psi;
+  V dpsi;
+  V d2psi;  // of the smooth penalties; no term is larger than their max_d2psi
 };
 
 // Sums over a set at one point u. V: double, or a SIMD vector with those of a set in each lane.
 template <class V>
 struct SumsIn {
-  V slope{};
-  V curvature{};
-  V depth{};  // of the non-convex penalties; for Huber, see there
-  V twist{};  // of the smooth penalties
+  V psi{};
+  V dpsi{};
+  V density{};  // of the non-convex penalties; for Huber, see there
+  V d2psi{};    // of the smooth penalties
 };
 using Sums = SumsIn<double>;
 // Of those whose `degree` is above two, with the Taylor coefficients from the third on.
@@ -88,10 +90,10 @@ struct SeriesSums : Sums {
   double higher[4];
 };
 
-// Points that pass no kink as u moves by `shift`, as they were before: the number of those between
-// the kinks with the sums of z and z^2, and of those beyond, the left of u minus the right. A
-// penalty that `has_kinks` tells their sums after the move.
-struct Settled {
+// Points that pass no breakpoint as u moves by `shift`, as they were before: the number of those
+// between the breakpoints with the sums of z and z^2, and of those beyond, the left of u minus the
+// right. A penalty that `has_breakpoints` tells their sums after the move.
+struct FixedSums {
   double inside, sum, squares, beyond;
 };
 
@@ -101,96 +103,96 @@ struct Quadratic {
   static constexpr bool convex = true;
   static constexpr bool is_mean = true;
   static constexpr bool is_smooth = false;
-  static constexpr bool has_kinks = false;
-  static constexpr bool has_flats = false;
+  static constexpr bool has_breakpoints = false;
+  static constexpr bool has_flat_minima = false;
 
   template <class V>
-  static DDN_HD Terms<V> terms(V z, const Alpha<V>&) {
+  static DDN_HOST_DEVICE Terms<V> terms(V z, const Alpha<V>&) {
     return {z, Math<V>::splat(1), Math<V>::splat(0)};
   }
-  static constexpr int moments = 2, first_rough = 1, first_count = 1;
+  static constexpr int moments = 2, first_approximate = 1, first_count = 1;
   template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>&, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V z, const Alpha<V>&, const Add& add) {
     add(0, z, One{});
     add.count(1, Math<V>::splat(0), Math<V>::splat(0));
   }
   template <class V>
-  static DDN_HD SumsIn<V> sums(const V* m, V) {
+  static DDN_HOST_DEVICE SumsIn<V> sums(const V* m, V) {
     return {m[0], m[1]};
   }
   template <class V>
-  static DDN_HD V by_alpha(V, const Alpha<V>&) {
+  static DDN_HOST_DEVICE V dpsi_dalpha(V, const Alpha<V>&) {
     return Math<V>::splat(0);
   }
-  static DDN_HD double value(double z, double) { return 0.5 * z * z; }
-  static DDN_HD double second(double) { return 1; }
+  static DDN_HOST_DEVICE double value(double z, double) { return 0.5 * z * z; }
+  static DDN_HOST_DEVICE double second(double) { return 1; }
 };
 
-struct PseudoHuberRough;
+struct PseudoHuberApproximate;
 
 struct PseudoHuber {
-  using Rough = PseudoHuberRough;
+  using Approximate = PseudoHuberApproximate;
   static constexpr const char* name = "pseudo_huber";
   static constexpr const char* alias = "PH";
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool is_smooth = true;
-  static constexpr bool has_kinks = false;
-  static constexpr double most_twist = 0.86;
+  static constexpr bool has_breakpoints = false;
+  static constexpr double max_d2psi = 0.86;
   static constexpr int degree = 2;
-  static constexpr double most_rest = 3;
-  static constexpr bool has_flats = false;
+  static constexpr double max_rest = 3;
+  static constexpr bool has_flat_minima = false;
 
   // t is clipped where the slope is alpha to the last bit and the curvature underflows to zero, an
   // infinite point pulls with exactly alpha, and the square of t does not overflow.
   template <class V>
-  static DDN_HD V limit() {
+  static DDN_HOST_DEVICE V limit() {
     return Math<V>::splat(sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18);
   }
   template <class V>
-  static DDN_HD Terms<V> terms(V t, const Alpha<V>& a) {
+  static DDN_HOST_DEVICE Terms<V> terms(V t, const Alpha<V>& a) {
     const V most = limit<V>(), near = clip(t, most);
-    const V r = Math<V>::rsqrt(smaller(Math<V>::fma(t, t, Math<V>::splat(1)), most * most));
+    const V r = Math<V>::rsqrt(min(Math<V>::fma(t, t, Math<V>::splat(1)), most * most));
     const V square = r * r, cube = square * r;
     return {near * r * a.alpha, cube, Math<V>::splat(-3) * near * square * cube};
   }
-  static constexpr int moments = 3, first_rough = 3, first_count = 3;
+  static constexpr int moments = 3, first_approximate = 3, first_count = 3;
   template <bool bounded, class V, class Add>
-  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V t, const Alpha<V>&, const Add& add) {
     if constexpr (!bounded) t = clip(t, limit<V>());
     add_with(t, Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1))), add);
   }
   template <class V, class Add>
-  static DDN_HD void add_with(V t, V r, const Add& add) {
+  static DDN_HOST_DEVICE void add_with(V t, V r, const Add& add) {
     const V square = r * r, cube = square * r;
     add(0, t, r);
     add(1, cube, One{});
     add(2, t * square, cube);
   }
   template <class V>
-  static DDN_HD SumsIn<V> sums(const V* m, V alpha) {
+  static DDN_HOST_DEVICE SumsIn<V> sums(const V* m, V alpha) {
     return {m[0] * alpha, m[1], V{}, -3.0 * m[2]};
   }
   template <class V>
-  static DDN_HD V by_alpha(V t, const Alpha<V>&) {
+  static DDN_HOST_DEVICE V dpsi_dalpha(V t, const Alpha<V>&) {
     t = clip(t, limit<V>());
     const V sine = t * Math<V>::rsqrt(Math<V>::fma(t, t, Math<V>::splat(1)));
     return sine * sine * sine;
   }
-  static DDN_HD double value(double z, double alpha) {
+  static DDN_HOST_DEVICE double value(double z, double alpha) {
     // Where t is large the square would overflow before the quotient is taken.
     const double t = ::fabs(z / alpha);
     return alpha * ::fabs(z) * (t < 1e150 ? t / (1 + ::sqrt(added(1.0, t, t))) : 1);
   }
-  static DDN_HD double second(double) { return 1; }
+  static DDN_HOST_DEVICE double second(double) { return 1; }
 };
 
 // The same to some digits, for a first step.
-struct PseudoHuberRough : PseudoHuber {
+struct PseudoHuberApproximate : PseudoHuber {
   template <bool bounded, class V, class Add>
-  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V t, const Alpha<V>&, const Add& add) {
     if constexpr (!bounded) t = clip(t, limit<V>());
-    add_with(t, Math<V>::rough_rsqrt(Math<V>::fma(t, t, Math<V>::splat(1))), add);
+    add_with(t, Math<V>::approximate_rsqrt(Math<V>::fma(t, t, Math<V>::splat(1))), add);
   }
 };
 
@@ -200,46 +202,46 @@ struct Huber {
   static constexpr bool convex = true;
   static constexpr bool is_mean = false;
   static constexpr bool is_smooth = false;
-  static constexpr bool has_kinks = true;
-  static constexpr bool has_flats = true;
+  static constexpr bool has_breakpoints = true;
+  static constexpr bool has_flat_minima = true;
 
   // A point at distance alpha exactly counts as inside.
   template <class V>
-  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
+  static DDN_HOST_DEVICE Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     return {clip(z, a.alpha), absolute(z) <= a.alpha ? one : zero, zero};
   }
-  // `depth` counts the points near a kink, on either side of it: a small step may change whether
-  // they are.
-  static constexpr int moments = 3, first_rough = 1, first_count = 1;
+  // `density` counts the points near a breakpoint, on either side of it: a small step may change
+  // whether they are.
+  static constexpr int moments = 3, first_approximate = 1, first_count = 1;
   template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V z, const Alpha<V>& a, const Add& add) {
     const V distance = absolute(z);
     add(0, clip(z, a.alpha), One{});
     add.count(1, distance, a.alpha);
-    add.count(2, absolute(distance - a.alpha), a.kink);
+    add.count(2, absolute(distance - a.alpha), a.breakpoint);
   }
   template <class V>
-  static DDN_HD SumsIn<V> sums(const V* m, V) {
+  static DDN_HOST_DEVICE SumsIn<V> sums(const V* m, V) {
     return {m[0], m[1], m[2]};
   }
-  static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
+  static DDN_HOST_DEVICE Sums moved(const FixedSums& s, double shift, double alpha) {
     return {added(added(s.sum, s.inside, shift), s.beyond, alpha), s.inside, 0, 0};
   }
   template <class V>
-  static DDN_HD V by_alpha(V z, const Alpha<V>& a) {
+  static DDN_HOST_DEVICE V dpsi_dalpha(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     const V sign = z < zero ? -one : one;
     return absolute(z) > a.alpha ? sign : zero;
   }
-  static DDN_HD double value(double z, double alpha) {
+  static DDN_HOST_DEVICE double value(double z, double alpha) {
     const double distance = ::fabs(z);
     return distance <= alpha ? 0.5 * z * z : alpha * (distance - 0.5 * alpha);
   }
-  static DDN_HD double second(double) { return 1; }
+  static DDN_HOST_DEVICE double second(double) { return 1; }
 };
 
-// The same where another descent follows at the same alpha: a look at the kinks serves both.
+// The same where another descent follows at the same alpha: a look at the breakpoints serves both.
 struct HuberFirst : Huber {};
 
 struct WelschFar;
@@ -252,22 +254,22 @@ struct Welsch {
   static constexpr const char* alias = "W";
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
-  static constexpr bool has_flats = false;
+  static constexpr bool has_flat_minima = false;
   static constexpr bool is_smooth = true;
-  static constexpr bool has_kinks = false;
-  static constexpr double most_twist = 1.3802;
+  static constexpr bool has_breakpoints = false;
+  static constexpr double max_d2psi = 1.3802;
   static constexpr int degree = 2;
-  static constexpr double most_rest = 3;
+  static constexpr double max_rest = 3;
 
   // Beyond it the exponential is nothing beside that of a point within alpha: 2e-37 or less.
   template <class V>
-  static DDN_HD V limit() {
+  static DDN_HOST_DEVICE V limit() {
     return Math<V>::splat(Math<V>::gauss_limit);
   }
   template <class V>
-  static DDN_HD Terms<V> terms(V t, const Alpha<V>& a) {
+  static DDN_HOST_DEVICE Terms<V> terms(V t, const Alpha<V>& a) {
     const V near = clip(t, limit<V>()), most = limit<V>() * limit<V>();
-    const V square = smaller(t * t, most);
+    const V square = min(t * t, most);
     const V e = square < most ? Math<V>::gauss(square) : Math<V>::splat(0);
     const V curvature = Math<V>::fma(-square, e, e);
     return {near * e * a.alpha, curvature, -near * (curvature + (e + e))};
@@ -275,14 +277,14 @@ struct Welsch {
   // t^2 where the exponential is anything, and what it is at the limit beyond. Of a bounded t
   // nothing but the square is clipped: no power of it makes up for such an exponential.
   template <bool bounded, class V>
-  static DDN_HD V clipped_square(V& t) {
-    if constexpr (bounded) return smaller(t * t, limit<V>() * limit<V>());
+  static DDN_HOST_DEVICE V clipped_square(V& t) {
+    if constexpr (bounded) return min(t * t, limit<V>() * limit<V>());
     t = clip(t, limit<V>());
     return t * t;
   }
-  static constexpr int moments = 4, first_rough = 4, first_count = 4;
+  static constexpr int moments = 4, first_approximate = 4, first_count = 4;
   template <bool bounded, class V, class Add>
-  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V t, const Alpha<V>&, const Add& add) {
     const V square = clipped_square<bounded>(t);
     const V e = Math<V>::gauss(square);
     add(0, t, e);
@@ -291,29 +293,29 @@ struct Welsch {
     add(3, square * e, t);
   }
   template <class V>
-  static DDN_HD SumsIn<V> sums(const V* m, V alpha) {
+  static DDN_HOST_DEVICE SumsIn<V> sums(const V* m, V alpha) {
     return {m[0] * alpha, m[2], m[1], added(m[3], Math<V>::splat(-3), m[0])};
   }
   template <class V>
-  static DDN_HD V by_alpha(V t, const Alpha<V>&) {
+  static DDN_HOST_DEVICE V dpsi_dalpha(V t, const Alpha<V>&) {
     const V near = clip(t, limit<V>()), square = near * near;
     return absolute(t) < limit<V>() ? square * near * Math<V>::gauss(square) : Math<V>::splat(0);
   }
-  static DDN_HD double value(double z, double alpha) {
+  static DDN_HOST_DEVICE double value(double z, double alpha) {
     const double t = clip(z / alpha, 1e3);
     return -::expm1(-0.5 * t * t);
   }
-  static DDN_HD double second(double alpha) { return 1 / alpha / alpha; }
-  static DDN_HD double limit(double) { return 1; }
+  static DDN_HOST_DEVICE double second(double alpha) { return 1 / alpha / alpha; }
+  static DDN_HOST_DEVICE double limit(double) { return 1; }
 };
 
 // The same with more of the series: what it costs pays where the minimum is not near.
 struct WelschFar : Welsch {
   static constexpr int degree = 6;
-  static constexpr double most_rest = 105;
-  static constexpr int moments = 8, first_rough = 4, first_count = 8;
+  static constexpr double max_rest = 105;
+  static constexpr int moments = 8, first_approximate = 4, first_count = 8;
   template <bool bounded, class V, class Add>
-  static DDN_HD void add_moments(V t, const Alpha<V>&, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V t, const Alpha<V>&, const Add& add) {
     const V square = clipped_square<bounded>(t);
     const V e = Math<V>::gauss(square);
     const V lost = square * e, fourth = square * lost, sixth = square * fourth;
@@ -328,7 +330,7 @@ struct WelschFar : Welsch {
   }
   // The n-th derivative of t exp(-t^2/2) is (-1)^n He_(n+1)(t) exp(-t^2/2), with the Hermite
   // polynomials of probability theory.
-  static DDN_HD SeriesSums sums(const double* m, double alpha) {
+  static DDN_HOST_DEVICE SeriesSums sums(const double* m, double alpha) {
     const double lost = m[1] - m[2];
     const double third = added(added(-m[4], -3.0, m[1]), 6.0, lost);
     const double fourth = added(added(m[5], -10.0, m[3]), 15.0, m[0]);
@@ -339,21 +341,21 @@ struct WelschFar : Welsch {
   }
 };
 
-// The same with a look at Huber's objective: see core/local.h.
+// The same with a look at Huber's objective: see core/local_minimum.h.
 struct WelschAndHuber : WelschFar {
-  static constexpr int moments = 10, first_rough = 4, first_count = 9;
+  static constexpr int moments = 10, first_approximate = 4, first_count = 9;
   struct Look {
     SeriesSums own;
-    double slope;  // Huber's
-    double least;  // no less is Huber's curvature wherever within a quarter of alpha u may move
+    double huber_psi;  // Huber's
+    double least;      // no less is Huber's curvature wherever within a quarter of alpha u may move
   };
   template <bool bounded, class V, class Add>
-  static DDN_HD void add_moments(V t, const Alpha<V>& a, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V t, const Alpha<V>& a, const Add& add) {
     WelschFar::add_moments<bounded>(t, a, add);
     add(8, clip(t, Math<V>::splat(1)), One{});
     add.count(9, absolute(t), Math<V>::splat(0.75 - 1e-5));
   }
-  static DDN_HD Look sums(const double* m, double alpha) {
+  static DDN_HOST_DEVICE Look sums(const double* m, double alpha) {
     return {WelschFar::sums(m, alpha), m[8] * alpha, m[9]};
   }
 };
@@ -363,20 +365,20 @@ struct TruncatedQuadratic {
   static constexpr const char* alias = "TQ";
   static constexpr bool convex = false;
   static constexpr bool is_mean = false;
-  static constexpr bool has_flats = false;
+  static constexpr bool has_flat_minima = false;
   static constexpr bool is_smooth = false;
-  static constexpr bool has_kinks = true;
+  static constexpr bool has_breakpoints = true;
 
   // A point at distance alpha exactly counts as inside.
   template <class V>
-  static DDN_HD Terms<V> terms(V z, const Alpha<V>& a) {
+  static DDN_HOST_DEVICE Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     const auto inside = absolute(z) <= a.alpha;
     return {inside ? z : zero, inside ? one : zero, zero};
   }
-  static constexpr int moments = 3, first_rough = 2, first_count = 2;
+  static constexpr int moments = 3, first_approximate = 2, first_count = 2;
   template <class V, class Add>
-  static DDN_HD void add_moments(V z, const Alpha<V>& a, const Add& add) {
+  static DDN_HOST_DEVICE void add_moments(V z, const Alpha<V>& a, const Add& add) {
     const V distance = absolute(z), zero = Math<V>::splat(0);
     z = distance <= a.alpha ? z : zero;
     const V t = z * a.inverse;
@@ -385,24 +387,24 @@ struct TruncatedQuadratic {
     add.count(2, distance, a.alpha);
   }
   template <class V>
-  static DDN_HD SumsIn<V> sums(const V* m, V) {
+  static DDN_HOST_DEVICE SumsIn<V> sums(const V* m, V) {
     return {m[0], m[2], m[2] - m[1]};
   }
-  static DDN_HD Sums moved(const Settled& s, double shift, double alpha) {
+  static DDN_HOST_DEVICE Sums moved(const FixedSums& s, double shift, double alpha) {
     const double sum = added(s.sum, s.inside, shift), inverse = 1 / alpha;
     const double squares = added(s.squares, shift, s.sum + sum);
     return {sum, s.inside, added(s.inside, -squares * inverse, inverse), 0};
   }
   template <class V>
-  static DDN_HD V by_alpha(V, const Alpha<V>&) {
+  static DDN_HOST_DEVICE V dpsi_dalpha(V, const Alpha<V>&) {
     return Math<V>::splat(0);
   }
-  static DDN_HD double value(double z, double alpha) {
-    const double distance = smaller(::fabs(z), alpha);
+  static DDN_HOST_DEVICE double value(double z, double alpha) {
+    const double distance = min(::fabs(z), alpha);
     return 0.5 * distance * distance;
   }
-  static DDN_HD double second(double) { return 1; }
-  static DDN_HD double limit(double alpha) { return 0.5 * alpha * alpha; }
+  static DDN_HOST_DEVICE double second(double) { return 1; }
+  static DDN_HOST_DEVICE double limit(double alpha) { return 0.5 * alpha * alpha; }
 };
 
 // What P::sums returns.

@@ -43,31 +43,31 @@ struct MovingPoint {
 template <class V>
 struct PointTerms {
   V weight, weight_tangent;
-  V slope, curvature, by_alpha, far_by_alpha;
-  V t, twist;
+  V psi, dpsi, dpsi_dalpha, far_by_alpha;
+  V t, d2psi;
 };
 
 template <class P, class V>
-DDN_HD PointTerms<V> point_terms(const MovingPoint<V>& point, const SetGradient<V>& set) {
+DDN_HOST_DEVICE PointTerms<V> point_terms(const MovingPoint<V>& point, const SetGradient<V>& set) {
   const V zero = Math<V>::splat(0), most = Math<V>::largest();
   const V z = Residuals<P, V>(set.base, set.offset, set.alpha)(point.x);
   const Terms<V> terms = P::terms(z, set.alpha);
-  const V by_alpha = P::by_alpha(z, set.alpha);
+  const V dpsi_dalpha = P::dpsi_dalpha(z, set.alpha);
   const auto finite = absolute(point.x) <= most;
   const V far = Math<V>::splat(sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18);
   return {point.weight * set.inverse,
           point.weight_tangent * set.inverse,
-          finite ? clip(terms.slope, most) : zero,
-          finite ? terms.curvature : zero,
-          finite ? by_alpha : zero,
-          point.x == point.x ? by_alpha : zero,
+          finite ? clip(terms.psi, most) : zero,
+          finite ? terms.dpsi : zero,
+          finite ? dpsi_dalpha : zero,
+          point.x == point.x ? dpsi_dalpha : zero,
           finite ? clip(P::is_smooth ? z : z * set.alpha.inverse, far) : zero,
-          finite ? terms.twist : zero};
+          finite ? terms.d2psi : zero};
 }
 
 // What a set's alpha does to its answer: dy/dalpha.
 template <class P, class Points, class Real>
-DDN_HD double alpha_derivative(const Points& points, const SetGradient<Real>& set) {
+DDN_HOST_DEVICE double alpha_derivative(const Points& points, const SetGradient<Real>& set) {
   using V = typename Points::V;
   double sums[1] = {};
   const auto shared = points.shared(set);
@@ -80,17 +80,17 @@ DDN_HD double alpha_derivative(const Points& points, const SetGradient<Real>& se
 
 // The derivative of the answer in a direction, y'; also A / H of the Note above.
 template <class P, class Points, class Real>
-DDN_HD double direction_derivative(const Points& points, const SetGradient<Real>& set,
-                                   double alpha_tangent, double& alpha_pull) {
+DDN_HOST_DEVICE double direction_derivative(const Points& points, const SetGradient<Real>& set,
+                                            double alpha_tangent, double& alpha_pull) {
   using V = typename Points::V;
   double sums[2] = {};
   const auto shared = points.shared(set);
   points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[2]) {
     const PointTerms<V> at = point_terms<P>(point, shared);
     const V zero = Math<V>::splat(0);
-    const V pull = at.weight * at.curvature;
+    const V pull = at.weight * at.dpsi;
     // Selected: whatever a point of no weight does, it is not there.
-    terms[0] = added(pull == zero ? pull : pull * point.x_tangent, -at.slope, at.weight_tangent);
+    terms[0] = added(pull == zero ? pull : pull * point.x_tangent, -at.psi, at.weight_tangent);
     terms[1] = at.weight * at.far_by_alpha;
   });
   alpha_pull = sums[1];
@@ -100,49 +100,49 @@ DDN_HD double direction_derivative(const Points& points, const SetGradient<Real>
 // Writes the gradients of y', times that of the outcome, to what of `points` takes them, and
 // returns that of alpha.
 template <class P, class Points, class Real>
-DDN_HD double second_order(const Points& points, const SetGradient<Real>& set, double y_tangent,
-                           double alpha_tangent, double alpha_pull) {
+DDN_HOST_DEVICE double second_order(const Points& points, const SetGradient<Real>& set,
+                                    double y_tangent, double alpha_tangent, double alpha_pull) {
   using V = typename Points::V;
   const auto shared = points.shared(set);
-  const V direction = Math<V>::splat(y_tangent), by_alpha = Math<V>::splat(alpha_tangent);
+  const V direction = Math<V>::splat(y_tangent), dpsi_dalpha = Math<V>::splat(alpha_tangent);
   const auto bent = [&](const MovingPoint<V>& point, const PointTerms<V>& at) {
-    const V pull = at.weight * at.twist * shared.alpha.inverse;
-    const V moved = added(direction - point.x_tangent, -at.t, by_alpha);
+    const V pull = at.weight * at.d2psi * shared.alpha.inverse;
+    const V moved = added(direction - point.x_tangent, -at.t, dpsi_dalpha);
     return pull == Math<V>::splat(0) ? pull : pull * moved;
   };
   double sums[2] = {};
   points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[2]) {
     const PointTerms<V> at = point_terms<P>(point, shared);
     const V p = bent(point, at);
-    terms[0] = added(p, at.weight_tangent, at.curvature);
-    terms[1] = added(at.weight_tangent * at.by_alpha, -at.t, p);
+    terms[0] = added(p, at.weight_tangent, at.dpsi);
+    terms[1] = added(at.weight_tangent * at.dpsi_dalpha, -at.t, p);
   });
   const V total = Math<V>::splat(sums[0]);
   points.write(
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
-        const V q = added(bent(point, at), at.weight_tangent, at.curvature);
-        return added(q, -total * at.weight, at.curvature) * shared.grad;
+        const V q = added(bent(point, at), at.weight_tangent, at.dpsi);
+        return added(q, -total * at.weight, at.dpsi) * shared.grad;
       },
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
-        const V moved = added(at.by_alpha * by_alpha, at.curvature, direction - point.x_tangent);
-        return added(-moved, total, at.slope) * shared.inverse * shared.grad;
+        const V moved = added(at.dpsi_dalpha * dpsi_dalpha, at.dpsi, direction - point.x_tangent);
+        return added(-moved, total, at.psi) * shared.inverse * shared.grad;
       });
   return added(-sums[1], sums[0], alpha_pull) * static_cast<double>(set.grad);
 }
 
 template <class P, class Points, class Real>
-DDN_HD void write_alpha_gradient(const BackwardArgs& args, int64_t set, const Points& points,
-                                 const SetGradient<Real>& shared) {
+DDN_HOST_DEVICE void write_alpha_gradient(const BackwardArgs& args, int64_t set,
+                                          const Points& points, const SetGradient<Real>& shared) {
   if (args.grad_alpha == nullptr) return;
   const double gradient = alpha_derivative<P>(points, shared) * static_cast<double>(shared.grad);
   if (points.rank() == 0) static_cast<Real*>(args.grad_alpha)[set] = static_cast<Real>(gradient);
 }
 
 template <class P, class Points, class Real>
-DDN_HD void write_second_order(const BackwardArgs& args, int64_t set, const Points& points,
-                               const SetGradient<Real>& shared) {
+DDN_HOST_DEVICE void write_second_order(const BackwardArgs& args, int64_t set, const Points& points,
+                                        const SetGradient<Real>& shared) {
   const double alpha_tangent =
       args.tangent_alpha == nullptr
           ? 0

@@ -1,7 +1,7 @@
 // The answer for one set: y, the curvature there, and what is to be said about it.
 #pragma once
 
-#include "core/global.h"
+#include "core/certify/search.h"
 
 namespace ddn {
 
@@ -11,13 +11,13 @@ struct Solution {
   double curvature;
   Status status;
   int64_t passes = 0;  // over the set, but for the first look at it
-  // What a search proved of non-convex penalties: no depth lies above `bound` and above that of y
+  // What a search proved of non-convex penalties: no density lies above `bound` and above that of y
   // plus `slack`.
   double bound = detail::infinity;
   double slack = 0;
 };
 
-DDN_HD Solution fixed(double y, double curvature, Status status) {
+DDN_HOST_DEVICE Solution fixed(double y, double curvature, Status status) {
   Solution solution{};
   solution.y = y;
   solution.curvature = curvature;
@@ -29,30 +29,32 @@ DDN_HD Solution fixed(double y, double curvature, Status status) {
 // What needs no descent: sets with points that are not finite, means, sets of equal points. Returns
 // true with the solution, else makes [lo, hi] a bracket of the minimisers.
 template <class P, class Set>
-DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solution& solution) {
+DDN_HOST_DEVICE bool solve_directly(const Set& set, double alpha, SetStatistics& statistics,
+                                    Solution& solution) {
   using detail::infinity;
   const double nan = __builtin_nan("");
-  const bool ordinary = is_finite(survey.mean) && is_finite(survey.lo) && is_finite(survey.hi);
-  double pull = 0, finite = survey.finite;
+  const bool ordinary =
+      is_finite(statistics.mean) && is_finite(statistics.lo) && is_finite(statistics.hi);
+  double pull = 0, finite = statistics.finite;
   if (!ordinary) {
-    survey = set.careful_survey();
-    pull = survey.positive_infinities - survey.negative_infinities;
-    finite = survey.finite;
-    const bool up = survey.positive_infinities > 0, down = survey.negative_infinities > 0;
-    if (survey.nans > 0) return solution = fixed(nan, nan, Status::not_finite), true;
+    statistics = set.careful_statistics();
+    pull = statistics.positive_infinities - statistics.negative_infinities;
+    finite = statistics.finite;
+    const bool up = statistics.positive_infinities > 0, down = statistics.negative_infinities > 0;
+    if (statistics.nans > 0) return solution = fixed(nan, nan, Status::not_finite), true;
     if (finite == 0 || (P::is_mean && (up || down))) {
       const bool agree = !(up && down);
       const double y = agree ? (up ? infinity : -infinity) : nan;
       return solution = fixed(y, agree ? 0 : nan, Status::not_finite), true;
     }
     // An infinite point pulls with alpha at most, and so do all finite ones together with the rest.
-    const double doubt = P::has_flats ? detail::balance_doubt<Set>() * finite : 0;
+    const double doubt = P::has_flat_minima ? detail::balance_doubt<Set>() * finite : 0;
     if (P::convex && ::fabs(pull) >= finite - doubt) {
       const double side = pull > 0 ? 1 : -1;
       // In balance, Huber's minimisers begin where the last finite point ceases to pull.
-      const bool balanced = P::has_flats && ::fabs(pull) <= finite + doubt;
+      const bool balanced = P::has_flat_minima && ::fabs(pull) <= finite + doubt;
       const double y =
-          balanced ? (side > 0 ? survey.hi : survey.lo) + side * alpha : side * infinity;
+          balanced ? (side > 0 ? statistics.hi : statistics.lo) + side * alpha : side * infinity;
       return solution = fixed(y, 0, balanced ? Status::flat : Status::not_finite), true;
     }
     if (P::convex && pull != 0) {
@@ -60,17 +62,17 @@ DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solutio
       // finite * t / sqrt(1 + t^2) = |pull|.
       const double p = ::fabs(pull), t = p / ::sqrt((finite - p) * (finite + p));
       const double beyond = (1 + 2 * t) * alpha;
-      if (pull > 0) survey.hi += beyond;
-      if (pull < 0) survey.lo -= beyond;
+      if (pull > 0) statistics.hi += beyond;
+      if (pull < 0) statistics.lo -= beyond;
     }
   }
   if (P::is_mean) {
     // Rounding may carry it past the points, so that the mean of equal ones would not be theirs.
-    const double mean = larger(smaller(survey.mean, survey.hi), survey.lo);
+    const double mean = max(min(statistics.mean, statistics.hi), statistics.lo);
     return solution = fixed(mean, finite, Status::converged), true;
   }
-  if (survey.lo == survey.hi) {
-    solution = fixed(survey.lo, finite, Status::converged);
+  if (statistics.lo == statistics.hi) {
+    solution = fixed(statistics.lo, finite, Status::converged);
     solution.bound = finite;
     return true;
   }
@@ -79,14 +81,14 @@ DDN_HD bool solve_directly(const Set& set, double alpha, Survey& survey, Solutio
 
 // Of an alpha from a tensor; one that is a number was checked.
 template <class Real>
-DDN_HD bool in_range(double alpha) {
+DDN_HOST_DEVICE bool in_range(double alpha) {
   constexpr double limit = alpha_limit(sizeof(Real) == 8 ? DType::float64 : DType::float32);
   constexpr double rounding = 1e-6;  // of a limit in single precision
   return alpha >= (1 - rounding) / limit && alpha <= limit * (1 + rounding);
 }
 
 template <class P, bool global, class Set>
-DDN_HD Solution solve(const Set& set, Problem problem) {
+DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
   using Real = typename Set::Real;
   const double nan = __builtin_nan("");
   if (!in_range<Real>(problem.alpha)) return fixed(nan, nan, Status::not_finite);
@@ -95,32 +97,32 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
   if (total == 0) return fixed(0, 0, Status::empty);
 
   Solution solution = fixed(nan, nan, Status::not_finite);
-  Survey survey = set.template survey<!P::is_mean>();
+  SetStatistics statistics = set.template statistics<!P::is_mean>();
   // Also without the unit: what is smaller has lost digits before it is multiplied with it.
-  const double least_curvature = detail::smallest_normal<Real>() * larger(1.0, 1 / set.unit());
-  if (solve_directly<P>(set, problem.alpha, survey, solution)) {
+  const double least_curvature = detail::smallest_normal<Real>() * max(1.0, 1 / set.unit());
+  if (solve_directly<P>(set, problem.alpha, statistics, solution)) {
     if (solution.curvature < least_curvature) solution.curvature = 0;
     return solution;
   }
 
   if constexpr (!P::is_mean) {
     int64_t passes_left = problem.max_iter;  // negative: counts down and never reaches zero
-    const detail::Bounds bounds{survey.lo, survey.hi, survey.hi - survey.lo};
-    const double middle = larger(smaller(survey.middle, survey.hi), survey.lo);
+    const detail::Bounds bounds{statistics.lo, statistics.hi, statistics.hi - statistics.lo};
+    const double middle = max(min(statistics.middle, statistics.hi), statistics.lo);
     detail::Iterate it;
     if constexpr (P::convex) {
       detail::Bounds within = bounds;
       const double near = detail::first_step<P>(set, middle, problem, within, passes_left);
       it = detail::descend_to_accuracy<P>(set, near, within, problem, passes_left);
-      if constexpr (P::has_flats) {
-        if (detail::find_flat(set, bounds.range, problem, it)) {
+      if constexpr (P::has_flat_minima) {
+        if (detail::find_flat_minimum(set, bounds.range, problem, it)) {
           solution = fixed(it.u, 0, Status::flat);
           solution.passes = problem.max_iter - passes_left;
           return solution;
         }
       }
     } else if constexpr (global) {
-      const Global found = GlobalSearch<P, Set>(set, survey, problem, passes_left).run();
+      const Global found = GlobalSearch<P, Set>(set, statistics, problem, passes_left).run();
       it = found.it;
       solution.bound = found.bound;
       solution.slack = found.slack;
@@ -134,15 +136,15 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
     // Below the rounding error of its own sum a curvature says nothing, and below the smallest
     // normal number it has no reciprocal; the implicit function theorem then gives no gradient, and
     // zero is returned for it. The terms of a smooth non-convex curvature are themselves
-    // differences, depth minus (depth minus curvature): what is rounded is the sum of the two.
-    double rounded = it.at.curvature;
+    // differences, density minus (density minus curvature): what is rounded is the sum of the two.
+    double rounded = it.at.dpsi;
     if constexpr (!P::convex) {
-      if (P::is_smooth) rounded = added(-it.at.curvature, 2.0, it.at.depth);
+      if (P::is_smooth) rounded = added(-it.at.dpsi, 2.0, it.at.density);
     }
-    const bool vanishes = !(it.at.curvature > 16 * detail::rounding<Real>() * rounded) ||
-                          it.at.curvature < least_curvature;
+    const bool vanishes =
+        !(it.at.dpsi > 16 * detail::rounding<Real>() * rounded) || it.at.dpsi < least_curvature;
     solution.y = it.u;
-    solution.curvature = vanishes ? 0 : it.at.curvature;
+    solution.curvature = vanishes ? 0 : it.at.dpsi;
     solution.status = it.stopped ? Status::stopped_early : Status::converged;
     solution.passes = problem.max_iter - passes_left;
   }
@@ -151,11 +153,11 @@ DDN_HD Solution solve(const Set& set, Problem problem) {
 
 // Note: [The proven gap]
 // A convex objective has f(y) - min f <= |f'(y)| |y - y*|, and y* lies between y and any u beyond
-// which the slope has the other sign. For the others min f is known from the depth that a search
+// which the slope has the other sign. For the others min f is known from the density that a search
 // proved to be out of reach, or only not to be negative.
 template <class P, class Set>
-DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, double y,
-                          const Solution& solution, const Problem& problem) {
+DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set, double y,
+                             const Solution& solution, const Problem& problem) {
   using Real = typename Set::Real;
   const double nan = __builtin_nan(""), alpha = problem.alpha, total = set.total_weight();
   double objective = nan, residual = nan, curvature = nan, gap = nan;
@@ -165,32 +167,32 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
     const Sums at = set.template sums<P, double>(y, alpha);
     objective = set.template objective<P>(y, alpha);
     if (objective != objective) objective = detail::infinity;  // the errors of an infinite sum
-    residual = ::fabs(at.slope) * P::second(alpha) / total;
-    curvature = at.curvature * P::second(alpha);
+    residual = ::fabs(at.psi) * P::second(alpha) / total;
+    curvature = at.dpsi * P::second(alpha);
     if constexpr (P::convex) {
       gap = 0;
-      if (at.slope != 0) {
-        const double side = at.slope > 0 ? -1 : 1;
-        const Survey ends = set.template survey<false>();
+      if (at.psi != 0) {
+        const double side = at.psi > 0 ? -1 : 1;
+        const SetStatistics ends = set.template statistics<false>();
         // At least the smallest normal number: the others vanish in a range of subnormal ones.
         double width = 8 * detail::accepted_step<Real>(problem, ends.hi - ends.lo) +
                        4e-16 * ::fabs(y) + detail::smallest_normal<double>();
         const double most = Math<double>::largest() - side * y;  // no answer lies further away
         while (width < most) {
-          const double slope = set.template sums<P, double>(added(y, side, width), alpha).slope;
+          const double slope = set.template sums<P, double>(added(y, side, width), alpha).psi;
           if (!(side * slope < 0)) break;
           width *= 16;
         }
-        gap = smaller(::fabs(at.slope) * smaller(width, most), objective);
+        gap = min(::fabs(at.psi) * min(width, most), objective);
       }
     } else {
       const double limit = P::limit(alpha), rounding = 2e-15 * total * limit;
       gap = objective;
       if (is_finite(solution.bound)) {
-        const double own = set.template sums<P, double>(solution.y, alpha).depth;
-        const double bound = larger(own + solution.slack, solution.bound);
+        const double own = set.template sums<P, double>(solution.y, alpha).density;
+        const double bound = max(own + solution.slack, solution.bound);
         const double excess = objective - limit * (total - bound);
-        gap = smaller((excess > 0 ? excess : 0) + rounding, objective);
+        gap = min((excess > 0 ? excess : 0) + rounding, objective);
       }
     }
     // Of an objective that overflows nothing can be said.
@@ -208,8 +210,8 @@ DDN_LARGE void write_info(const InfoArgs& info, int64_t index, const Set& set, d
 
 // y as the caller will have it, and how much the unrounded answer differs.
 template <class Real>
-DDN_HD void write_solution(const ForwardArgs& args, int64_t index, const Solution& solution,
-                           double unit) {
+DDN_HOST_DEVICE void write_solution(const ForwardArgs& args, int64_t index,
+                                    const Solution& solution, double unit) {
   store_real<Real>(args.y, args.dtype, index, solution.y);
   const double y = static_cast<double>(rounded<Real>(args.dtype, solution.y));
   static_cast<Real*>(args.remainder)[index] =
@@ -220,8 +222,8 @@ DDN_HD void write_solution(const ForwardArgs& args, int64_t index, const Solutio
 // Solves set number `index` and writes all that is asked for. takes_more: it is known that this
 // would take more passes than are allowed, if perhaps not from where this begins.
 template <class P, bool global, class Set>
-DDN_HD void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set,
-                            bool takes_more = false) {
+DDN_HOST_DEVICE void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set,
+                                     bool takes_more = false) {
   using Real = typename Set::Real;
   const Problem problem{set_alpha<Real>(args, index), args.tolerance, args.max_iter};
   Solution solution = solve<P, global>(set, problem);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/second_order.h"
-#include "cpu/pack.h"
+#include "cpu/lane_batch.h"
 #include "cpu/point_set.h"
 
 namespace ddn {
@@ -122,23 +122,23 @@ class Staged {
   }
 
   // Room for the set, for write() to put back.
-  DDN_HD T* room(int64_t set) {
+  DDN_HOST_DEVICE T* room(int64_t set) {
     if (tensor_ == nullptr) return nullptr;
     return in_place_ ? static_cast<T*>(tensor_) + layout_.place(set).first : staged_room(set);
   }
-  DDN_HD const T* read(int64_t set) {
+  DDN_HOST_DEVICE const T* read(int64_t set) {
     return tensor_ == nullptr || in_place_ ? room(set) : gathered(set);
   }
-  DDN_HD void write(int64_t set) {
+  DDN_HOST_DEVICE void write(int64_t set) {
     if (tensor_ != nullptr && !in_place_ && set + 1 == past_) scatter_group();
   }
 
  private:
-  DDN_LARGE T* staged_room(int64_t set) {
+  DDN_NOINLINE T* staged_room(int64_t set) {
     if (set >= past_) begin_group(set);
     return buffer_.data() + (set - first_) * place_.num_points;
   }
-  DDN_LARGE const T* gathered(int64_t set) {
+  DDN_NOINLINE const T* gathered(int64_t set) {
     if (set >= past_) {
       begin_group(set);
       with_weight_storage(dtype_, [&](auto zero) {
@@ -154,7 +154,7 @@ class Staged {
     }
     return staged_room(set);
   }
-  DDN_LARGE void scatter_group() {
+  DDN_NOINLINE void scatter_group() {
     with_storage<T>(dtype_, [&](auto zero) {
       using S = decltype(zero);
       S* const x = static_cast<S*>(tensor_) + place_.first;
@@ -217,7 +217,7 @@ class WeightedPoints {
       valid = valid && weight_here > 0;  // false for NaN
       points_[static_cast<size_t>(kept_)] = x[i];
       weights_[static_cast<size_t>(kept_)] = weight_here;
-      largest = larger(static_cast<double>(weight_here), largest);
+      largest = max(static_cast<double>(weight_here), largest);
       ++kept_;
     }
     valid = valid && is_finite(largest);
@@ -262,15 +262,15 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
   Staged<T> weight(args.weight, args.weight_dtype, args.weight_layout, end);
   WeightedPoints<T> weighted;
   Workspace<T> workspace(global);
-  Pack<T> pack;
+  LaneBatch<T> lane_batch;
   const auto solve_alone = [&](int64_t i, const T* points, int64_t n, double unit, int64_t ahead,
                                bool takes_more) {
     const PointSet<T> set({points, nullptr, n, ahead}, static_cast<double>(n), unit, parallel_for,
                           &workspace);
     solve_and_write<P, global>(args, i, set, takes_more);
   };
-  const auto solve_pack = [&] {
-    pack.template solve<P, global>(
+  const auto solve_lane_batch = [&] {
+    lane_batch.template solve<P, global>(
         args, [&](int64_t i, const T* points, int64_t n, double unit, bool takes_more) {
           solve_alone(i, points, n, unit, 0, takes_more);
         });
@@ -292,17 +292,17 @@ void forward_sets(const ForwardArgs& args, int64_t begin, int64_t end,
       stays = false;
     }
     const T alpha = set_alpha<T>(args, i);
-    if (pack.template takes<P, global>(n) && in_range<T>(alpha)) {
+    if (lane_batch.template takes<P, global>(n) && in_range<T>(alpha)) {
       constexpr int64_t few = 32;
-      const int64_t ahead = stays && n >= few ? x.ahead(i, pack.lanes) : 0;
-      pack.add(i, points, n, unit, alpha, stays, ahead);
-      if (pack.is_full()) solve_pack();
+      const int64_t ahead = stays && n >= few ? x.ahead(i, lane_batch.lanes) : 0;
+      lane_batch.add(i, points, n, unit, alpha, stays, ahead);
+      if (lane_batch.is_full()) solve_lane_batch();
     } else {
       constexpr int64_t few = 512;  // those the processor has fetched by itself
       solve_alone(i, points, n, unit, stays && n >= few ? x.ahead(i, 1) : 0, false);
     }
   }
-  solve_pack();
+  solve_lane_batch();
 }
 
 // The points of a set with what moves them, as core/second_order.h sums over them.
@@ -391,7 +391,7 @@ void first_order(const MovingPoints<T>& points, const SetGradient<T>& one, bool 
       constexpr int64_t ahead = 4096 / sizeof(T);  // a page, where the processor stops by itself
       for (; i + lanes <= n; i += lanes) {
         if constexpr (!P::is_mean) __builtin_prefetch(x + i + ahead);
-        stream<T>(out + i, gradient(i, lanes));
+        store_non_temporal<T>(out + i, gradient(i, lanes));
       }
     }
     for (; i + lanes <= n; i += lanes) store<T>(out + i, gradient(i, lanes));
@@ -451,7 +451,7 @@ void backward_sets(const BackwardArgs& args, int64_t begin, int64_t end) {
     grad_x.write(i);
     grad_weight.write(i);
   }
-  if (past_caches) streamed();
+  if (past_caches) non_temporal_fence();
 }
 
 template <class F>

@@ -6,7 +6,7 @@
 // of the terms and then, once a block, to sums in double precision; the lanes are added by halves,
 // and the chunks from first to last. Long sums of doubles keep their rounding errors. So the seven
 // additions within a block decide the error of a mean: below 3.5 eps of the mean magnitude, however
-// large the set. Sums that are wanted to some digits are added up so once in `rough_vectors`.
+// large the set. Sums that are wanted to some digits are added up so once in `approximate_vectors`.
 #pragma once
 
 #include <algorithm>
@@ -15,9 +15,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/global.h"
+#include "core/breakpoints.h"
+#include "core/certify/search.h"
 #include "core/gradient.h"
-#include "core/kinks.h"
 #include "cpu/robust_pool_cpu.h"
 #include "cpu/simd.h"
 
@@ -26,7 +26,8 @@ inline namespace DDN_ISA {
 
 constexpr int64_t chunk_points = 1 << 14;
 constexpr int block_vectors = 8;
-constexpr int rough_vectors = 64;  // of sums that are wanted to some digits: a multiple of a block
+constexpr int approximate_vectors =
+    64;  // of sums that are wanted to some digits: a multiple of a block
 
 // Points one after the other and, if `weighted`, their weights.
 template <class T, bool weighted>
@@ -36,13 +37,15 @@ struct Points {
   int64_t n;
   int64_t ahead = 0;  // from a point to its like of the set that comes next; see for_each_vector
 
-  DDN_HD double point(int64_t i) const { return static_cast<double>(x[i]); }
-  DDN_HD double weight(int64_t i) const { return weighted ? static_cast<double>(weights[i]) : 1.0; }
-  DDN_HD Points part(int64_t first, int64_t count) const {
+  DDN_HOST_DEVICE double point(int64_t i) const { return static_cast<double>(x[i]); }
+  DDN_HOST_DEVICE double weight(int64_t i) const {
+    return weighted ? static_cast<double>(weights[i]) : 1.0;
+  }
+  DDN_HOST_DEVICE Points part(int64_t first, int64_t count) const {
     return {x + first, weighted ? weights + first : nullptr, count, ahead};
   }
   template <class V>
-  DDN_HD auto load_weights(int64_t i) const {
+  DDN_HOST_DEVICE auto load_weights(int64_t i) const {
     if constexpr (weighted) {
       return load<V>(weights + i);
     } else {
@@ -50,7 +53,7 @@ struct Points {
     }
   }
   template <class V>
-  DDN_HD auto load_first_weights(int64_t i, int count) const {
+  DDN_HOST_DEVICE auto load_first_weights(int64_t i, int count) const {
     if constexpr (weighted) {
       return load_first<V>(weights + i, count);
     } else {
@@ -64,7 +67,8 @@ struct Points {
 //
 // Meanwhile the next set is fetched, of which the processor's own prefetching sees only the start.
 template <class V, class T, bool weighted, class Body, class Flush>
-DDN_HD void for_each_vector(const Points<T, weighted>& points, Body&& body, Flush&& flush) {
+DDN_HOST_DEVICE void for_each_vector(const Points<T, weighted>& points, Body&& body,
+                                     Flush&& flush) {
   constexpr int lanes = VectorOf<V>::lanes;
   const int64_t n = points.n;
   const auto whole = [&](int64_t i) __attribute__((always_inline)) {
@@ -101,11 +105,11 @@ struct MomentAdder {
   Mask mask;
 
   template <class Factor>
-  DDN_HD void operator()(int k, Vector<V> x, Factor y) const {
-    moments[k] = added(moments[k], kept_by(mask, x * weights), y);
+  DDN_HOST_DEVICE void operator()(int k, Vector<V> x, Factor y) const {
+    moments[k] = added(moments[k], select(mask, x * weights), y);
   }
-  DDN_HD void count(int k, Vector<V> a, Vector<V> b) const {
-    const Selection<V> some = selected<V>(mask) & at_most<V>(a, b);
+  DDN_HOST_DEVICE void count(int k, Vector<V> a, Vector<V> b) const {
+    const Selection<V> some = selection<V>(mask) & at_most<V>(a, b);
     if constexpr (std::is_same_v<Weights, One>) {
       counts[k] += some.count();
     } else {
@@ -117,23 +121,23 @@ struct MomentAdder {
 // bounded: no point is further from u than most_bounded alpha.
 template <class P, class V, bool bounded, class T, bool weighted>
 Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, double alpha,
-                                  double kink) {
+                                  double breakpoint) {
   using Lanes = Vector<V>;
   const Split<T, V> at(u);
   const Lanes zero{};
   const Alpha<Lanes> a{splat(static_cast<V>(alpha)), splat(static_cast<V>(1 / alpha)),
-                       splat(static_cast<V>(kink))};
+                       splat(static_cast<V>(breakpoint))};
   const Residuals<P, Lanes> residual(splat(static_cast<V>(at.base)), splat(at.offset), a);
   constexpr int count = P::moments;
   Lanes moments[count] = {};
   int64_t counts[count] = {};
   DoublePair totals[count];
-  const auto is_rough = [](int k) { return k >= P::first_rough && k < P::first_count; };
-  constexpr bool has_rough = P::first_rough < P::first_count;
-  const int64_t step = has_rough ? rough_vectors * VectorOf<V>::lanes : set.n;
+  const auto is_approximate = [](int k) { return k >= P::first_approximate && k < P::first_count; };
+  constexpr bool has_approximate = P::first_approximate < P::first_count;
+  const int64_t step = has_approximate ? approximate_vectors * VectorOf<V>::lanes : set.n;
   for (int64_t begin = 0; begin < set.n; begin += step) {
     for_each_vector<V>(
-        has_rough ? set.part(begin, std::min(step, set.n - begin)) : set,
+        has_approximate ? set.part(begin, std::min(step, set.n - begin)) : set,
         [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
           const MomentAdder<V, decltype(weights), decltype(mask)> add{moments, counts, weights,
                                                                       mask};
@@ -145,12 +149,12 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
         },
         [&]() __attribute__((always_inline)) {
           for (int k = 0; k < (weighted ? count : P::first_count); ++k) {
-            if (is_rough(k)) continue;
+            if (is_approximate(k)) continue;
             totals[k].add(moments[k]);
             moments[k] = zero;
           }
         });
-    for (int k = P::first_rough; k < P::first_count; ++k) {
+    for (int k = P::first_approximate; k < P::first_count; ++k) {
       totals[k].add(moments[k]);
       moments[k] = zero;
     }
@@ -163,17 +167,18 @@ Moments<P::moments> chunk_moments(const Points<T, weighted>& set, double u, doub
   return result;
 }
 
-// The lists of KinkedSums (see core/kinks.h).
+// The lists of BreakpointSums (see core/breakpoints.h).
 template <class V, class T>
-struct KinkLister {
+struct BreakpointLister {
   static constexpr bool bounded = false;
 
   Points<T, false> set;
-  double alpha, kink;
+  double alpha, breakpoint;
   T* list;  // room for set.n + lanes numbers
 
   template <bool squares, bool beyond>
-  DDN_HD KinkLook look(double u, double inner_distance, double outer_distance) const {
+  DDN_HOST_DEVICE BreakpointPass look(double u, double inner_distance,
+                                      double outer_distance) const {
     using Lanes = Vector<V>;
     const Split<T, V> at(u);
     const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};
@@ -181,12 +186,12 @@ struct KinkLister {
                 outer = splat(static_cast<V>(outer_distance));
     Lanes sum{}, square{};
     DoublePair sums, all_squares;
-    int64_t inside = 0, left = 0, size = 0;  // of those beyond the kinks, left of u
+    int64_t inside = 0, left = 0, size = 0;  // of those beyond the breakpoints, left of u
     for_each_vector<V>(
         set,
         [&](Lanes points, One, auto mask) __attribute__((always_inline)) {
           const Lanes z = residual(points, base, offset), distance = absolute(z);
-          const auto all = selected<V>(mask);
+          const auto all = selection<V>(mask);
           const auto within = all & at_most<V>(distance, inner);
           const auto about = all & at_most<V>(distance, outer);
           const Lanes kept = within.keep(z);
@@ -204,26 +209,26 @@ struct KinkLister {
             square = zero;
           }
         });
-    const Settled others{static_cast<double>(inside), sums.total(), all_squares.total(),
-                         static_cast<double>(2 * left - (set.n - inside - size))};
+    const FixedSums others{static_cast<double>(inside), sums.total(), all_squares.total(),
+                           static_cast<double>(2 * left - (set.n - inside - size))};
     return {u, 0, others, static_cast<int>(size), squares, beyond};
   }
 
   template <class P>
-  DDN_HD Sums listed(double u, const KinkLook& known) const {
-    const Moments<P::moments> sums =
-        chunk_moments<P, V, false>(Points<T, false>{list, nullptr, known.size}, u, alpha, kink);
+  DDN_HOST_DEVICE Sums listed(double u, const BreakpointPass& known) const {
+    const Moments<P::moments> sums = chunk_moments<P, V, false>(
+        Points<T, false>{list, nullptr, known.size}, u, alpha, breakpoint);
     return P::sums(sums.m, alpha);
   }
 };
 
 template <class V>
-DDN_HD V median(V a, V b, V c) {
-  const V low = smaller(a, b), high = larger(a, b);
-  return larger(low, smaller(high, c));
+DDN_HOST_DEVICE V median(V a, V b, V c) {
+  const V low = min(a, b), high = max(a, b);
+  return max(low, min(high, c));
 }
 
-struct ChunkSurvey {
+struct ChunkStatistics {
   CompensatedSum<double> sum;
   double lo, hi;
   double medians;  // sum of medians of some points each,
@@ -232,7 +237,7 @@ struct ChunkSurvey {
 
 // Products with weights are added in double precision, for the accuracy of a weighted mean.
 template <bool middle, class T, bool weighted>
-ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
+ChunkStatistics chunk_statistics(const Points<T, weighted>& set) {
   using V = std::conditional_t<weighted, double, T>;
   using Lanes = Vector<V>;
   const V infinity = static_cast<V>(detail::infinity);
@@ -246,9 +251,9 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
   for_each_vector<V>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        sum = added_by_fma(sum, kept_by(mask, points * weights));
-        lo = smaller(kept_by(mask, points, upmost), lo);
-        hi = larger(kept_by(mask, points, downmost), hi);
+        sum = added_by_fma(sum, select(mask, points * weights));
+        lo = min(select(mask, points, upmost), lo);
+        hi = max(select(mask, points, downmost), hi);
         constexpr bool whole = std::is_same_v<decltype(mask), AllLanes>;
         if constexpr (middle && !weighted && whole) block[count++ % block_vectors] = points;
       },
@@ -263,11 +268,12 @@ ChunkSurvey chunk_survey(const Points<T, weighted>& set) {
         }
         count = 0;
       });
-  ChunkSurvey survey{{total.total(), 0}, detail::infinity, -detail::infinity, 0, groups};
-  survey.medians = static_cast<double>(by_halves(medians, [](auto a, auto b) { return a + b; }));
-  survey.lo = static_cast<double>(by_halves(lo, [](auto a, auto b) { return a < b ? a : b; }));
-  survey.hi = static_cast<double>(by_halves(hi, [](auto a, auto b) { return a > b ? a : b; }));
-  return survey;
+  ChunkStatistics statistics{{total.total(), 0}, detail::infinity, -detail::infinity, 0, groups};
+  statistics.medians =
+      static_cast<double>(by_halves(medians, [](auto a, auto b) { return a + b; }));
+  statistics.lo = static_cast<double>(by_halves(lo, [](auto a, auto b) { return a < b ? a : b; }));
+  statistics.hi = static_cast<double>(by_halves(hi, [](auto a, auto b) { return a > b ? a : b; }));
+  return statistics;
 }
 
 template <class T, bool weighted>
@@ -285,10 +291,10 @@ Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
         const Lanes z = residual(points, base, offset);
         const auto on_left = mask & (z >= far), on_right = mask & (-z >= far);
-        nearer += kept_by(mask & (absolute(z) < far), one * weights);
-        left += kept_by(on_left, one * weights);
-        below = larger(on_left ? points : downmost, below);
-        above = smaller(on_right ? points : upmost, above);
+        nearer += select(mask & (absolute(z) < far), one * weights);
+        left += select(on_left, one * weights);
+        below = max(on_left ? points : downmost, below);
+        above = min(on_right ? points : upmost, above);
       },
       [&]() __attribute__((always_inline)) {
         weight_nearer.add(nearer);
@@ -297,8 +303,8 @@ Around chunk_around(const Points<T, weighted>& set, double u, double radius) {
       });
   Around around{weight_nearer.total(), weight_left.total(), -detail::infinity, detail::infinity};
   for (int lane = 0; lane < VectorOf<T>::lanes; ++lane) {
-    around.below = larger(static_cast<double>(below[lane]), around.below);
-    around.above = smaller(static_cast<double>(above[lane]), around.above);
+    around.below = max(static_cast<double>(below[lane]), around.below);
+    around.above = min(static_cast<double>(above[lane]), around.above);
   }
   return around;
 }
@@ -310,12 +316,12 @@ template <class T>
 struct Workspace {
   static constexpr int most_cells = 2048;
   static constexpr int size =
-      most_cells + 2 * Taps::most_blocks * Taps::most_per_alpha + 2 + bins_slack;
+      most_cells + 2 * KernelTable::most_blocks * KernelTable::most_per_alpha + 2 + bins_slack;
   static constexpr int place_bits = 10;
   static constexpr int count_shift = 21;
   static constexpr int64_t bin_points = (1 << 11) - 1;
   // What `narrow` allows for.
-  static_assert(place_bits >= kink_place_bits);
+  static_assert(place_bits >= breakpoint_place_bits);
   static_assert(bin_points << place_bits < int64_t{1} << count_shift &&
                     bin_points < int64_t{1} << (32 - count_shift),
                 "places and numbers of bin_points points fit");
@@ -333,7 +339,7 @@ struct Workspace {
   std::vector<double> masses, moments;  // sums that need more digits than their result
   std::vector<float> mass, moment, centre, upper, blocks, bounds;  // of Bins
   std::vector<T> list, list_weights;
-  std::vector<T> near;  // of a KinkLister
+  std::vector<T> near;  // of a BreakpointLister
 };
 
 // A list of up to so many numbers is sorted by ranks: that takes n^2 comparisons, but as many at
@@ -377,7 +383,7 @@ void sort_weighted(T* x, T* weights, int64_t n) {
   for (size_t i = 0; i < pairs.size(); ++i) std::tie(x[i], weights[i]) = pairs[i];
 }
 
-// The terms of the power series of the Welsch depth; see core/series.h.
+// The terms of the power series of the Welsch density; see core/certify/series.h.
 template <class T, bool weighted>
 Series chunk_series(const Points<T, weighted>& set, double u, double alpha) {
   using Lanes = Vector<double>;
@@ -393,7 +399,7 @@ Series chunk_series(const Points<T, weighted>& set, double u, double alpha) {
         const Lanes z = clip(residual(points, base, offset) * inverse, far);
         Lanes before = zero, term = Math<Lanes>::gauss(z * z) * weights;
         for (int i = 0; i < terms; ++i) {
-          sums[i] += kept_by(mask, term);
+          sums[i] += select(mask, term);
           const Lanes next = -(z * term + before) * (1.0 / (i + 1));
           before = term;
           term = next;
@@ -442,7 +448,7 @@ class PointSet {
   template <int count>
   void sum(double (&)[count]) const {}
   template <int count>
-  void sum_before(double (&values)[count]) const {
+  void exclusive_scan(double (&values)[count]) const {
     for (double& value : values) value = 0;
   }
   int group() const { return 0; }
@@ -474,8 +480,8 @@ class PointSet {
   }
   int most_cells() const { return Workspace<T>::most_cells; }
   template <class P>
-  static const Taps& taps() {
-    static const Taps table = make_taps<P>();
+  static const KernelTable& table() {
+    static const KernelTable table = make_kernel_table<P>();
     return table;
   }
   Bins bins() const {
@@ -541,7 +547,7 @@ class PointSet {
     list.resize(static_cast<size_t>(set_.n + 2 * VectorOf<T>::lanes));
     if (weighted) list_weights.resize(list.size());
     SweepInput in{0, 0, 0, centre, alpha, 0, 0, 0};
-    select(set_, centre, half, in);
+    collect(set_, centre, half, in);
     if constexpr (!weighted) {
       // The points that remain are fewer each time, or it is the last.
       const double margin = total_weight_ * (sizeof(T) == 8 ? 4e-14 : 2e-6);
@@ -552,16 +558,16 @@ class PointSet {
         about.base = middle;
         about.s1 -= shift * in.mass;
         about.s2 += shift * (shift * in.mass - 2 * in.s1);
-        const NarrowRun run = narrow<Vector<double>>(about, kinks(in.count, middle, reach, alpha),
-                                                     reach / alpha, margin);
-        const double cell = 2 * reach / kink_cells;
+        const NarrowRun run = narrow<Vector<double>>(
+            about, breakpoints(in.count, middle, reach, alpha), reach / alpha, margin);
+        const double cell = 2 * reach / breakpoint_cells;
         const double wanted = 0.5 * cell * (run.last + 1 - run.first) + 2e-6 * alpha;
         if (!(wanted < 0.5 * reach)) break;
-        in.left_out = larger(run.left_out, in.left_out);
+        in.left_out = max(run.left_out, in.left_out);
         middle += 0.5 * cell * (run.first + run.last + 1) - reach;
         reach = wanted;
         const int64_t before = in.count;
-        select({list.data(), nullptr, before}, middle, reach, in);
+        collect({list.data(), nullptr, before}, middle, reach, in);
         if (in.count > before / 2) break;
       }
     }
@@ -599,12 +605,13 @@ class PointSet {
   // Calls f with what gives the sums at any u.
   template <class P, class V, class F>
   auto with_sums(double alpha, const F& f) const {
-    if constexpr (P::has_kinks && !weighted && std::is_same_v<V, T>) {
+    if constexpr (P::has_breakpoints && !weighted && std::is_same_v<V, T>) {
       if (set_.n <= chunk_points) {
         std::vector<T>& list = workspace_->near;
         list.resize(static_cast<size_t>(set_.n + VectorOf<T>::lanes));
-        const KinkLister<V, T> lister{set_, alpha, alpha * kink_distance(set_.n), list.data()};
-        return f(KinkedSums<P, KinkLister<V, T>>(lister, alpha, set_.n, known_));
+        const BreakpointLister<V, T> lister{set_, alpha, alpha * breakpoint_margin(set_.n),
+                                            list.data()};
+        return f(BreakpointSums<P, BreakpointLister<V, T>>(lister, alpha, set_.n, known_));
       }
     }
     return f([&](double u) { return sums<P, V>(u, alpha); });
@@ -629,43 +636,43 @@ class PointSet {
   }
 
   template <bool middle>
-  Survey survey() const {
-    const ChunkSurvey all =
-        over_chunks<ChunkSurvey>([](const Set& part) { return chunk_survey<middle>(part); },
-                                 [](ChunkSurvey& all, const ChunkSurvey& one) {
-                                   all.sum.add(one.sum.sum);
-                                   all.medians += one.medians;
-                                   all.groups += one.groups;
-                                   all.lo = smaller(one.lo, all.lo);
-                                   all.hi = larger(one.hi, all.hi);
-                                 });
+  SetStatistics statistics() const {
+    const ChunkStatistics all =
+        over_chunks<ChunkStatistics>([](const Set& part) { return chunk_statistics<middle>(part); },
+                                     [](ChunkStatistics& all, const ChunkStatistics& one) {
+                                       all.sum.add(one.sum.sum);
+                                       all.medians += one.medians;
+                                       all.groups += one.groups;
+                                       all.lo = min(one.lo, all.lo);
+                                       all.hi = max(one.hi, all.hi);
+                                     });
     const double mean = all.sum.total() / total_weight_;
     const double start = all.groups > 0 ? all.medians / all.groups : mean;
     range_ = all.hi - all.lo;
     return {mean, all.lo, all.hi, total_weight_, 0, 0, 0, is_finite(start) ? start : mean};
   }
 
-  Survey careful_survey() const {
-    Survey survey{0, detail::infinity, -detail::infinity, 0, 0, 0, 0, 0};
+  SetStatistics careful_statistics() const {
+    SetStatistics statistics{0, detail::infinity, -detail::infinity, 0, 0, 0, 0, 0};
     for (int64_t i = 0; i < set_.n; ++i) {
       const double x = set_.point(i), weight = set_.weight(i);
       if (is_finite(x)) {
-        survey.lo = smaller(x, survey.lo);
-        survey.hi = larger(x, survey.hi);
-        survey.finite += weight;
+        statistics.lo = min(x, statistics.lo);
+        statistics.hi = max(x, statistics.hi);
+        statistics.finite += weight;
       } else {
-        (x > 0 ? survey.positive_infinities : (x < 0 ? survey.negative_infinities : survey.nans)) +=
-            weight;
+        (x > 0 ? statistics.positive_infinities
+               : (x < 0 ? statistics.negative_infinities : statistics.nans)) += weight;
       }
     }
     // Divided first: the sum may overflow where the mean does not.
     CompensatedSum<double> mean;
     for (int64_t i = 0; i < set_.n; ++i) {
       const double x = set_.point(i);
-      if (is_finite(x)) mean.add(x * (set_.weight(i) / survey.finite));
+      if (is_finite(x)) mean.add(x * (set_.weight(i) / statistics.finite));
     }
-    survey.mean = survey.middle = mean.total();
-    return survey;
+    statistics.mean = statistics.middle = mean.total();
+    return statistics;
   }
 
   Around around(double u, double radius) const {
@@ -673,18 +680,18 @@ class PointSet {
                                [](Around& all, const Around& one) {
                                  all.nearer += one.nearer;
                                  all.left += one.left;
-                                 all.below = larger(one.below, all.below);
-                                 all.above = smaller(one.above, all.above);
+                                 all.below = max(one.below, all.below);
+                                 all.above = min(one.above, all.above);
                                });
   }
 
  private:
   template <class P, class V, bool bounded>
   auto sums(double u, double alpha) const {
-    const double kink = alpha * kink_distance(set_.n);
+    const double breakpoint = alpha * breakpoint_margin(set_.n);
     using All = Moments<P::moments>;
     const All all = over_chunks<All>(
-        [=](const Set& part) { return chunk_moments<P, V, bounded>(part, u, alpha, kink); },
+        [=](const Set& part) { return chunk_moments<P, V, bounded>(part, u, alpha, breakpoint); },
         [](All& sum, const All& one) {
           for (int k = 0; k < P::moments; ++k) sum.m[k] += one.m[k];
         });
@@ -693,7 +700,7 @@ class PointSet {
 
   // Puts those of the points that leave or enter where |u - centre| <= half in the list, adds those
   // that are inside throughout to the sums, and counts the former. The points may lie in the list.
-  void select(const Set& points, double centre, double half, SweepInput& in) const {
+  void collect(const Set& points, double centre, double half, SweepInput& in) const {
     using Lanes = Vector<T>;
     constexpr int lanes = VectorOf<T>::lanes;
     T* const list = workspace_->list.data();
@@ -713,7 +720,7 @@ class PointSet {
         points,
         [&](Lanes x, auto weights, auto mask) __attribute__((always_inline)) {
           const Lanes z = residual(x, base, offset), distance = absolute(z);
-          const auto all = selected<T>(mask), inside = all & at_most<T>(distance, inner);
+          const auto all = selection<T>(mask), inside = all & at_most<T>(distance, inner);
           const auto edge = (all & at_most<T>(distance, outer)).without(inside);
           const Lanes t = inside.keep(about - z * inverse);
           s1 += t * weights;
@@ -742,19 +749,19 @@ class PointSet {
   }
 
   // Of the first `count` points of the list, which leave or enter where |u - centre| <= half.
-  Kinks kinks(int64_t count, double centre, double half, double alpha) const {
+  Breakpoints breakpoints(int64_t count, double centre, double half, double alpha) const {
     using Lanes = Vector<T>;
     constexpr int lanes = VectorOf<T>::lanes;
     constexpr double one = Binned::one;
     const T* const list = workspace_->list.data();
     const Split<T, T> at(centre);
     const Lanes base = splat(at.base), offset = splat(at.offset), zero{};
-    const Lanes scale = splat(static_cast<T>(one * kink_cells / (2 * half)));
+    const Lanes scale = splat(static_cast<T>(one * breakpoint_cells / (2 * half)));
     const Lanes to_leave = splat(static_cast<T>(half + alpha)),
                 to_enter = splat(static_cast<T>(half - alpha));
-    const Lanes past = splat(static_cast<T>(kink_cells * one - 1)),
-                second = splat(T(kink_cells * one));
-    Kinks kinks;
+    const Lanes past = splat(static_cast<T>(breakpoint_cells * one - 1)),
+                second = splat(T(breakpoint_cells * one));
+    Breakpoints breakpoints;
     Binned binned;
     for (int64_t begin = 0; begin < count; begin += Space::bin_points) {
       const int64_t end = std::min(count, begin + Space::bin_points);
@@ -764,14 +771,15 @@ class PointSet {
           const Lanes z = residual(load<T>(list + i + k), base, offset);
           const auto leaves = z > zero;
           const Lanes place = ((leaves ? to_leave : to_enter) - z) * scale;
-          const Lanes kept = larger(smaller(place, past), zero);
+          const Lanes kept = max(min(place, past), zero);
           binned.put(k, leaves ? kept : kept + second);
         }
         binned.count(here, workspace_->counted.data());
       }
-      take_counted(2 * kink_cells, kinks.number, kinks.offset, /*first=*/begin == 0);
+      take_counted(2 * breakpoint_cells, breakpoints.number, breakpoints.offset,
+                   /*first=*/begin == 0);
     }
-    return kinks;
+    return breakpoints;
   }
 
   // Some points: the bins that they are in and, with the unit in which points are counted, how far
@@ -782,7 +790,7 @@ class PointSet {
     uint32_t bin[most], place[most];
 
     // Places that are positive, in 1 / one bins. They are cut off.
-    DDN_HD void put(int k, Vector<T> places) {
+    DDN_HOST_DEVICE void put(int k, Vector<T> places) {
       using Indices = typename LanesOf<uint32_t, T>::type;
       const auto fixed = __builtin_convertvector(
           __builtin_convertvector(places, typename LanesOf<int32_t, T>::type), Indices);
@@ -792,7 +800,7 @@ class PointSet {
       memcpy(bin + k, &bins, sizeof bins);
       memcpy(place + k, &in_bin, sizeof in_bin);
     }
-    DDN_HD void count(int points, uint32_t* counted) const {
+    DDN_HOST_DEVICE void count(int points, uint32_t* counted) const {
       int k = 0;
       for (; k + 4 <= points; k += 4) {  // one at a time the loop itself would take longest
         for (int j = k; j < k + 4; ++j) counted[bin[j]] += place[j];
@@ -815,7 +823,7 @@ class PointSet {
     Binned binned;
     const auto put = [&](int k, Vector<T> x) __attribute__((always_inline)) {
       const Vector<T> place = shift - residual(x, base, offset) * scale;
-      binned.put(k, larger(smaller(place, limit), zero));
+      binned.put(k, max(min(place, limit), zero));
     };
     for (int64_t i = begin; i < end; i += Binned::most) {
       const int count = static_cast<int>(std::min<int64_t>(Binned::most, end - i));
@@ -833,7 +841,8 @@ class PointSet {
     using Integers = typename LanesOf<uint32_t, float>::type;
     using Signed = typename LanesOf<int32_t, float>::type;
     constexpr int lanes = VectorOf<float>::lanes;
-    static_assert(lanes <= bins_slack && 2 * kink_cells % lanes == 0, "whole vectors of bins fit");
+    static_assert(lanes <= bins_slack && 2 * breakpoint_cells % lanes == 0,
+                  "whole vectors of bins fit");
     constexpr float one = static_cast<float>(Binned::one);
     const auto put = [first](Number* to, Vector<float> x) __attribute__((always_inline)) {
       Number sums[lanes];
@@ -896,7 +905,7 @@ class PointSet {
   const cpu::ParallelFor* parallel_for_;
   Workspace<T>* workspace_;
   mutable double range_ = detail::infinity;  // of the points, at most
-  mutable KinkLook known_;                   // its list is workspace_->near
+  mutable BreakpointPass known_;             // its list is workspace_->near
 };
 
 }  // namespace DDN_ISA

@@ -54,8 +54,8 @@ Kernels choose() {
 }
 
 const Kernels& kernels() {
-  static const Kernels chosen = choose();
-  return chosen;
+  static const Kernels select = choose();
+  return select;
 }
 
 }  // namespace

@@ -37,26 +37,26 @@ template <class T>
 using Integers = typename LanesOf<Integer<T>, T>::type;
 
 template <class T>
-DDN_HD Vector<T> splat(T x) {
+DDN_HOST_DEVICE Vector<T> splat(T x) {
   return x - Vector<T>{};  // which is x to the last bit: nothing is left to compute
 }
 
 // Lanes of type V from memory of type T; no alignment is asked for.
 template <class V, class T>
-DDN_HD Vector<V> load(const T* p) {
+DDN_HOST_DEVICE Vector<V> load(const T* p) {
   typename LanesOf<T, V>::type raw;
   memcpy(&raw, p, sizeof raw);
   return __builtin_convertvector(raw, Vector<V>);
 }
 template <class V, class T>
-DDN_HD void store(T* p, Vector<V> x) {
+DDN_HOST_DEVICE void store(T* p, Vector<V> x) {
   const auto raw = __builtin_convertvector(x, typename LanesOf<T, V>::type);
   memcpy(p, &raw, sizeof raw);
 }
 // Past the caches, to where a whole vector is aligned. Before another thread may read it,
-// streamed() is called.
+// non_temporal_fence() is called.
 template <class T>
-DDN_HD void stream(T* p, Vector<T> x) {
+DDN_HOST_DEVICE void store_non_temporal(T* p, Vector<T> x) {
 #if DDN_VECTOR_BYTES == 64
   _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(x));
 #elif DDN_VECTOR_BYTES == 32
@@ -67,14 +67,14 @@ DDN_HD void stream(T* p, Vector<T> x) {
   store<T>(p, x);
 #endif
 }
-DDN_HD void streamed() {
+DDN_HOST_DEVICE void non_temporal_fence() {
 #if defined(__SSE2__)
   _mm_sfence();
 #endif
 }
 // The first `count` lanes; the others are zero.
 template <class V, class T>
-DDN_HD Vector<V> load_first(const T* p, int count) {
+DDN_HOST_DEVICE Vector<V> load_first(const T* p, int count) {
 #if DDN_VECTOR_BYTES == 64
   const auto lanes = (1u << count) - 1;
   if constexpr (sizeof(T) == 8) {
@@ -93,17 +93,17 @@ DDN_HD Vector<V> load_first(const T* p, int count) {
 }
 // The same where `count` may be all of them.
 template <class V, class T>
-DDN_HD Vector<V> load_up_to(const T* p, int count) {
+DDN_HOST_DEVICE Vector<V> load_up_to(const T* p, int count) {
   return count == VectorOf<V>::lanes ? load<V>(p) : load_first<V>(p, count);
 }
 template <class V, class T>
-DDN_HD void store_first(T* p, Vector<V> x, int count) {
+DDN_HOST_DEVICE void store_first(T* p, Vector<V> x, int count) {
   T buffer[VectorOf<V>::lanes];
   store<V>(buffer, x);
   for (int i = 0; i < count; ++i) p[i] = buffer[i];
 }
 template <class V, class T>
-DDN_HD void store_up_to(T* p, Vector<V> x, int count) {
+DDN_HOST_DEVICE void store_up_to(T* p, Vector<V> x, int count) {
   if (count == VectorOf<V>::lanes) {
     store<V>(p, x);
   } else {
@@ -114,24 +114,24 @@ DDN_HD void store_up_to(T* p, Vector<V> x, int count) {
 // zero, or `other`.
 struct AllLanes {};
 template <class V>
-DDN_HD V kept_by(AllLanes, V x) {
+DDN_HOST_DEVICE V select(AllLanes, V x) {
   return x;
 }
 template <class V>
-DDN_HD V kept_by(AllLanes, V x, V) {
+DDN_HOST_DEVICE V select(AllLanes, V x, V) {
   return x;
 }
 template <class Mask, class V>
-DDN_HD V kept_by(Mask mask, V x, V other = V{}) {
+DDN_HOST_DEVICE V select(Mask mask, V x, V other = V{}) {
   return mask ? x : other;
 }
 template <class Mask>
-DDN_HD Mask operator&(AllLanes, Mask mask) {
+DDN_HOST_DEVICE Mask operator&(AllLanes, Mask mask) {
   return mask;
 }
 // All bits set in the first `count` lanes.
 template <class V>
-DDN_HD auto first_lanes(int count) {
+DDN_HOST_DEVICE auto first_lanes(int count) {
   Vector<V> index;
   for (int i = 0; i < VectorOf<V>::lanes; ++i) index[i] = static_cast<V>(i);
   return index < static_cast<V>(count);
@@ -147,14 +147,14 @@ struct Selection {
 #endif
   Mask mask;
 
-  friend DDN_HD Selection operator&(Selection a, Selection b) {
+  friend DDN_HOST_DEVICE Selection operator&(Selection a, Selection b) {
     return {static_cast<Mask>(a.mask & b.mask)};
   }
-  DDN_HD Selection without(Selection other) const {
+  DDN_HOST_DEVICE Selection without(Selection other) const {
     return {static_cast<Mask>(mask & ~other.mask)};
   }
   // A bit for each lane, the first one's the lowest.
-  DDN_HD unsigned bits() const {
+  DDN_HOST_DEVICE unsigned bits() const {
 #if DDN_VECTOR_BYTES == 64
     return mask;
 #elif DDN_VECTOR_BYTES == 32
@@ -175,13 +175,13 @@ struct Selection {
     return bits;
 #endif
   }
-  DDN_HD int count() const {
+  DDN_HOST_DEVICE int count() const {
     // Without an instruction that counts bits: those of four, in digits of base 16.
     if constexpr (VectorOf<T>::lanes <= 4) return 0x4332322132212110 >> (4 * bits()) & 15;
     return __builtin_popcount(bits());
   }
   // The other lanes are zero.
-  DDN_HD Vector<T> keep(Vector<T> x) const {
+  DDN_HOST_DEVICE Vector<T> keep(Vector<T> x) const {
 #if DDN_VECTOR_BYTES == 64
     if constexpr (sizeof(T) == 4) {
       return reinterpret_cast<Vector<T>>(_mm512_maskz_mov_ps(mask, reinterpret_cast<__m512>(x)));
@@ -196,7 +196,7 @@ struct Selection {
 
 // The lanes where a <= b.
 template <class T>
-DDN_HD Selection<T> at_most(Vector<T> a, Vector<T> b) {
+DDN_HOST_DEVICE Selection<T> at_most(Vector<T> a, Vector<T> b) {
 #if DDN_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) {
     return {
@@ -210,7 +210,7 @@ DDN_HD Selection<T> at_most(Vector<T> a, Vector<T> b) {
 #endif
 }
 template <class T>
-DDN_HD Selection<T> selected(AllLanes) {
+DDN_HOST_DEVICE Selection<T> selection(AllLanes) {
 #if DDN_VECTOR_BYTES == 64
   return {static_cast<typename Selection<T>::Mask>(-1)};
 #else
@@ -218,12 +218,12 @@ DDN_HD Selection<T> selected(AllLanes) {
 #endif
 }
 template <class T, class Mask>
-DDN_HD Selection<T> selected(Mask mask) {
+DDN_HOST_DEVICE Selection<T> selection(Mask mask) {
   return at_most<T>(mask ? Vector<T>{} : splat(T(1)), Vector<T>{});
 }
 
 #if DDN_VECTOR_BYTES == 32
-// Of each selection of 8 lanes the numbers of those selected, one after the other, a byte each.
+// Of each selection of 8 lanes the numbers of those selection, one after the other, a byte each.
 struct Compressed {
   uint64_t lanes[256];
 };
@@ -240,10 +240,10 @@ constexpr Compressed make_compressed() {
 constexpr Compressed compressed = make_compressed();
 #endif
 
-// Writes the lanes of x that are selected to p, one after the other, and returns how many. p has
+// Writes the lanes of x that are selection to p, one after the other, and returns how many. p has
 // room for all lanes. (Compressing in a register first: straight to memory it is slow on some.)
 template <class T>
-DDN_HD int store_selected(T* p, Vector<T> x, Selection<T> some) {
+DDN_HOST_DEVICE int store_selected(T* p, Vector<T> x, Selection<T> some) {
 #if DDN_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) {
     _mm512_storeu_ps(p, _mm512_maskz_compress_ps(some.mask, reinterpret_cast<__m512>(x)));
@@ -278,7 +278,7 @@ DDN_HD int store_selected(T* p, Vector<T> x, Selection<T> some) {
 
 // In each lane the number of memory with that index.
 template <class T>
-DDN_HD Vector<T> gathered(const T* p, Integers<T> index) {
+DDN_HOST_DEVICE Vector<T> gathered(const T* p, Integers<T> index) {
 #if DDN_VECTOR_BYTES == 64
   if constexpr (sizeof(T) == 4) {
     return reinterpret_cast<Vector<T>>(
@@ -304,18 +304,18 @@ DDN_HD Vector<T> gathered(const T* p, Integers<T> index) {
 
 // The lower and the upper halves of two vectors, their lanes by turns.
 template <class V, int... i>
-DDN_HD V lower_by_turns(V a, V b, std::integer_sequence<int, i...>) {
+DDN_HOST_DEVICE V lower_by_turns(V a, V b, std::integer_sequence<int, i...>) {
   constexpr int lanes = sizeof...(i);
   return __builtin_shufflevector(a, b, (i / 2 + (i % 2) * lanes)...);
 }
 template <class V, int... i>
-DDN_HD V upper_by_turns(V a, V b, std::integer_sequence<int, i...>) {
+DDN_HOST_DEVICE V upper_by_turns(V a, V b, std::integer_sequence<int, i...>) {
   constexpr int lanes = sizeof...(i);
   return __builtin_shufflevector(a, b, (lanes / 2 + i / 2 + (i % 2) * lanes)...);
 }
 // Rows become columns: what was in lane j of row i is in lane i of row j then.
 template <class T>
-DDN_HD void transpose(Vector<T>* rows) {
+DDN_HOST_DEVICE void transpose(Vector<T>* rows) {
   constexpr int lanes = VectorOf<T>::lanes;
   constexpr auto all = std::make_integer_sequence<int, lanes>{};
   for (int round = 1; round < lanes; round *= 2) {
@@ -329,7 +329,7 @@ DDN_HD void transpose(Vector<T>* rows) {
 }
 
 // a b + c, rounded once where the instruction set can.
-DDN_HD Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
+DDN_HOST_DEVICE Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
 #if DDN_VECTOR_BYTES == 64
   return reinterpret_cast<Vector<float>>(_mm512_fmadd_ps(
       reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
@@ -340,7 +340,7 @@ DDN_HD Vector<float> fused(Vector<float> a, Vector<float> b, Vector<float> c) {
   return a * b + c;
 #endif
 }
-DDN_HD Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) {
+DDN_HOST_DEVICE Vector<double> fused(Vector<double> a, Vector<double> b, Vector<double> c) {
 #if DDN_VECTOR_BYTES == 64
   return reinterpret_cast<Vector<double>>(_mm512_fmadd_pd(
       reinterpret_cast<__m512d>(a), reinterpret_cast<__m512d>(b), reinterpret_cast<__m512d>(c)));
@@ -367,36 +367,36 @@ typedef __m128 FloatRegister;
 typedef __m128d DoubleRegister;
 #endif
 #if defined(DDN_MM)
-DDN_HD Vector<float> lesser(Vector<float> x, Vector<float> bound) {
+DDN_HOST_DEVICE Vector<float> vector_min(Vector<float> x, Vector<float> bound) {
   return reinterpret_cast<Vector<float>>(
       DDN_MM(min_ps)(reinterpret_cast<FloatRegister>(x), reinterpret_cast<FloatRegister>(bound)));
 }
-DDN_HD Vector<float> greater(Vector<float> x, Vector<float> bound) {
+DDN_HOST_DEVICE Vector<float> vector_max(Vector<float> x, Vector<float> bound) {
   return reinterpret_cast<Vector<float>>(
       DDN_MM(max_ps)(reinterpret_cast<FloatRegister>(x), reinterpret_cast<FloatRegister>(bound)));
 }
-DDN_HD Vector<double> lesser(Vector<double> x, Vector<double> bound) {
+DDN_HOST_DEVICE Vector<double> vector_min(Vector<double> x, Vector<double> bound) {
   return reinterpret_cast<Vector<double>>(
       DDN_MM(min_pd)(reinterpret_cast<DoubleRegister>(x), reinterpret_cast<DoubleRegister>(bound)));
 }
-DDN_HD Vector<double> greater(Vector<double> x, Vector<double> bound) {
+DDN_HOST_DEVICE Vector<double> vector_max(Vector<double> x, Vector<double> bound) {
   return reinterpret_cast<Vector<double>>(
       DDN_MM(max_pd)(reinterpret_cast<DoubleRegister>(x), reinterpret_cast<DoubleRegister>(bound)));
 }
 #undef DDN_MM
 #else
 template <class V>
-DDN_HD V lesser(V x, V bound) {
+DDN_HOST_DEVICE V vector_min(V x, V bound) {
   return x < bound ? x : bound;
 }
 template <class V>
-DDN_HD V greater(V x, V bound) {
+DDN_HOST_DEVICE V vector_max(V x, V bound) {
   return x > bound ? x : bound;
 }
 #endif
 
 // a + b where multiplications take place: there is room beside minima and maxima.
-DDN_HD Vector<float> added_by_fma(Vector<float> a, Vector<float> b) {
+DDN_HOST_DEVICE Vector<float> added_by_fma(Vector<float> a, Vector<float> b) {
 #if DDN_VECTOR_BYTES == 64
   Vector<float> one = splat(1.0f);
   asm("" : "+v"(one));  // not known to be one
@@ -405,11 +405,11 @@ DDN_HD Vector<float> added_by_fma(Vector<float> a, Vector<float> b) {
   return a + b;
 #endif
 }
-DDN_HD Vector<double> added_by_fma(Vector<double> a, Vector<double> b) { return a + b; }
+DDN_HOST_DEVICE Vector<double> added_by_fma(Vector<double> a, Vector<double> b) { return a + b; }
 
 // The sign bit cleared.
 template <class T>
-DDN_HD Vector<T> without_sign(Vector<T> x) {
+DDN_HOST_DEVICE Vector<T> without_sign(Vector<T> x) {
   Integers<T> bits;
   memcpy(&bits, &x, sizeof x);
   bits &= ~(Integer<T>{1} << (8 * sizeof(T) - 1));
@@ -427,7 +427,7 @@ class NearestInteger {
 
  public:
 #if DDN_VECTOR_BYTES == 64
-  explicit DDN_HD NearestInteger(V x) {
+  explicit DDN_HOST_DEVICE NearestInteger(V x) {
     constexpr int to_nearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     if constexpr (sizeof(T) == 4) {
       n_ = reinterpret_cast<V>(_mm512_roundscale_ps(reinterpret_cast<__m512>(x), to_nearest));
@@ -435,8 +435,8 @@ class NearestInteger {
       n_ = reinterpret_cast<V>(_mm512_roundscale_pd(reinterpret_cast<__m512d>(x), to_nearest));
     }
   }
-  DDN_HD V value() const { return n_; }
-  DDN_HD V scale(V y) const {
+  DDN_HOST_DEVICE V value() const { return n_; }
+  DDN_HOST_DEVICE V scale(V y) const {
     if constexpr (sizeof(T) == 4) {
       return reinterpret_cast<V>(
           _mm512_scalef_ps(reinterpret_cast<__m512>(y), reinterpret_cast<__m512>(n_)));
@@ -449,9 +449,9 @@ class NearestInteger {
  private:
   V n_;
 #else
-  explicit DDN_HD NearestInteger(V x) : shifted_(x + magic) {}
-  DDN_HD V value() const { return shifted_ - magic; }
-  DDN_HD V scale(V y) const {
+  explicit DDN_HOST_DEVICE NearestInteger(V x) : shifted_(x + magic) {}
+  DDN_HOST_DEVICE V value() const { return shifted_ - magic; }
+  DDN_HOST_DEVICE V scale(V y) const {
     Integers<T> bits, exponent;
     memcpy(&bits, &y, sizeof y);
     memcpy(&exponent, &shifted_, sizeof shifted_);
@@ -467,7 +467,7 @@ class NearestInteger {
 
 // All lanes combined, by halves.
 template <class V, class Combine>
-DDN_HD auto by_halves(V x, const Combine& combine) {
+DDN_HOST_DEVICE auto by_halves(V x, const Combine& combine) {
   using T = std::remove_reference_t<decltype(x[0])>;
   if constexpr (sizeof(V) == 2 * sizeof(T)) {
     return combine(x[0], x[1]);
@@ -484,7 +484,7 @@ DDN_HD auto by_halves(V x, const Combine& combine) {
 struct DoublePair {
   Vector<double> low{}, high{};
 
-  DDN_HD void add(Vector<float> x) {
+  DDN_HOST_DEVICE void add(Vector<float> x) {
 #if DDN_VECTOR_BYTES == 64
     const __m512 all = reinterpret_cast<__m512>(x);
     const __m256 upper = _mm512_extractf32x8_ps(all, 1);
@@ -497,14 +497,14 @@ struct DoublePair {
     high += __builtin_convertvector(half[1], Vector<double>);
 #endif
   }
-  DDN_HD void add(Vector<double> x) {
+  DDN_HOST_DEVICE void add(Vector<double> x) {
     CompensatedSum<Vector<double>> compensated{low, high};
     compensated.add(x);
     low = compensated.sum;
     high = compensated.error;
   }
 
-  DDN_HD double total() const {
+  DDN_HOST_DEVICE double total() const {
     return by_halves(low + high, [](auto a, auto b) { return a + b; });
   }
 };
@@ -514,7 +514,7 @@ struct DoublePair {
 //
 // The polynomial in single precision has the least relative error of its degree that is one at
 // zero, 1.1e-7 with its coefficients rounded.
-DDN_HD Vector<float> gauss(Vector<float> square) {
+DDN_HOST_DEVICE Vector<float> gauss(Vector<float> square) {
   const Vector<float> y = square * -0.72134752044448170368f;
   const NearestInteger<float> n(y);
   const Vector<float> f = y - n.value(), f2 = f * f;
@@ -526,7 +526,7 @@ DDN_HD Vector<float> gauss(Vector<float> square) {
 
 // In double precision, Taylor's polynomial of exp to the degree at which its remainder is below
 // half an ulp.
-DDN_HD Vector<double> gauss(Vector<double> square) {
+DDN_HOST_DEVICE Vector<double> gauss(Vector<double> square) {
   constexpr int degree = 13;
   const Vector<double> x = square * -0.5;
   const NearestInteger<double> nearest(x * 1.4426950408889634);
@@ -546,27 +546,30 @@ template <class T>
 struct VectorMath {
   using Scalar = T;
   using V = Vector<T>;
+  using Mask = decltype(V{} < V{});
+  using Integers = ddn::Integers<T>;
   static constexpr int lanes = VectorOf<T>::lanes;
-  static DDN_HD V load(const T* p) { return ddn::load<T>(p); }
-  static DDN_HD void store(T* p, V x) { ddn::store<T>(p, x); }
-  static DDN_HD T sum(V x) {
+  static DDN_HOST_DEVICE bool any(Mask mask) { return selection<T>(mask).bits() != 0; }
+  static DDN_HOST_DEVICE V load(const T* p) { return ddn::load<T>(p); }
+  static DDN_HOST_DEVICE void store(T* p, V x) { ddn::store<T>(p, x); }
+  static DDN_HOST_DEVICE T sum(V x) {
     return by_halves(x, [](auto a, auto b) { return a + b; });
   }
-  static DDN_HD T largest_of(V x) {
+  static DDN_HOST_DEVICE T largest_of(V x) {
     return by_halves(x, [](auto a, auto b) { return a > b ? a : b; });
   }
-  static DDN_HD V splat(double c) { return ddn::splat(static_cast<T>(c)); }
-  static DDN_HD V largest() { return ddn::splat(Math<T>::largest()); }
-  static DDN_HD V absolute(V x) { return without_sign<T>(x); }
-  static DDN_HD V smaller(V x, V bound) { return lesser(x, bound); }
-  static DDN_HD V larger(V x, V bound) { return greater(x, bound); }
+  static DDN_HOST_DEVICE V splat(double c) { return ddn::splat(static_cast<T>(c)); }
+  static DDN_HOST_DEVICE V largest() { return ddn::splat(Math<T>::largest()); }
+  static DDN_HOST_DEVICE V absolute(V x) { return without_sign<T>(x); }
+  static DDN_HOST_DEVICE V min(V x, V bound) { return vector_min(x, bound); }
+  static DDN_HOST_DEVICE V max(V x, V bound) { return vector_max(x, bound); }
   // A NaN is the second operand.
-  static DDN_HD V within(V x, V bound) { return greater(-bound, lesser(bound, x)); }
-  static DDN_HD V fma(V a, V b, V c) { return fused(a, b, c); }
+  static DDN_HOST_DEVICE V clamp(V x, V bound) { return vector_max(-bound, vector_min(bound, x)); }
+  static DDN_HOST_DEVICE V fma(V a, V b, V c) { return fused(a, b, c); }
   static constexpr double gauss_limit = Math<T>::gauss_limit;
-  static DDN_HD V gauss(V square) { return ddn::gauss(square); }
+  static DDN_HOST_DEVICE V gauss(V square) { return ddn::gauss(square); }
 
-  static DDN_HD V rough_rsqrt(V x) {
+  static DDN_HOST_DEVICE V approximate_rsqrt(V x) {
 #if DDN_VECTOR_BYTES == 64
     if constexpr (sizeof(T) == 4) {
       return reinterpret_cast<V>(_mm512_rsqrt14_ps(reinterpret_cast<__m512>(x)));
@@ -574,11 +577,11 @@ struct VectorMath {
 #endif
     return rsqrt(x);
   }
-  static DDN_HD V rsqrt(V x) {
+  static DDN_HOST_DEVICE V rsqrt(V x) {
 #if DDN_VECTOR_BYTES == 64
     if constexpr (sizeof(T) == 4) {
       // The estimate is good to 2^-14, a step of Newton's method to the last bit but one.
-      const V estimate = rough_rsqrt(x);
+      const V estimate = approximate_rsqrt(x);
       const V error = fused(x * estimate, -estimate, splat(1));
       return fused(error * estimate, splat(0.5), estimate);
     }
@@ -586,7 +589,7 @@ struct VectorMath {
     return static_cast<T>(1) / sqrt(x);
   }
 
-  static DDN_HD V sqrt(V x) {
+  static DDN_HOST_DEVICE V sqrt(V x) {
     if constexpr (sizeof(T) == 4) {
 #if DDN_VECTOR_BYTES == 64
       return reinterpret_cast<V>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
@@ -617,21 +620,21 @@ struct FloatMath {
   typedef float V __attribute__((vector_size(bytes)));
   typedef int32_t Bits __attribute__((vector_size(bytes)));
 
-  static DDN_HD V splat(double c) { return static_cast<float>(c) - V{}; }
-  static DDN_HD V load(const float* p) {
+  static DDN_HOST_DEVICE V splat(double c) { return static_cast<float>(c) - V{}; }
+  static DDN_HOST_DEVICE V load(const float* p) {
     V x;
     memcpy(&x, p, sizeof x);
     return x;
   }
-  static DDN_HD void store(float* p, V x) { memcpy(p, &x, sizeof x); }
-  static DDN_HD V absolute(V x) {
+  static DDN_HOST_DEVICE void store(float* p, V x) { memcpy(p, &x, sizeof x); }
+  static DDN_HOST_DEVICE V absolute(V x) {
     Bits bits;
     memcpy(&bits, &x, sizeof x);
     bits &= INT32_MAX;
     memcpy(&x, &bits, sizeof x);
     return x;
   }
-  static DDN_HD V fma(V a, V b, V c) {
+  static DDN_HOST_DEVICE V fma(V a, V b, V c) {
 #if DDN_VECTOR_BYTES >= 32
     return reinterpret_cast<V>(_mm256_fmadd_ps(
         reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
@@ -639,11 +642,11 @@ struct FloatMath {
     return a * b + c;
 #endif
   }
-  static DDN_HD V larger(V x, V bound) { return x > bound ? x : bound; }
-  static DDN_HD float sum(V x) {
+  static DDN_HOST_DEVICE V max(V x, V bound) { return x > bound ? x : bound; }
+  static DDN_HOST_DEVICE float sum(V x) {
     return by_halves(x, [](auto a, auto b) { return a + b; });
   }
-  static DDN_HD float largest_of(V x) {
+  static DDN_HOST_DEVICE float largest_of(V x) {
     return by_halves(x, [](auto a, auto b) { return a > b ? a : b; });
   }
 };

@@ -7,7 +7,7 @@
 #include "cuda/dispatch.cuh"
 #include "cuda/point_set.cuh"
 #include "cuda/robust_pool_cuda.h"
-#include "cuda/team.cuh"
+#include "cuda/thread_group.cuh"
 
 namespace ddn::cuda {
 namespace {
@@ -270,21 +270,21 @@ __global__ void __launch_bounds__(block_threads, 2)
 }
 
 // The points of a set with what moves them, as core/second_order.h sums over them.
-template <class T, class Team>
+template <class T, class ThreadGroup>
 struct MovingPoints {
   using V = T;
 
   const BackwardArgs& args;
   int64_t set;
 
-  static __device__ __forceinline__ int rank() { return Team::rank(); }
+  static __device__ __forceinline__ int rank() { return ThreadGroup::rank(); }
   static __device__ __forceinline__ SetGradient<T> shared(const SetGradient<T>& gradient) {
     return gradient;
   }
   template <class Body>
   __device__ __forceinline__ void for_each(const Body& body) const {
     const int64_t n = args.layout.place(set).num_points;
-    for (int64_t i = Team::rank(); i < n; i += Team::threads) body(i);
+    for (int64_t i = ThreadGroup::rank(); i < n; i += ThreadGroup::threads) body(i);
   }
   static __device__ __forceinline__ int64_t at(const SetLayout& layout, int64_t set, int64_t i) {
     return layout.place(set).first + layout.points.offset(i);
@@ -312,7 +312,7 @@ struct MovingPoints {
       for (int k = 0; k < count; ++k) totals[k].add(static_cast<double>(terms[k]));
     });
     for (int k = 0; k < count; ++k) sums[k] = totals[k].total();
-    Team::template reduce<Add>(sums);
+    ThreadGroup::template reduce<Add>(sums);
   }
   template <class PointBody, class WeightBody>
   __device__ __forceinline__ void write(const PointBody& point_body,
@@ -335,15 +335,16 @@ struct MovingPoints {
   }
 };
 
-// A team takes a set.
-template <class P, class T, class Team>
+// A thread group takes a set.
+template <class P, class T, class ThreadGroup>
 __global__ void __launch_bounds__(block_threads, 1)
     backward_sums(const __grid_constant__ BackwardArgs args) {
-  constexpr int teams = block_threads / Team::threads;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * teams;
-  for (int64_t set = static_cast<int64_t>(blockIdx.x) * teams + threadIdx.x / Team::threads;
+  constexpr int thread_groups = block_threads / ThreadGroup::threads;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * thread_groups;
+  for (int64_t set =
+           static_cast<int64_t>(blockIdx.x) * thread_groups + threadIdx.x / ThreadGroup::threads;
        set < args.layout.num_sets; set += step) {
-    const MovingPoints<T, Team> points{args, set};
+    const MovingPoints<T, ThreadGroup> points{args, set};
     const SetGradient<T> shared = set_gradient<T>(args, set);
     if (args.is_second_order()) {
       write_second_order<P>(args, set, points, shared);

@@ -38,7 +38,7 @@ cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream) {
   if (args.layout.num_sets == 0) return cudaSuccess;
   using Launcher = cudaError_t (*)(const ForwardArgs&, cudaStream_t);
   constexpr Launcher launchers[2][2][2] = {
-      {{forward_float32, forward_float64}, {forward_weighted_float32, forward_weighted_float64}},
+      {{local_float32, local_float64}, {local_weighted_float32, local_weighted_float64}},
       {{global_float32, global_float64}, {global_weighted_float32, global_weighted_float64}}};
   const Launcher launch =
       launchers[is_global(args)][args.weight != nullptr][args.dtype == DType::float64];

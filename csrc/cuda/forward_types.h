@@ -7,10 +7,10 @@
 
 namespace ddn::cuda {
 
-cudaError_t forward_float32(const ForwardArgs& args, cudaStream_t stream);
-cudaError_t forward_float64(const ForwardArgs& args, cudaStream_t stream);
-cudaError_t forward_weighted_float32(const ForwardArgs& args, cudaStream_t stream);
-cudaError_t forward_weighted_float64(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t local_float32(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t local_float64(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t local_weighted_float32(const ForwardArgs& args, cudaStream_t stream);
+cudaError_t local_weighted_float64(const ForwardArgs& args, cudaStream_t stream);
 
 cudaError_t global_float32(const ForwardArgs& args, cudaStream_t stream);
 cudaError_t global_float64(const ForwardArgs& args, cudaStream_t stream);

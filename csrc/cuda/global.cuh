@@ -9,7 +9,7 @@
 #include "core/penalties.h"
 #include "core/solve.h"
 #include "cuda/dispatch.cuh"
-#include "cuda/forward.cuh"
+#include "cuda/local.cuh"
 
 namespace ddn::cuda {
 
@@ -24,8 +24,8 @@ constexpr int64_t most_channel_lists = 32;
 
 struct GlobalArgs {
   ForwardArgs forward;
-  Work work;
-  Taps taps;
+  TileScheduler work;
+  KernelTable table;
   unsigned char* lists;  // in global memory, of sets that do not fit on the chip
 };
 
@@ -39,37 +39,37 @@ constexpr int least_blocks = sizeof(T) == 4 && !weighted ? (P::is_smooth ? 256 :
 
 template <class P, class T, int threads, bool weighted>
 __global__ void __launch_bounds__(threads, (least_blocks<P, T, threads, weighted>))
-    global_on_chip(const __grid_constant__ GlobalArgs args) {
-  using Team = Block<threads>;
+    global_shared_memory(const __grid_constant__ GlobalArgs args) {
+  using ThreadGroup = Block<threads>;
   using Space = Memory<T, weighted>;
   DDN_DYNAMIC_SHARED(unsigned char, shared);
   const ForwardArgs& forward = args.forward;
   const int64_t capacity = args.work.capacity;
   T* const points = reinterpret_cast<T*>(shared + Space::fixed_bytes);
-  const Space memory(points + (weighted ? 2 : 1) * capacity, capacity, args.taps);
+  const Space memory(points + (weighted ? 2 : 1) * capacity, capacity, args.table);
   const int64_t items = args.work.items(forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t set = args.work.set(forward.layout, i);
     Weights weights{};
-    const auto staged = stage<weighted, T, Team>(forward, set, points, capacity, weights);
-    solve_set<P, /*global=*/true, T, Team>(forward, set, staged, weights, &memory);
+    const auto staged = stage<weighted, T, ThreadGroup>(forward, set, points, capacity, weights);
+    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, staged, weights, &memory);
   }
 }
 
 template <class P, class T, bool weighted>
 __global__ void __launch_bounds__(global_threads, 1)
-    global_in_place(const __grid_constant__ GlobalArgs args) {
-  using Team = Block<global_threads>;
+    global_global_memory(const __grid_constant__ GlobalArgs args) {
+  using ThreadGroup = Block<global_threads>;
   using Space = Memory<T, weighted>;
   const ForwardArgs& forward = args.forward;
   const SetLayout& layout = forward.layout;
   T* const lists = reinterpret_cast<T*>(args.lists);
   constexpr int numbers = weighted ? 2 : 1;
   const auto solve = [&](int64_t set, T* list) {
-    const Space memory(list, layout.place(set).num_points, args.taps);
+    const Space memory(list, layout.place(set).num_points, args.table);
     Weights weights{};
-    const auto points = in_place<weighted, T, Team>(forward, set, weights);
-    solve_set<P, /*global=*/true, T, Team>(forward, set, points, weights, &memory);
+    const auto points = in_place<weighted, T, ThreadGroup>(forward, set, weights);
+    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, points, weights, &memory);
   };
   if (layout.ptr == nullptr) {
     T* const list = lists + blockIdx.x * numbers * layout.num_points;
@@ -91,11 +91,11 @@ __global__ void __launch_bounds__(global_threads, 1)
 }
 
 template <class P, class T, int threads, bool weighted>
-cudaError_t launch_global_on_chip(const GlobalArgs& args, cudaStream_t stream) {
+cudaError_t launch_global_shared(const GlobalArgs& args, cudaStream_t stream) {
   constexpr int fixed_bytes = Memory<T, weighted>::fixed_bytes;
   const int64_t bytes = fixed_bytes + 2 * args.work.capacity * point_bytes<T, weighted>;
   using Kernel = void (*)(GlobalArgs);
-  const Kernel kernel = global_on_chip<P, T, threads, weighted>;
+  const Kernel kernel = global_shared_memory<P, T, threads, weighted>;
   constexpr int most_bytes = fixed_bytes + 2 * static_cast<int>(global_chip_bytes);
   static_assert(most_bytes <= most_dynamic_bytes);
   const cudaError_t error =
@@ -107,12 +107,12 @@ cudaError_t launch_global_on_chip(const GlobalArgs& args, cudaStream_t stream) {
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_global_in_place(const GlobalArgs& args, cudaStream_t stream) {
+cudaError_t launch_global_global(const GlobalArgs& args, cudaStream_t stream) {
   const SetLayout& layout = args.forward.layout;
   const unsigned blocks = layout.ptr == nullptr
                               ? static_cast<unsigned>(std::min(layout.num_sets, most_lists))
                               : args.work.grid(layout, 1);
-  DDN_LAUNCH((global_in_place<P, T, weighted>), blocks, global_threads,
+  DDN_LAUNCH((global_global_memory<P, T, weighted>), blocks, global_threads,
              static_cast<size_t>(Memory<T, weighted>::fixed_bytes), stream, args);
   return cudaGetLastError();
 }
@@ -122,13 +122,13 @@ cudaError_t launch_global(const ForwardArgs& forward, cudaStream_t stream) {
   constexpr int64_t bytes = point_bytes<T, weighted>;
   const Sizes sizes{global_small_bytes / bytes, global_chip_bytes / bytes};
   using Launch = cudaError_t (*)(const GlobalArgs&, cudaStream_t);
-  constexpr Launch launches[] = {launch_global_on_chip<P, T, global_small_threads, weighted>,
-                                 launch_global_on_chip<P, T, global_threads, weighted>,
-                                 launch_global_in_place<P, T, weighted>};
+  constexpr Launch launches[] = {launch_global_shared<P, T, global_small_threads, weighted>,
+                                 launch_global_shared<P, T, global_threads, weighted>,
+                                 launch_global_global<P, T, weighted>};
   unsigned char* const lists =
       static_cast<unsigned char*>(forward.workspace) + SegmentLists::bytes(forward.layout);
-  return launch_by_size(forward, sizes, stream, [&](int size, const Work& work) {
-    const GlobalArgs args{forward, work, make_taps<P>(), lists};
+  return launch_by_size(forward, sizes, stream, [&](int size, const TileScheduler& work) {
+    const GlobalArgs args{forward, work, make_kernel_table<P>(), lists};
     return launches[size](args, stream);
   });
 }

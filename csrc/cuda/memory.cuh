@@ -1,12 +1,12 @@
-// A team's working memory for the global search, with its bins and its list, and how that is
-// sorted.
+// A thread group's working memory for the global search, with its bins and its list, and how that
+// is sorted.
 #pragma once
 
 #include <type_traits>
 
-#include "core/bins.h"
+#include "core/certify/bins.h"
 #include "core/set.h"
-#include "cuda/team.cuh"
+#include "cuda/thread_group.cuh"
 
 namespace ddn::cuda {
 
@@ -28,8 +28,8 @@ struct Counting<true> {
   }
 };
 
-// A team's working memory for the global search: but for the list of a set that does not fit there,
-// dynamic shared memory.
+// A thread group's working memory for the global search: but for the list of a set that does not
+// fit there, dynamic shared memory.
 template <class T, bool weighted>
 struct Memory {
   using Count = typename Counting<weighted>::Count;
@@ -56,11 +56,11 @@ struct Memory {
 
   T* list;
   T* list_weights;  // null unless `weighted`
-  const Taps* taps;
+  const KernelTable* table;
 
   // list: room for the points and, if `weighted`, as many weights.
-  __device__ __forceinline__ Memory(T* list_, int64_t points, const Taps& taps_)
-      : list(list_), list_weights(weighted ? list_ + points : nullptr), taps(&taps_) {}
+  __device__ __forceinline__ Memory(T* list_, int64_t points, const KernelTable& table_)
+      : list(list_), list_weights(weighted ? list_ + points : nullptr), table(&table_) {}
 };
 
 template <class T, bool weighted>
@@ -96,7 +96,7 @@ struct Listed {
         weight = other_weight;
       }
     } else {
-      x = lower ? smaller(x, other) : larger(x, other);
+      x = lower ? min(x, other) : max(x, other);
     }
   }
 };
@@ -104,7 +104,7 @@ struct Listed {
 // A list that all threads have seen completed. Bitonic, with the first step of each merge mirrored:
 // then every exchange moves the larger number up, and places beyond the end act as if they held
 // +inf. What stays within as many numbers as a warp has lanes is exchanged between these.
-template <class Team, bool weighted, class T, class Index>
+template <class ThreadGroup, bool weighted, class T, class Index>
 __device__ __forceinline__ void sort_list(T* list, T* weights, Index n) {
   const auto swap = [](T* of, Index i, Index j) {
     const T x = of[i];
@@ -122,7 +122,7 @@ __device__ __forceinline__ void sort_list(T* list, T* weights, Index n) {
     swap(list, i, j);
   };
   const auto by_warps = [&](const auto& steps) {
-    for (Index first = Team::rank() - lane(); first < n; first += Team::threads) {
+    for (Index first = ThreadGroup::rank() - lane(); first < n; first += ThreadGroup::threads) {
       const Index i = first + lane();
       Listed<T, weighted> item{static_cast<T>(detail::infinity), 0};
       if (i < n) {
@@ -153,13 +153,13 @@ __device__ __forceinline__ void sort_list(T* list, T* weights, Index n) {
   while (2 * half < n) half *= 2;
   for (Index width = 2 * warp_size; width <= 2 * half; width *= 2) {
     const Index in_half = width / 2 - 1;
-    for (Index p = Team::rank(); p < half; p += Team::threads) {
+    for (Index p = ThreadGroup::rank(); p < half; p += ThreadGroup::threads) {
       const Index at = p & in_half, start = 2 * (p - at);
       exchange(start + at, start + width - 1 - at);
     }
     __syncthreads();
     for (Index distance = width / 4; distance >= warp_size; distance /= 2) {
-      for (Index p = Team::rank(); p < half; p += Team::threads) {
+      for (Index p = ThreadGroup::rank(); p < half; p += ThreadGroup::threads) {
         const Index i = 2 * p - (p & (distance - 1));
         exchange(i, i + distance);
       }

@@ -1,22 +1,22 @@
-// A set of points as a team sums over it: CUDA's `Set` (see core/solve.h).
+// A set of points as a thread group sums over it: CUDA's `Set` (see core/solve.h).
 //
 // Note: [The order of summation]
-// It depends on the number of points alone: thread r of a team of t takes the points r, r + t,
-// r + 2t, ...; it adds `run` of their terms in the precision of the terms and then those sums in
+// It depends on the number of points alone: thread r of a thread group of t takes the points r, r +
+// t, r + 2t, ...; it adds `run` of their terms in the precision of the terms and then those sums in
 // double precision (on the chip, sums that are wanted to some digits only in the end); the threads
-// are added by the team's reduction. Which points are near a kink, and are added apart from the
-// others, depends on the points alone.
+// are added by the thread group's reduction. Which points are near a breakpoint, and are added
+// apart from the others, depends on the points alone.
 #pragma once
 
 #include <type_traits>
 
 #include "core/args.h"
-#include "core/global.h"
+#include "core/breakpoints.h"
+#include "core/certify/search.h"
 #include "core/gradient.h"
-#include "core/kinks.h"
 #include "cuda/memory.cuh"
 #include "cuda/points.cuh"
-#include "cuda/team.cuh"
+#include "cuda/thread_group.cuh"
 
 namespace ddn::cuda {
 
@@ -39,7 +39,7 @@ struct MomentAdder {
   }
 };
 
-template <class T, class Team, class Points>
+template <class T, class ThreadGroup, class Points>
 class PointSet {
  public:
   using Scalar = T;
@@ -60,26 +60,26 @@ class PointSet {
   }
   __device__ __forceinline__ double unit() const { return weighted ? weights_.unit : 1; }
 
-  __device__ __forceinline__ int rank() const { return Team::rank(); }
-  __device__ __forceinline__ int size() const { return Team::threads; }
+  __device__ __forceinline__ int rank() const { return ThreadGroup::rank(); }
+  __device__ __forceinline__ int size() const { return ThreadGroup::threads; }
   __device__ __forceinline__ void sync() const { __syncthreads(); }
   __device__ __forceinline__ double largest(double x) const {
     double values[1] = {x};
-    Team::template reduce<Larger>(values);
+    ThreadGroup::template reduce<Max>(values);
     return values[0];
   }
-  __device__ __forceinline__ float largest(float x) const { return Team::largest(x); }
+  __device__ __forceinline__ float largest(float x) const { return ThreadGroup::largest(x); }
   template <int count>
   __device__ __forceinline__ void sum(double (&values)[count]) const {
-    Team::template reduce<Add>(values);
+    ThreadGroup::template reduce<Add>(values);
   }
   template <int count>
-  __device__ __forceinline__ void sum_before(double (&values)[count]) const {
-    Team::sum_before(values);
+  __device__ __forceinline__ void exclusive_scan(double (&values)[count]) const {
+    ThreadGroup::exclusive_scan(values);
   }
   // Groups are warps, of which each takes the least block at a time.
-  __device__ __forceinline__ int group() const { return Team::rank() / warp_size; }
-  __device__ __forceinline__ int groups() const { return Team::threads / warp_size; }
+  __device__ __forceinline__ int group() const { return ThreadGroup::rank() / warp_size; }
+  __device__ __forceinline__ int groups() const { return ThreadGroup::threads / warp_size; }
   __device__ __forceinline__ bool leads_group() const { return lane() == 0; }
   __device__ __forceinline__ void group_sync() const { __syncwarp(); }
   __device__ __forceinline__ float group_largest(float x) const { return largest_in_warp(x); }
@@ -124,8 +124,8 @@ class PointSet {
   }
   __device__ __forceinline__ int most_cells() const { return Space::most_cells; }
   template <class P>
-  __device__ __forceinline__ const Taps& taps() const {
-    return *memory_->taps;
+  __device__ __forceinline__ const KernelTable& table() const {
+    return *memory_->table;
   }
   __device__ __forceinline__ Bins bins() const {
     auto& fixed = Space::fixed();
@@ -139,14 +139,14 @@ class PointSet {
     if constexpr (weighted) {
       const T* const weights = memory_->list_weights + first;
       double total[1] = {};
-      for (int64_t i = Team::rank(); i < count; i += Team::threads) {
+      for (int64_t i = ThreadGroup::rank(); i < count; i += ThreadGroup::threads) {
         total[0] += static_cast<double>(weights[i]);
       }
-      Team::template reduce<Add>(total);
-      return PointSet<T, Team, WeightedConsecutive<T>>({x, weights}, count,
-                                                       {total[0], weights_.unit}, memory_);
+      ThreadGroup::template reduce<Add>(total);
+      return PointSet<T, ThreadGroup, WeightedSharedMemoryPoints<T>>(
+          {x, weights}, count, {total[0], weights_.unit}, memory_);
     } else {
-      return PointSet<T, Team, Consecutive<T>>({x}, count, {}, memory_);
+      return PointSet<T, ThreadGroup, SharedMemoryPoints<T>>({x}, count, {}, memory_);
     }
   }
   __device__ __forceinline__ double bin_excess() const {
@@ -163,16 +163,16 @@ class PointSet {
     const T shift = static_cast<T>((grid.pad + 1) * one);
     const T limit = static_cast<T>((size - 1) * one + one / 2);
     for (int64_t begin = 0; begin < n_; begin += Space::bin_points) {
-      for (int b = Team::rank(); b < size; b += Team::threads) {
+      for (int b = ThreadGroup::rank(); b < size; b += ThreadGroup::threads) {
         fixed.counts[b] = fixed.places[b] = 0;
       }
       __syncthreads();
       const int64_t rest = n_ - begin;
       const int64_t end = begin + (rest < Space::bin_points ? rest : Space::bin_points);
-      // bin_points is a multiple of the team: each thread meets its own points.
-      for (int64_t i = begin + Team::rank(); i < end; i += Team::threads) {
+      // bin_points is a multiple of the thread group: each thread meets its own points.
+      for (int64_t i = begin + ThreadGroup::rank(); i < end; i += ThreadGroup::threads) {
         const T place = added(shift, -residual(points_[i], at.base, at.offset), scale);
-        const int digits = static_cast<int>(larger(smaller(place, limit), T(0)));
+        const int digits = static_cast<int>(max(min(place, limit), T(0)));
         const int b = digits >> Space::place_bits;
         const Count count = Counting<weighted>::count(points_.weight(i));
         atomicAdd(&fixed.counts[b], count);
@@ -180,7 +180,7 @@ class PointSet {
                   count * static_cast<Count>(digits & ((1 << Space::place_bits) - 1)));
       }
       __syncthreads();
-      for (int b = Team::rank(); b < size; b += Team::threads) {
+      for (int b = ThreadGroup::rank(); b < size; b += ThreadGroup::threads) {
         constexpr double unit = 1 / Counting<weighted>::one;
         double points = static_cast<double>(fixed.counts[b]) * unit;
         double moment = added(-0.5 * points, static_cast<double>(fixed.places[b]), unit / one);
@@ -219,10 +219,10 @@ class PointSet {
           totals[2] += static_cast<double>(s2);
           s1 = s2 = 0;
         });
-    Team::template reduce<Add>(totals);
+    ThreadGroup::template reduce<Add>(totals);
     const int64_t size = Space::fixed().size;
-    sort_list<Team, weighted>(memory_->list, memory_->list_weights,
-                              static_cast<typename Points::Index>(size));
+    sort_list<ThreadGroup, weighted>(memory_->list, memory_->list_weights,
+                                     static_cast<typename Points::Index>(size));
     const auto leaving = static_cast<int64_t>(totals[3]);
     return {size, leaving, leaving, centre, alpha, totals[0], totals[1], totals[2]};
   }
@@ -236,8 +236,8 @@ class PointSet {
         [] {});
     __syncthreads();
     const int64_t size = Space::fixed().size;
-    sort_list<Team, weighted>(memory_->list, memory_->list_weights,
-                              static_cast<typename Points::Index>(size));
+    sort_list<ThreadGroup, weighted>(memory_->list, memory_->list_weights,
+                                     static_cast<typename Points::Index>(size));
     return size;
   }
 
@@ -263,7 +263,7 @@ class PointSet {
           series.c[last] = added(series.c[last], -added(before, z, term), 1.0 / last);
         },
         [] {});
-    Team::template reduce<Add>(series.c);
+    ThreadGroup::template reduce<Add>(series.c);
     return series;
   }
 
@@ -278,8 +278,8 @@ class PointSet {
   template <class P, class V, class F>
   __device__ __forceinline__ void with_sums(double alpha, const F& f) const {
     const Alpha<V> a = alpha_in<V>(alpha);
-    if constexpr (P::has_kinks && Points::listing && std::is_same_v<V, T>) {
-      f(KinkedSums<P, Lister>({*this, alpha, a}, alpha, n_, known_));
+    if constexpr (P::has_breakpoints && Points::listing && std::is_same_v<V, T>) {
+      f(BreakpointSums<P, Lister>({*this, alpha, a}, alpha, n_, known_));
     } else {
       f([&](double u) {
         return sums_over<P, double>(u, alpha, a, [&](const auto& body, const auto& flush) {
@@ -301,22 +301,22 @@ class PointSet {
         },
         [] {});
     double total[1] = {sum.total()};
-    Team::template reduce<Add>(total);
+    ThreadGroup::template reduce<Add>(total);
     return total[0];
   }
 
   template <bool>
-  __device__ __forceinline__ Survey survey() const {
-    const Seen<T> own = seen();
+  __device__ __forceinline__ SetStatistics statistics() const {
+    const ThreadStatistics<T> own = seen();
     double total[1] = {own.sum};
-    Team::template reduce<Add>(total);
+    ThreadGroup::template reduce<Add>(total);
     const auto lo = static_cast<double>(largest(-own.lo));
     const auto hi = static_cast<double>(largest(own.hi));
     const double mean = total[0] / total_weight();
     return {mean, -lo, hi, total_weight(), 0, 0, 0, mean};
   }
 
-  __device__ __forceinline__ Survey careful_survey() const {
+  __device__ __forceinline__ SetStatistics careful_statistics() const {
     double parts[4] = {};  // +inf, -inf, NaN, finite
     double ends[2] = {-detail::infinity, -detail::infinity};
     for_each(
@@ -324,8 +324,8 @@ class PointSet {
           const double x = static_cast<double>(point), weight = 1.0 * weight_in<double>(given);
           if (is_finite(x)) {
             parts[3] += weight;
-            ends[0] = larger(-x, ends[0]);
-            ends[1] = larger(x, ends[1]);
+            ends[0] = max(-x, ends[0]);
+            ends[1] = max(x, ends[1]);
           } else {
             parts[0] += x > 0 ? weight : 0;
             parts[1] += x < 0 ? weight : 0;
@@ -333,8 +333,8 @@ class PointSet {
           }
         },
         [] {});
-    Team::template reduce<Add>(parts);
-    Team::template reduce<Larger>(ends);
+    ThreadGroup::template reduce<Add>(parts);
+    ThreadGroup::template reduce<Max>(ends);
     // Divided first: the sum may overflow where the mean does not.
     const double finite = parts[3];
     CompensatedSum<double> sums;
@@ -345,7 +345,7 @@ class PointSet {
         },
         [] {});
     double mean[1] = {sums.total()};
-    Team::template reduce<Add>(mean);
+    ThreadGroup::template reduce<Add>(mean);
     return {mean[0], -ends[0], ends[1], finite, parts[0], parts[1], parts[2], mean[0]};
   }
 
@@ -360,29 +360,29 @@ class PointSet {
           const double weight = 1.0 * weight_in<double>(given);
           counts[0] += absolute(z) < far ? weight : 0;
           counts[1] += z >= far ? weight : 0;
-          if (z >= far) ends[0] = larger(static_cast<double>(x), ends[0]);
-          if (-z >= far) ends[1] = larger(-static_cast<double>(x), ends[1]);
+          if (z >= far) ends[0] = max(static_cast<double>(x), ends[0]);
+          if (-z >= far) ends[1] = max(-static_cast<double>(x), ends[1]);
         },
         [] {});
-    Team::template reduce<Add>(counts);
-    Team::template reduce<Larger>(ends);
+    ThreadGroup::template reduce<Add>(counts);
+    ThreadGroup::template reduce<Max>(ends);
     return {counts[0], counts[1], ends[0], -ends[1]};
   }
 
  private:
-  __device__ __forceinline__ Seen<T> seen() const {
-    if constexpr (Points::surveyed) {
+  __device__ __forceinline__ ThreadStatistics<T> seen() const {
+    if constexpr (Points::has_statistics) {
       return points_.seen;
     } else {
-      Surveyor<T, weighted> surveyor;
-      for_each([&](T x, auto weight) { surveyor.add(x, weight); }, [&] { surveyor.flush(); });
-      return surveyor.seen();
+      StatisticsAccumulator<T, weighted> accumulator;
+      for_each([&](T x, auto weight) { accumulator.add(x, weight); }, [&] { accumulator.flush(); });
+      return accumulator.seen();
     }
   }
 
-  // See core/kinks.h. Each warp lists points of its own, evenly shared out among its lanes: which
-  // of them a thread has staged does not matter then. Places in a last, partial row hold points at
-  // infinity, beyond the kink on the right; they are made up for on the left.
+  // See core/breakpoints.h. Each warp lists points of its own, evenly shared out among its lanes:
+  // which of them a thread has staged does not matter then. Places in a last, partial row hold
+  // points at infinity, beyond the breakpoint on the right; they are made up for on the left.
   struct Lister {
     static constexpr bool bounded = true;
 
@@ -390,20 +390,20 @@ class PointSet {
     double alpha;
     Alpha<T> a;
 
-    __device__ __forceinline__ int room() const { return Points::room(set.n_, Team::warps); }
+    __device__ __forceinline__ int room() const { return Points::room(set.n_, ThreadGroup::warps); }
     __device__ __forceinline__ T* list() const {
-      return set.points_.lists + Team::rank() / warp_size * room();
+      return set.points_.lists + ThreadGroup::rank() / warp_size * room();
     }
 
     template <bool squares, bool beyond>
-    __device__ __forceinline__ KinkLook look(double u, double inner_distance,
-                                             double outer_distance) const {
+    __device__ __forceinline__ BreakpointPass look(double u, double inner_distance,
+                                                   double outer_distance) const {
       const Split<T, T> at(u);
       const T inner = static_cast<T>(inner_distance), outer = static_cast<T>(outer_distance);
       T sum = 0, square = 0, inside = 0, left = 0;
       double sums[squares ? 2 : 1] = {};
       uint64_t near = 0;  // bits of this thread's points that are to be listed
-      const T* const x = set.points_.x + Team::rank();
+      const T* const x = set.points_.x + ThreadGroup::rank();
       const auto visit = [&](T point, unsigned bit, unsigned& some) {
         const T z = residual(point, at.base, at.offset), distance = absolute(z);
         const bool within = distance <= inner;
@@ -421,18 +421,19 @@ class PointSet {
         sum = square = 0;
       };
       // From last to first, so that a row's bit has its number.
-      const int rows = (set.n_ - Team::rank() + Team::threads - 1) / Team::threads;
+      const int rows =
+          (set.n_ - ThreadGroup::rank() + ThreadGroup::threads - 1) / ThreadGroup::threads;
       static_assert(run * 8 == 64, "bits of a thread's points on the chip");
       int row = rows / run * run;
       unsigned some = 0;
-      for (int k = row; k < rows; ++k) visit(x[k * Team::threads], 1u << (k - row), some);
+      for (int k = row; k < rows; ++k) visit(x[k * ThreadGroup::threads], 1u << (k - row), some);
       flush();
       near = some;
       while (row > 0) {
         row -= run;
         some = 0;
 #pragma unroll
-        for (int k = 0; k < run; ++k) visit(x[(row + k) * Team::threads], 1u << k, some);
+        for (int k = 0; k < run; ++k) visit(x[(row + k) * ThreadGroup::threads], 1u << k, some);
         flush();
         near = near << run | some;
       }
@@ -454,7 +455,7 @@ class PointSet {
         for (int half = 0; half < 2; ++half) {
           for (unsigned bits = halves[half]; bits != 0; bits &= bits - 1) {
             const int k = 32 * half + __ffs(static_cast<int>(bits)) - 1;
-            *to++ = x[k * Team::threads];
+            *to++ = x[k * ThreadGroup::threads];
           }
         }
         if (lane() < pads) list()[size + lane()] = static_cast<T>(detail::infinity);
@@ -463,17 +464,17 @@ class PointSet {
       const bool leads = lane() == 0;
       int numbers[] = {static_cast<int>(inside), listed, static_cast<int>(left), leads ? pads : 0,
                        leads && size > room()};
-      Team::template reduce<Add>(sums);
-      Team::sum(numbers);
+      ThreadGroup::template reduce<Add>(sums);
+      ThreadGroup::sum(numbers);
       const int right = set.n_ - numbers[0] - numbers[1] - numbers[2];
-      const Settled others{static_cast<double>(numbers[0]), sums[0], squares ? sums[1] : 0,
-                           static_cast<double>(numbers[2] - right + numbers[3])};
+      const FixedSums others{static_cast<double>(numbers[0]), sums[0], squares ? sums[1] : 0,
+                             static_cast<double>(numbers[2] - right + numbers[3])};
       const int rows_listed = (size + pads) / warp_size;
       return {u, 0, others, rows_listed, squares, beyond, numbers[4] == 0};
     }
 
     template <class P>
-    __device__ __forceinline__ Sums listed(double u, const KinkLook& known) const {
+    __device__ __forceinline__ Sums listed(double u, const BreakpointPass& known) const {
       // In the precision of the terms: there are few, and what they may err by is that of the rest.
       return set.template sums_over<P, T>(u, alpha, a, [&](const auto& body, const auto& flush) {
         constexpr int some = 4;
@@ -500,7 +501,7 @@ class PointSet {
   template <class V>
   __device__ __forceinline__ Alpha<V> alpha_in(double alpha) const {
     return {static_cast<V>(alpha), static_cast<V>(1 / alpha),
-            static_cast<V>(alpha * kink_distance(n_))};
+            static_cast<V>(alpha * breakpoint_margin(n_))};
   }
 
   // Total: in which runs and threads are added. for_each: as below, of the points that are wanted.
@@ -513,8 +514,8 @@ class PointSet {
     const Residuals<P, V> residual(static_cast<V>(at.base), at.offset, a);
     V moments[P::moments] = {};
     // Those are added up in the end alone, on the chip.
-    const auto is_rough = [](int k) {
-      return !Points::in_place && k >= P::first_rough && (counts || k < P::first_count);
+    const auto is_approximate = [](int k) {
+      return !Points::in_place && k >= P::first_approximate && (counts || k < P::first_count);
     };
     Total totals[P::moments] = {};
     for_each(
@@ -531,7 +532,7 @@ class PointSet {
         [&] {
 #pragma unroll
           for (int k = 0; k < P::moments; ++k) {
-            if (is_rough(k)) continue;
+            if (is_approximate(k)) continue;
             totals[k] += static_cast<Total>(moments[k]);
             moments[k] = 0;
           }
@@ -542,14 +543,14 @@ class PointSet {
     int numbers[last_numbers > 0 ? last_numbers : 1];
 #pragma unroll
     for (int k = 0; k < first_number; ++k) {
-      sums[k] = is_rough(k) ? static_cast<Total>(moments[k]) : totals[k];
+      sums[k] = is_approximate(k) ? static_cast<Total>(moments[k]) : totals[k];
     }
 #pragma unroll
     for (int k = 0; k < last_numbers; ++k) {
       numbers[k] = static_cast<int>(moments[first_number + k]);
     }
-    Team::template reduce<Add>(sums);
-    if constexpr (last_numbers > 0) Team::sum(numbers);
+    ThreadGroup::template reduce<Add>(sums);
+    if constexpr (last_numbers > 0) ThreadGroup::sum(numbers);
     double all[P::moments];
 #pragma unroll
     for (int k = 0; k < P::moments; ++k) {
@@ -571,13 +572,13 @@ class PointSet {
       body(x, weight);
     };
     // All threads leave the loop over whole runs together, so that no warp diverges.
-    constexpr int run_points = run * Team::threads;
+    constexpr int run_points = run * ThreadGroup::threads;
     if constexpr (Points::in_place) {
       if (!points_.lies_in_line()) {
         // The divisions take longest: nothing is gained by several loads at a time.
         int visited = 0;
 #pragma unroll 1
-        for (Index i = Team::rank(); i < n_; i += Team::threads) {
+        for (Index i = ThreadGroup::rank(); i < n_; i += ThreadGroup::threads) {
           visit(points_[i], points_.weight(i));
           if (++visited % run == 0) flush();
         }
@@ -592,11 +593,11 @@ class PointSet {
         constexpr bool is_whole = decltype(whole)::value;
 #pragma unroll 1
         for (int j = 0; j < run; j += loads) {
-          const Index i = first + j * Team::threads + Team::rank();
-          const auto batch = points_.template batch<is_whole, loads>(i, Team::threads, n_);
+          const Index i = first + j * ThreadGroup::threads + ThreadGroup::rank();
+          const auto batch = points_.template batch<is_whole, loads>(i, ThreadGroup::threads, n_);
 #pragma unroll
           for (int k = 0; k < loads; ++k) {
-            if (is_whole || i + k * Team::threads < n_) visit(batch.x[k], batch.weights[k]);
+            if (is_whole || i + k * ThreadGroup::threads < n_) visit(batch.x[k], batch.weights[k]);
           }
         }
         flush();
@@ -604,15 +605,16 @@ class PointSet {
       for (; first + run_points <= n_; first += run_points) visit_run(std::true_type{});
       if (first < n_) visit_run(std::false_type{});
     } else {
-      Index i = Team::rank();
-      for (; i - Team::rank() + run_points <= n_; i += run_points) {
+      Index i = ThreadGroup::rank();
+      for (; i - ThreadGroup::rank() + run_points <= n_; i += run_points) {
 #pragma unroll
         for (int k = 0; k < run; ++k) {
-          visit(points_[i + k * Team::threads], points_.weight(i + k * Team::threads));
+          visit(points_[i + k * ThreadGroup::threads],
+                points_.weight(i + k * ThreadGroup::threads));
         }
         flush();
       }
-      for (; i < n_; i += Team::threads) visit(points_[i], points_.weight(i));
+      for (; i < n_; i += ThreadGroup::threads) visit(points_[i], points_.weight(i));
       flush();
     }
   }
@@ -628,7 +630,7 @@ class PointSet {
   // so that none is needed before the size is cleared; the one behind that also keeps append() from
   // a list that is still being read.
   __device__ __forceinline__ void clear_list() const {
-    if (Team::rank() == 0) Space::fixed().size = 0;
+    if (ThreadGroup::rank() == 0) Space::fixed().size = 0;
     __syncthreads();
   }
 
@@ -638,7 +640,7 @@ class PointSet {
   Index n_;
   Weights weights_;
   const Space* memory_;
-  mutable KinkLook known_;  // its list is in the points' room
+  mutable BreakpointPass known_;  // its list is in the points' room
 };
 
 }  // namespace ddn::cuda

@@ -1,12 +1,12 @@
-// Points of a set by their numbers, as a team's threads find them, and what is seen of them on the
-// way to the chip.
+// Points of a set by their numbers, as a thread group's threads find them, and what is seen of them
+// on the way to the chip.
 #pragma once
 
 #include <type_traits>
 
 #include "core/args.h"
 #include "core/set.h"
-#include "cuda/team.cuh"
+#include "cuda/thread_group.cuh"
 
 namespace ddn::cuda {
 
@@ -21,16 +21,16 @@ struct PlainSum {
   __device__ __forceinline__ double total() const { return sum; }
 };
 
-// A thread's part of a survey.
+// A thread's part of a statistics.
 template <class T>
-struct Seen {
+struct ThreadStatistics {
   double sum;
   T lo, hi;
 };
 
 // What makes it, of points one after the other.
 template <class T, bool weighted>
-struct Surveyor {
+struct StatisticsAccumulator {
   // Products with weights are added in double precision, for the accuracy of a weighted mean.
   using V = std::conditional_t<weighted, double, T>;
   V sum = 0;
@@ -41,15 +41,15 @@ struct Surveyor {
   template <class Weight>
   __device__ __forceinline__ void add(T x, Weight weight) {
     sum = added(sum, static_cast<V>(x), weight_in<V>(weight));
-    lo = smaller(x, lo);
-    hi = larger(x, hi);
+    lo = min(x, lo);
+    hi = max(x, hi);
   }
   // After every `run` of them and at the end.
   __device__ __forceinline__ void flush() {
     sums.add(static_cast<double>(sum));
     sum = 0;
   }
-  __device__ __forceinline__ Seen<T> seen() const { return {sums.total(), lo, hi}; }
+  __device__ __forceinline__ ThreadStatistics<T> seen() const { return {sums.total(), lo, hi}; }
 };
 
 // Points of a set by their numbers. Those that a tensor has may lie in several dims, and then the
@@ -57,30 +57,30 @@ struct Surveyor {
 
 // Points that lie one after the other, in shared memory.
 template <class T>
-struct Consecutive {
-  static constexpr bool weighted = false, in_place = false, surveyed = false, listing = false;
+struct SharedMemoryPoints {
+  static constexpr bool weighted = false, in_place = false, has_statistics = false, listing = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
   __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
 };
 
-// The same, surveyed on the way there.
+// The same, has_statistics on the way there.
 template <class T>
-struct Staged : Consecutive<T> {
-  static constexpr bool surveyed = true;
-  Seen<T> seen;
+struct Staged : SharedMemoryPoints<T> {
+  static constexpr bool has_statistics = true;
+  ThreadStatistics<T> seen;
 };
 
-// The same with room for a list of points near their kinks, of each warp of the team.
+// The same with room for a list of points near their breakpoints, of each warp of the thread group.
 template <class T>
 struct Listing : Staged<T> {
   static constexpr bool listing = true;
   T* lists;
 
-  // Of one of the warps of a team: a quarter of its points, as no more lie near the kinks of most
-  // sets. A multiple of the warp's size.
-  static constexpr DDN_HD int room(int64_t points, int warps) {
+  // Of one of the warps of a thread group: a quarter of its points, as no more lie near the
+  // breakpoints of most sets. A multiple of the warp's size.
+  static constexpr DDN_HOST_DEVICE int room(int64_t points, int warps) {
     const auto own = static_cast<int>((points + warps - 1) / warps);
     return (own + 4 * warp_size - 1) / (4 * warp_size) * warp_size;
   }
@@ -88,8 +88,8 @@ struct Listing : Staged<T> {
 
 // The same with weights, in their unit.
 template <class T>
-struct WeightedConsecutive {
-  static constexpr bool weighted = true, in_place = false, surveyed = false, listing = false;
+struct WeightedSharedMemoryPoints {
+  static constexpr bool weighted = true, in_place = false, has_statistics = false, listing = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
   const T* weights;
@@ -106,8 +106,8 @@ struct Batch {
 
 // Points where the tensor has them, in global memory.
 template <class T>
-struct InPlace {
-  static constexpr bool weighted = false, in_place = true, surveyed = false, listing = false;
+struct GlobalMemoryPoints {
+  static constexpr bool weighted = false, in_place = true, has_statistics = false, listing = false;
   using Index = int64_t;
   const void* x;
   DType dtype;
@@ -142,11 +142,11 @@ struct InPlace {
 };
 
 template <class T>
-struct WeightedInPlace {
-  static constexpr bool weighted = true, in_place = true, surveyed = false, listing = false;
+struct WeightedGlobalMemoryPoints {
+  static constexpr bool weighted = true, in_place = true, has_statistics = false, listing = false;
   using Index = int64_t;
-  InPlace<T> points;
-  InPlace<T> weights;  // not in their unit
+  GlobalMemoryPoints<T> points;
+  GlobalMemoryPoints<T> weights;  // not in their unit
   double inverse_unit;
   __device__ __forceinline__ T operator[](int64_t i) const { return points[i]; }
   __device__ __forceinline__ T given(int64_t i) const {
@@ -176,19 +176,19 @@ struct WeightedInPlace {
     return batch;
   }
   // Calls body(weight as it was given) for each point of this thread.
-  template <class Team, class Body>
+  template <class ThreadGroup, class Body>
   __device__ __forceinline__ void for_each_given(int64_t n, const Body& body) const {
     if (!weights.lies_in_line()) {
-      for (int64_t i = Team::rank(); i < n; i += Team::threads) body(given(i));
+      for (int64_t i = ThreadGroup::rank(); i < n; i += ThreadGroup::threads) body(given(i));
       return;
     }
-    for (int64_t first = 0; first < n; first += run * Team::threads) {
-      const int64_t i = first + Team::rank();
+    for (int64_t first = 0; first < n; first += run * ThreadGroup::threads) {
+      const int64_t i = first + ThreadGroup::rank();
       T given[run];
-      load_given<false>(i, Team::threads, n, given);
+      load_given<false>(i, ThreadGroup::threads, n, given);
 #pragma unroll
       for (int k = 0; k < run; ++k) {
-        if (i + k * Team::threads < n) body(given[k]);
+        if (i + k * ThreadGroup::threads < n) body(given[k]);
       }
     }
   }
@@ -202,15 +202,15 @@ struct Weights {
 
 // for_each(body): calls body(weight) for each point of this thread, with the weight as it was
 // given.
-template <class Team, class T, class ForEach>
-__device__ __forceinline__ Weights survey_weights(const ForEach& for_each) {
+template <class ThreadGroup, class T, class ForEach>
+__device__ __forceinline__ Weights weight_statistics(const ForEach& for_each) {
   double ends[2] = {0, 0};  // the largest; whether one is no weight
   for_each([&](T given) {
     const double weight = static_cast<double>(given);
-    ends[0] = larger(weight, ends[0]);
+    ends[0] = max(weight, ends[0]);
     if (!(weight >= 0 && is_finite(weight))) ends[1] = 1;
   });
-  Team::template reduce<Larger>(ends);
+  ThreadGroup::template reduce<Max>(ends);
   if (ends[1] > 0) return {__builtin_nan(""), 1};
   const double unit = weight_unit(ends[0]), inverse = 1 / unit;
   CompensatedSum<double> sum;
@@ -218,7 +218,7 @@ __device__ __forceinline__ Weights survey_weights(const ForEach& for_each) {
     sum.add(static_cast<double>(static_cast<T>(static_cast<double>(given) * inverse)));
   });
   double total[1] = {sum.total()};
-  Team::template reduce<Add>(total);
+  ThreadGroup::template reduce<Add>(total);
   return {total[0], unit};
 }
 

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from examples.digits_data import normalise, replace_by_outliers
 from examples.pointcloud import shapes
 from examples.pointcloud.checkpoint import Settings
-from examples.pointcloud.distributed import Team
+from examples.pointcloud.team import Team
 
 SOURCES = ("shapes", "modelnet40", "modelnet40-meshes")
 ROOTS = {

@@ -23,8 +23,8 @@ from examples import digits
 from examples.digits_data import replace_by_outliers
 from examples.pointcloud.checkpoint import read_checkpoint
 from examples.pointcloud.data import OUTLIERS, Clouds, generator, load
-from examples.pointcloud.distributed import Team, device_name, end, join
 from examples.pointcloud.model import build
+from examples.pointcloud.team import Team, device_name, end, join
 
 OUTLIER_PERCENT = (0, 1, 10, 20, 30, 40, 50, 60, 90)
 BATCH = 32

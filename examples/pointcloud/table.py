@@ -34,8 +34,8 @@ from bench import machine
 from examples import digits
 from examples.pointcloud.checkpoint import require_same
 from examples.pointcloud.data import Clouds, load
-from examples.pointcloud.distributed import Team, end, join
 from examples.pointcloud.evaluate import OUTLIER_PERCENT, Row, as_text, measure, percent
+from examples.pointcloud.team import Team, end, join
 from examples.pointcloud.train import Log, add_options, run, settings_of
 
 # About eleven minutes of one busy CPU core for all seven poolings.

@@ -43,9 +43,9 @@ from examples.pointcloud.data import (
     generator,
     load,
 )
-from examples.pointcloud.distributed import Team, device_name, end, join
 from examples.pointcloud.evaluate import Row, as_text, measure, percent
 from examples.pointcloud.model import CHANNELS, HEAD, PointNet, build
+from examples.pointcloud.team import Team, device_name, end, join
 
 AMP = {"bfloat16": torch.bfloat16}
 

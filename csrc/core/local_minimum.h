@@ -1,0 +1,212 @@
+// One descent to the accuracy that is promised, and where to begin it.
+#pragma once
+
+#include "core/newton.h"
+#include "core/penalties.h"
+#include "core/set.h"
+
+namespace ddn {
+
+struct Problem {
+  double alpha;
+  double tolerance;  // accepted |step| in units of alpha; negative: the contract's accuracy
+  int64_t max_iter;  // passes over the set; negative: until done
+};
+
+namespace detail {
+
+// The contract's accepted |step|, in units of alpha or of the range of the set.
+template <class Real>
+constexpr double accepted_fraction = sizeof(Real) == 8 ? 1e-12 : 1e-6;
+// The accepted |step|, in the units of the points. Where alpha exceeds the range of the set, the
+// range takes its place: there an accuracy in units of alpha would say little.
+template <class Real>
+DDN_HOST_DEVICE double accepted_step(const Problem& problem, double range) {
+  if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
+  return accepted_fraction<Real> * (range < problem.alpha ? range : problem.alpha);
+}
+// The accepted relative error of a curvature: by so much gradients fail to sum to one.
+template <class Real>
+DDN_HOST_DEVICE double accepted_error() {
+  return sizeof(Real) == 8 ? 1e-15 : 1e-6;
+}
+// Unit roundoff.
+template <class Real>
+DDN_HOST_DEVICE double rounding() {
+  return sizeof(Real) == 8 ? 0x1p-53 : 0x1p-24;
+}
+
+// Below it a reciprocal overflows.
+template <class Real>
+DDN_HOST_DEVICE double smallest_normal() {
+  return sizeof(Real) == 8 ? 0x1p-1022 : 0x1p-126;
+}
+
+struct Iterate {
+  double u;
+  Sums at;         // the sums at u, unless stopped
+  bool in_double;  // in which arithmetic `at` was found
+  bool stopped;    // by the bound on the passes
+};
+
+// Where a descent may go, and the range of the whole set.
+struct Bounds {
+  double lo, hi;
+  double range;
+};
+
+// V: of the arithmetic.
+template <class P, class V, class Set>
+DDN_HOST_DEVICE Descent<P> make_descent(const Set& set, double start, const Bounds& bounds,
+                                        const Problem& problem) {
+  using Real = typename Set::Real;
+  return {start,
+          bounds.lo,
+          bounds.hi,
+          {accepted_error<Real>(), rounding<V>(), problem.alpha,
+           accepted_step<Real>(problem, bounds.range), set.total_weight(), bounds.range,
+           problem.alpha * breakpoint_margin(set.points())}};
+}
+
+// at_start: the sums there, if they are known.
+template <class P, class V, class Set>
+DDN_HOST_DEVICE Iterate descend(const Set& set, double start, const Bounds& bounds,
+                                const Problem& problem, int64_t& passes_left,
+                                const SumsOf<P>* at_start = nullptr) {
+  auto descent = make_descent<P, V>(set, start, bounds, problem);
+  bool done = at_start != nullptr && descent.update(*at_start);
+  set.template with_sums<P, V>(problem.alpha, [&](auto sums) {
+    while (!done && passes_left != 0) {
+      --passes_left;
+      done = descent.update(sums(descent.point()));
+    }
+  });
+  return {done ? descent.point() : descent.best(), descent.sums(),
+          sizeof(V) > sizeof(typename Set::Real), !done};
+}
+
+// Single precision decides the answer where curvature is plentiful; its rounding, divided by a
+// curvature below a sixteenth of the points', would move the answer by more than the promised
+// accuracy, so there the descent goes on in double precision.
+template <class P, class Set>
+DDN_HOST_DEVICE Iterate descend_to_accuracy(const Set& set, double start, const Bounds& bounds,
+                                            const Problem& problem, int64_t& passes_left,
+                                            const SumsOf<P>* at_start = nullptr) {
+  using Real = typename Set::Real;
+  Iterate it = descend<P, Real>(set, start, bounds, problem, passes_left, at_start);
+  if (sizeof(Real) < sizeof(double) && !it.stopped) {
+    const double mass = P::convex ? set.total_weight() : it.at.density;
+    if (!(lasting_dpsi<P>(it.at) >= mass / 16)) {
+      it = descend<P, double>(set, it.u, bounds, problem, passes_left);
+    }
+  }
+  return it;
+}
+
+// Where a convex descent may begin: a step from `start`, for which some digits of a smooth
+// penalty's sums are enough. So they are for the side on which the minimiser lies, unless it is
+// near.
+template <class P, class Set>
+DDN_HOST_DEVICE double first_step(const Set& set, double start, const Problem& problem,
+                                  Bounds& bounds, int64_t& passes_left) {
+  if constexpr (P::is_smooth) {
+    using Real = typename Set::Real;
+    if (passes_left == 0 || passes_left == 1) return start;  // its end is not looked at here
+    --passes_left;
+    auto descent = make_descent<P, Real>(set, start, bounds, problem);
+    const Sums approximate = set.template sums<typename P::Approximate, Real>(start, problem.alpha);
+    descent.update(approximate);
+    const double doubt = 0x1p-12 * set.total_weight() * problem.alpha;
+    if (approximate.psi > doubt) bounds.hi = start;
+    if (approximate.psi < -doubt) bounds.lo = start;
+    return descent.point();
+  } else {
+    return start;
+  }
+}
+
+// Weights of two sides that differ by less, in units of all, are equal: weights are rounded
+// themselves, numbers of points are not.
+template <class Set>
+DDN_HOST_DEVICE double balance_doubt() {
+  return 4 * (Set::weighted ? rounding<typename Set::Real>() : rounding<double>());
+}
+
+// Note: [Flat Huber objectives]
+// The minimisers of a Huber objective form an interval when no point lies strictly within alpha of
+// one of them: they are then the stretch between (the last point on the left) + alpha and (the
+// first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
+template <class Set>
+DDN_HOST_DEVICE bool find_flat_minimum(const Set& set, double range, const Problem& problem,
+                                       Iterate& it) {
+  if (it.stopped || lasting_dpsi<Huber>(it.at) > 0) return false;
+  const double step = accepted_step<typename Set::Real>(problem, range);
+  const double slack = added(4 * step, 4e-16, ::fabs(it.u));
+  const double radius = problem.alpha - slack;
+  const Around around = set.around(it.u, radius > 0 ? radius : 0);
+  if (around.nearer > 0) return false;
+  // The pulls of the two sides must cancel, up to the rounding of their sums.
+  const double total = set.total_weight();
+  if (::fabs(total - 2 * around.left) > balance_doubt<Set>() * total) return false;
+  const double left = around.below + problem.alpha, right = around.above - problem.alpha;
+  if (!is_finite(left) || !is_finite(right) || !(right - left > 2 * slack)) return false;
+  it.u = 0.5 * left + 0.5 * right;
+  return true;
+}
+
+template <class Set>
+DDN_HOST_DEVICE double nearest_point(const Set& set, double u) {
+  const Around around = set.around(u, 0);
+  return u - around.below <= around.above - u ? around.below : around.above;
+}
+
+// The documented start of a non-convex descent: the Huber answer at the same alpha, moved to the
+// nearest point (the smaller of two) where no point lies within alpha of it.
+template <class Set>
+DDN_HOST_DEVICE double robust_start(const Set& set, double start, const Bounds& bounds,
+                                    const Problem& problem, int64_t& passes_left) {
+  Iterate it = descend_to_accuracy<HuberFirst>(set, start, bounds, problem, passes_left);
+  if (it.stopped) return it.u;
+  // The middle of a flat stretch is as far from the one side as from the other.
+  if (find_flat_minimum(set, bounds.range, problem, it)) return set.around(it.u, 0).below;
+  return it.at.dpsi == 0 ? nearest_point(set, it.u) : it.u;
+}
+
+// The descent from the robust start.
+//
+// Note: [Short of the robust start]
+// Where the objective is convex, it does not matter whence a descent begins. One look at the Huber
+// objective, at any u, tells how far away its minimiser can be: its slope is known, and within a
+// quarter of alpha so is a curvature that it does not fall below. When the descent from there ends
+// where the curvature exceeds all that the psi'' can take from it on the way to any such
+// place, then the objective is convex between the two, and the descent from the robust start ends
+// there as well.
+template <class P, class Set>
+DDN_HOST_DEVICE Iterate descend_from_robust_start(const Set& set, double start,
+                                                  const Bounds& bounds, const Problem& problem,
+                                                  int64_t& passes_left) {
+  using Real = typename Set::Real;
+  const double alpha = problem.alpha;
+  if constexpr (P::is_smooth) {
+    using Look = typename P::AndHuber;
+    if (passes_left != 0) {
+      --passes_left;
+      const double total = set.total_weight();
+      const auto look = set.template sums<Look, Real>(start, alpha);
+      const double slope = added(::fabs(look.huber_psi), 128 * rounding<Real>() * total, alpha);
+      if (slope < 0.25 * alpha * look.least) {
+        const Iterate it = descend_to_accuracy<typename P::Far>(set, start, bounds, problem,
+                                                                passes_left, &look.own);
+        if (it.stopped) return it;
+        const double way = ::fabs(it.u - start) + slope / look.least;
+        if (it.at.dpsi > 1.01 * total * P::max_d2psi * (way / alpha)) return it;
+      }
+    }
+  }
+  const double at = robust_start(set, start, bounds, problem, passes_left);
+  return descend_to_accuracy<P>(set, at, bounds, problem, passes_left);
+}
+
+}  // namespace detail
+
+}  // namespace ddn

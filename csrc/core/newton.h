@@ -1,0 +1,319 @@
+// One safeguarded descent: Newton's method inside a bracket. A descent sees a set only through the
+// sums at the points that it asks for, so that one text serves single sets on both devices, lane
+// batches and sets whose points lie on several ranks.
+//
+// `Descent<P, V>` takes the penalty P and V, a double or a SIMD vector of doubles with one set in
+// each lane. Decisions are masks: a bool for a double, where `mask ? a : b` and `if (any(mask))`
+// are branches, and a vector of masks otherwise, where they select.
+//
+// Note: [The bracket]
+// `best` is the best point evaluated so far and `end` a point with a local minimum strictly between
+// the two (or at `end`). That holds because the objective falls from `best` towards `end`, and at
+// `end` either the gradient points back towards `best` or the objective is above that at `best`. A
+// trial between the two keeps it true in each case:
+//
+//   objective at the trial above that at `best`  ->  end = trial        (non-convex penalties only)
+//   else, the objective there falls towards end  ->  best = trial
+//   else                                         ->  end = best, best = trial
+//
+// So the objective at `best` is never above that at the start, and for a convex objective this is
+// the usual bracket of a root of f'.
+//
+// Note: [The bound on the passes]
+// After `free_passes` every trial is the middle of the bracket counted in representable doubles, of
+// which each such pass discards half: at most free_passes + 64 passes of one descent.
+#pragma once
+
+#include <type_traits>
+
+#include "core/penalties.h"
+
+namespace ddn {
+
+// What sum of psi', at least, a small step leaves.
+template <class P, class V>
+DDN_HOST_DEVICE V lasting_dpsi(const SumsIn<V>& at) {
+  return P::has_flat_minima ? at.dpsi - at.density : at.dpsi;
+}
+
+// What the rounding error of the sum of psi is proportional to: the weight of the points that pull.
+template <class P, class V>
+DDN_HOST_DEVICE V pulling_weight(const SumsIn<V>& at, V total_weight) {
+  return P::convex ? total_weight : at.density;
+}
+
+template <class V>
+struct DescentOptions {
+  double accuracy;  // accepted relative error of a sum of psi'
+  double rounding;  // relative rounding error of a term of the sums
+  V alpha;
+  V step;          // accepted |step|
+  V total_weight;  // sum of the weights of the set
+  V range;         // of the whole set
+  V margin;        // see Alpha
+};
+
+// Of a smooth penalty: the sum of psi at u + alpha t over alpha, about the u of some sums, cut off
+// after t^`degree`.
+template <class P>
+class PsiSeries {
+ public:
+  DDN_HOST_DEVICE PsiSeries(const SumsOf<P>& at, double inverse_alpha) {
+    c_[0] = at.psi * inverse_alpha;
+    c_[1] = at.dpsi;
+    c_[2] = 0.5 * at.d2psi;
+    if constexpr (P::degree > 2) {
+      for (int k = 3; k <= P::degree; ++k) c_[k] = at.higher[k - 3];
+    }
+  }
+
+  DDN_HOST_DEVICE double value(double t) const {
+    double value = c_[P::degree];
+    for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k], value, t);
+    return value;
+  }
+  DDN_HOST_DEVICE double derivative(double t) const {
+    double value = P::degree * c_[P::degree];
+    for (int k = P::degree - 1; k > 0; --k) value = added(k * c_[k], value, t);
+    return value;
+  }
+  DDN_HOST_DEVICE double integral(double t) const {
+    double value = c_[P::degree] * (1.0 / (P::degree + 1));
+    for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k] * (1.0 / (k + 1)), value, t);
+    return value * t;
+  }
+  // A bound, for each unit of weight, on what the derivative lost at the cut; on what the value
+  // lost, after multiplication by |t| / (degree + 1).
+  static DDN_HOST_DEVICE double remainder(double t) {
+    constexpr double factorial[] = {1, 1, 2, 6, 24, 120, 720};
+    double remainder = P::max_rest / factorial[P::degree];
+    for (int k = 0; k < P::degree; ++k) remainder *= ::fabs(t);
+    return remainder;
+  }
+
+ private:
+  double c_[P::degree + 1];
+};
+
+// Whether the sums of a penalty have more terms of the series than psi''.
+template <class P, bool = P::is_smooth>
+constexpr bool has_long_series = false;
+template <class P>
+constexpr bool has_long_series<P, true> = P::degree > 2;
+
+template <class P, class V = double>
+class Descent {
+ public:
+  using At = std::conditional_t<std::is_same_v<V, double>, SumsOf<P>, SumsIn<V>>;
+  using Mask = typename Math<V>::Mask;
+  static constexpr int free_passes = 40;
+
+  Descent() = default;
+  DDN_HOST_DEVICE Descent(V start, V lo, V hi, const DescentOptions<V>& options)
+      : options_(options), inverse_alpha_(1.0 / options.alpha), lo_(lo), hi_(hi), trial_(start) {
+    previous_step_ = added(-0.5 * lo, Math<V>::splat(0.5), hi);  // without an overflow
+  }
+
+  // The point at which the sums are wanted next; where update() returned true, the answer.
+  DDN_HOST_DEVICE V point() const { return trial_; }
+
+  // The best point evaluated so far, the start before any was, and the sums there.
+  DDN_HOST_DEVICE V best() const { return passes_ == 0 ? trial_ : best_; }
+  DDN_HOST_DEVICE const SumsIn<V>& sums() const { return at_best_; }
+
+  // Takes the sums at point(); true where the descent has ended there. What a descent does that has
+  // ended before does not matter.
+  DDN_HOST_DEVICE Mask update(const At& at) {
+    const bool first = ++passes_ == 1;
+    Mask worse{};
+    if constexpr (!P::convex) {
+      if (!first) worse = at.density < allowed_density();
+    }
+    const Mask ended = !worse & stationary(at);
+    // At a maximum psi vanishes too; the descent leaves it downwards.
+    const Mask right = at.psi < Math<V>::splat(0);
+    if (first) {
+      end_ = right ? hi_ : lo_;
+    } else {
+      const Mask turned = !worse & !ended & ((end_ > best_) != right);  // or the trial is at end_
+      end_ = worse ? trial_ : (turned ? best_ : end_);
+      end_seen_ = end_seen_ | worse | turned;
+      if constexpr (!P::convex) growth_ = worse | turned ? Math<V>::splat(0) : growth_;
+    }
+    best_ = worse ? best_ : trial_;
+    take(!worse, at);
+    return any(!ended) ? ended | next_trial(ended) : ended;
+  }
+
+ private:
+  static DDN_HOST_DEVICE bool any(Mask mask) { return Math<V>::any(mask); }
+
+  // The sums at the best point, where `mask` says that they are these.
+  DDN_HOST_DEVICE void take(Mask mask, const At& at) {
+    if constexpr (std::is_same_v<V, double>) {
+      if (mask) at_best_ = at;
+    } else {
+      at_best_.psi = mask ? at.psi : at_best_.psi;
+      at_best_.dpsi = mask ? at.dpsi : at_best_.dpsi;
+      at_best_.density = mask ? at.density : at_best_.density;
+      at_best_.d2psi = mask ? at.d2psi : at_best_.d2psi;
+    }
+  }
+
+  DDN_HOST_DEVICE V allowed_density() const {
+    return added(at_best_.density, Math<V>::splat(-8 * options_.rounding), at_best_.density);
+  }
+
+  DDN_HOST_DEVICE Mask stationary(const At& at) const {
+    const V noise = options_.rounding * pulling_weight<P, V>(at, options_.total_weight);
+    const V floor = noise * min(options_.range, options_.alpha);
+    Mask ends = absolute(at.psi) <= max(options_.step * lasting_dpsi<P, V>(at), floor);
+    if constexpr (!P::convex) ends = ends & (at.dpsi >= -4.0 * noise);
+    return ends;
+  }
+
+  DDN_HOST_DEVICE V step() const {
+    const V psi = at_best_.psi, dpsi = at_best_.dpsi, alpha = options_.alpha;
+    const V newton = -psi / dpsi;  // NaN or infinite where psi' vanishes
+    V step = newton;
+    if constexpr (!P::convex) {
+      // Where psi' is not positive, or Newton's step leads out of its neighbourhood, the step is
+      // that of mean shift: to the minimiser of the quadratic that touches the objective here and
+      // is nowhere below it. It descends, however far it leads. Its second derivative sums psi(z) /
+      // z, which is `density` for Welsch and, with the number of points inside, at least that for
+      // the truncated quadratic, where it is Newton's step.
+      const Mask steady = (dpsi > Math<V>::splat(0)) & (absolute(newton) <= alpha);
+      if (any(!steady)) step = steady ? newton : -psi / max(dpsi, at_best_.density);
+      // Without the breakpoints, which take some two thirds of it, psi' is too large by far: the
+      // first step out of the Huber answer is the longer.
+      if (P::has_breakpoints && passes_ == 1) {
+        step = absolute(newton) < 0.2 * alpha ? 2.5 * newton : step;
+      }
+    }
+    if constexpr (P::is_smooth) {
+      // Halley's method: with psi' half-way to where Newton's method would lead.
+      const V bent = added(dpsi, 0.5 * at_best_.d2psi, newton * inverse_alpha_);
+      const Mask halley = (absolute(newton) <= 0.5 * alpha) & (dpsi > Math<V>::splat(0)) &
+                          (bent > 0.5 * dpsi) & (bent < 2.0 * dpsi);
+      if (any(halley)) step = halley ? series_root(-psi / bent) : step;
+    }
+    return step;
+  }
+
+  // The root of the series that Newton's method finds from `step`, or that step.
+  DDN_HOST_DEVICE V series_root(V step) const {
+    if constexpr (has_long_series<P>) {
+      const PsiSeries<P> psi(at_best_, inverse_alpha_);
+      double t = step * inverse_alpha_;
+      for (int i = 0; i < 2; ++i) {
+        const double dpsi = psi.derivative(t);
+        if (!(dpsi > 0.25 * at_best_.dpsi)) return step;
+        t -= psi.value(t) / dpsi;
+      }
+      if (::fabs(t) <= 1) return t * options_.alpha;
+    }
+    return step;
+  }
+
+  // Makes trial_ the next point unless the descent has `ended`; true where it ends by that.
+  DDN_HOST_DEVICE Mask next_trial(Mask ended) {
+    const V width = end_ - best_;  // may overflow to an infinity: compared only
+    const V scale = max(absolute(best_), absolute(end_));
+    Mask stays = absolute(width) <= added(options_.step, Math<V>::splat(4.5e-16), scale);
+    if (passes_ > free_passes) {
+      const V middle = halfway(best_, end_);
+      stays = stays | (middle == best_) | (middle == end_);
+      trial_ = stays | ended ? best_ : middle;
+      return stays;
+    }
+    if (!any(!stays)) {
+      trial_ = best_;
+      return stays;
+    }
+    const V half = added(-0.5 * best_, Math<V>::splat(0.5), end_), own = step();
+    V s = own;
+    if constexpr (P::convex) {
+      s = absolute(own) <= absolute(previous_step_) ? own : half;
+    } else {
+      // Slow progress in one direction: lengthen the stride; a trial that overshoots moves `end`.
+      const Mask slow = absolute(own) > 0.5 * absolute(previous_step_);
+      growth_ = slow ? growth_ + 1.0 : growth_;
+      s = slow ? own * (1.0 + growth_) : own;
+    }
+    // `inside` is also false of a step that is NaN, zero, or points out of the bracket. An end of
+    // the set at which no sums were taken may itself be the minimiser.
+    const V landing = best_ + s, zero = Math<V>::splat(0);
+    const Mask up = half > zero;
+    const Mask inside =
+        (up & (s > zero) & (landing < end_)) | (!up & (s < zero) & (landing > end_));
+    s = inside | ((landing == end_) & !end_seen_) ? s : half;
+    const V next = best_ + s;
+    stays = stays | (next == best_);  // the step is below the rounding of u
+    const Mask may_land = inside & (s == own) & !stays & !ended;
+    Mask lands{};
+    if (any(may_land)) lands = land(next - best_, may_land);
+    trial_ = stays | ended ? best_ : next;
+    best_ = lands ? next : best_;
+    previous_step_ = s;
+    return stays | lands;
+  }
+
+  // Note: [The last step]
+  // Where a step is so short that its outcome is known, its end takes no pass. s is the step as u
+  // could be rounded to, so that the sum of psi' belongs to the very answer.
+  //
+  // Smooth penalties: with the bounds on psi'', M_3, and on psi''', M_4, per unit of weight and in
+  // units of alpha, the sum of psi after Newton's step s or Halley's is at most 1.1 W M_3 s^2, the
+  // error of that of psi' W M_4 s^2 / 2, and psi' changes by W M_3 |s| at most. With more of the
+  // series, the remainder after its cut takes the place of these. Huber: between breakpoints the
+  // sum of psi is linear, and nothing else changes.
+  //
+  // True where a step s lands so, of those that may; the sums are then those at its end.
+  DDN_HOST_DEVICE Mask land(V s, Mask may) {
+    SumsIn<V>& at = at_best_;
+    const V all = options_.total_weight, t = s * inverse_alpha_;
+    if constexpr (has_long_series<P>) {
+      // Then psi' is positive all the way, and the series has no other root there.
+      if (!(at.dpsi > 1.25 * all * P::max_d2psi * ::fabs(t))) return false;
+      const PsiSeries<P> series(at_best_, inverse_alpha_);
+      const double dpsi = series.derivative(t), error = all * series.remainder(t);
+      const double psi = added(::fabs(series.value(t)), error * ::fabs(t), 1.0 / (P::degree + 1));
+      if (!(psi <= 0.5 * options_.step * inverse_alpha_ * dpsi &&
+            error <= options_.accuracy * dpsi)) {
+        return false;
+      }
+      if (!P::convex) at.density -= series.integral(t);
+      at.dpsi = dpsi;
+      at.psi = psi * options_.alpha;  // no more than that
+      return true;
+    } else if constexpr (P::is_smooth) {
+      const V change = all * P::max_d2psi * absolute(t), psi = 1.1 * change * absolute(s);
+      const V error = 0.5 * all * P::max_rest * t * t;
+      const Mask lands = may & (at.dpsi > 4.0 * change) & (psi <= 0.5 * options_.step * at.dpsi) &
+                         (error <= options_.accuracy * at.dpsi);
+      at.dpsi = lands ? added(at.dpsi, at.d2psi, t) : at.dpsi;
+      at.psi = lands ? psi : at.psi;
+      return lands;
+    } else if constexpr (P::has_flat_minima) {
+      const Mask lands =
+          may & (at.density == Math<V>::splat(0)) & (absolute(s) <= 0.5 * options_.margin);
+      at.psi = lands ? Math<V>::splat(0) : at.psi;
+      return lands;
+    } else {
+      return Mask{};
+    }
+  }
+
+  DescentOptions<V> options_;
+  V inverse_alpha_;
+  V lo_, hi_;
+  V trial_;
+  V best_{}, end_{};
+  At at_best_{};
+  V previous_step_;
+  V growth_{};
+  Mask end_seen_{};  // the sums at end_ were taken
+  int passes_ = 0;
+};
+
+}  // namespace ddn

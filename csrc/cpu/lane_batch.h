@@ -1,0 +1,398 @@
+// Small sets, solved side by side with one in each SIMD lane.
+//
+// Note: [Lane batches]
+// Of a small set's time little goes to its points: most is the latency of sums across lanes, of
+// divisions and of branches that are foreseen wrongly. A lane batch pays these once for all its
+// sets. Whatever a lane does depends on its own set alone, so that answers do not depend on which
+// sets share a lane batch, or on whether there are others at all.
+//
+// A lane batch solves sets whose descent goes as it should: finite points, no Huber objective that
+// is flat, no curvature below a sixteenth of what it could be, a few passes. The others are left to
+// core/solve.h.
+#pragma once
+
+#include "core/certify/cell_proof.h"
+#include "core/newton.h"
+#include "core/solve.h"
+#include "cpu/lane_sweep.h"
+#include "cpu/lanes.h"
+#include "cpu/point_set.h"
+
+namespace ddn {
+inline namespace DDN_ISA {
+
+template <class T>
+class LaneBatch {
+ public:
+  static constexpr int lanes = VectorOf<T>::lanes;
+  static constexpr int64_t most_points = 16 * lanes;
+
+  // Whether sets of so many points are for lane batches: of more they gain little or nothing.
+  template <class P, bool global>
+  static constexpr bool takes(int64_t points) {
+    constexpr int each = P::is_mean ? 4 : !global ? 16 : P::is_smooth ? 4 : 8;
+    return points > 1 && points <= each * lanes;
+  }
+
+  bool is_full() const { return size_ == lanes; }
+
+  // A set that stays where it is until the lane batch is solved, or of which a copy is kept. ahead:
+  // from its points to those that take its lane next.
+  void add(int64_t index, const T* x, int64_t n, double unit, double alpha, bool stays,
+           int64_t ahead) {
+    if (!stays) {
+      std::copy_n(x, n, copies_[size_]);
+      x = copies_[size_];
+    }
+    sets_[size_++] = {x, n, index, unit, alpha, ahead};
+  }
+
+  // Solves what was added, and is empty then. `solve_alone` is called with each set that is not one
+  // for a lane batch: solve_alone(index, points, n, unit, takes_more), the last one if it is one
+  // that would take more passes than are allowed.
+  template <class P, bool global, class Alone>
+  void solve(const ForwardArgs& args, const Alone& solve_alone) {
+    if (size_ == 0) return;
+    load();
+    statistics<P::is_mean>();
+    bool bounded = P::is_smooth;  // what is bounded, clipping does not change
+    for (int p = 0; p < parts; ++p) {
+      const Part range = hi_.part[p] - lo_.part[p], far = most_bounded * alpha_.part[p];
+      reach_.part[p] = min(range, alpha_.part[p]);
+      accepted_.part[p] = args.tolerance < 0 ? detail::accepted_fraction<T> * reach_.part[p]
+                                             : args.tolerance * alpha_.part[p];
+      bounded = bounded && !Math<Part>::any(active_[p] & (range > far));
+    }
+    if (bounded) {
+      find<P, global, true>();
+    } else {
+      find<P, global, false>();
+    }
+    for (int lane = 0; lane < size_; ++lane) {
+      const Placed& set = sets_[lane];
+      const bool takes_more = args.max_iter >= 0 && passes_[lane] > args.max_iter;
+      if (takes_more || !is_solved(lane)) {
+        solve_alone(set.index, set.x, set.n, set.unit, takes_more && is_solved(lane));
+      } else {
+        write<P, global>(args, lane);
+      }
+    }
+    size_ = 0;
+  }
+
+ private:
+  static constexpr int parts = PerLane<T>::parts;
+  static constexpr int most_passes = 16;
+  using Part = typename PerLane<T>::Part;
+  using Mask = decltype(Part{} < Part{});
+
+  struct Placed {
+    const T* x;
+    int64_t n;
+    int64_t index;
+    double unit, alpha;
+    int64_t ahead;
+  };
+
+  // Calls body(points, mask) for the j-th points of all sets, flush() after every few.
+  template <class Body, class Flush>
+  DDN_HOST_DEVICE void for_each_point(const Body& body, const Flush& flush) const {
+    int64_t j = 0;
+    for (; j + block_vectors <= least_; j += block_vectors) {
+      for (int k = 0; k < block_vectors; ++k) body(points_[j + k], AllLanes{});
+      flush();
+    }
+    while (j < most_) {
+      const int64_t end = std::min<int64_t>(j + block_vectors, most_);
+      for (; j < std::min(end, least_); ++j) body(points_[j], AllLanes{});
+      for (; j < end; ++j) body(points_[j], lengths_ > static_cast<T>(j));
+      flush();
+    }
+  }
+
+  // Puts the sets into lanes, while those that come next are fetched: of so many stretches at a
+  // time the processor would see none. Past its end a set goes on with its first point, which is
+  // then left out; lanes without a set have the first one.
+  void load() {
+    for (int lane = size_; lane < lanes; ++lane) sets_[lane] = sets_[0];
+    least_ = most_ = sets_[0].n;
+    for (int lane = 0; lane < lanes; ++lane) {
+      const Placed& set = sets_[lane];
+      least_ = std::min(least_, set.n);
+      most_ = std::max(most_, set.n);
+      lengths_[lane] = static_cast<T>(set.n);
+      weight_.set(lane, static_cast<double>(set.n));
+      alpha_.set(lane, set.alpha);
+      margin_.set(lane, breakpoint_margin(set.n));
+    }
+    for (int64_t j = 0; j < most_; j += lanes) {
+      Vector<T> rows[lanes];
+      for (int lane = 0; lane < lanes; ++lane) {
+        const Placed& set = sets_[lane];
+        const int64_t rest = set.n - j;
+        if (set.ahead != 0 && rest > 0) __builtin_prefetch(set.x + j + set.ahead);
+        if (rest >= lanes) {
+          rows[lane] = ddn::load<T>(set.x + j);
+        } else {
+          const int count = static_cast<int>(std::max<int64_t>(rest, 0));
+          const Vector<T> some = load_first<T>(set.x + (set.n - count), count);
+          rows[lane] = first_lanes<T>(count) ? some : splat(set.x[0]);
+        }
+      }
+      transpose<T>(rows);
+      for (int k = 0; k < lanes; ++k) points_[j + k] = rows[k];
+    }
+  }
+
+  // Where descents begin and how far they may go, and which sets are solved by that already.
+  template <bool is_mean>
+  void statistics() {
+    using Lanes = Vector<T>;
+    const T infinity = static_cast<T>(detail::infinity);
+    const Lanes upmost = splat(infinity), downmost = splat(-infinity);
+    Lanes sum{}, least = upmost, most = downmost;
+    DoublePair total;
+    for_each_point(
+        [&](Lanes points, auto mask) __attribute__((always_inline)) {
+          sum += select(mask, points);
+          least = min(select(mask, points, upmost), least);
+          most = max(select(mask, points, downmost), most);
+        },
+        [&]() __attribute__((always_inline)) {
+          total.add(sum);
+          sum = Lanes{};
+        });
+    // Medians of threes follow outliers less than a mean.
+    Lanes medians{}, groups{};
+    for (int64_t j = 0; j + 3 <= most_ && !is_mean; j += 3) {
+      const auto whole = lengths_ >= static_cast<T>(j + 3);
+      medians += select(whole, median(points_[j], points_[j + 1], points_[j + 2]));
+      groups += select(whole, splat(T(1)));
+    }
+    const PerLane<T> sums = lane_totals(total, T{});
+    const PerLane<T> all_medians = widened<T>(medians), all_groups = widened<T>(groups);
+    lo_ = widened<T>(least);
+    hi_ = widened<T>(most);
+    const Part largest = Math<Part>::splat(static_cast<double>(Math<T>::largest()));
+    for (int p = 0; p < parts; ++p) {
+      const Part mean = sums.part[p] / weight_.part[p], lo = lo_.part[p], hi = hi_.part[p];
+      const Part start = all_medians.part[p] / all_groups.part[p];
+      const Part at = is_mean ? mean : select(absolute(start) <= largest, start, mean);
+      const Mask ordinary = (absolute(mean) <= largest) & (hi - lo <= largest);
+      const Mask known = is_mean ? ordinary : ordinary & (lo == hi);
+      u_.part[p] = max(min(at, hi), lo);
+      curvature_.part[p] = weight_.part[p];
+      passes_.part[p] = Part{};
+      solved_[p] = known;
+      active_[p] = ordinary & ~known;
+    }
+  }
+
+  // The sums of each set at its u.
+  template <class P, bool bounded>
+  void sum(SumsIn<Part> (&at)[parts]) const {
+    using Lanes = Vector<T>;
+    constexpr int count = P::moments;
+    const Lanes base = narrowed(u_);
+    const PerLane<T> wide = widened<T>(base);
+    PerLane<T> rest, inverse, breakpoint;
+    for (int p = 0; p < parts; ++p) {
+      rest.part[p] = u_.part[p] - wide.part[p];
+      inverse.part[p] = 1 / alpha_.part[p];
+      breakpoint.part[p] = alpha_.part[p] * margin_.part[p];
+    }
+    const Alpha<Lanes> alpha{narrowed(alpha_), narrowed(inverse), narrowed(breakpoint)};
+    const Residuals<P, Lanes> residual(base, narrowed(rest), alpha);
+    Lanes moments[count] = {};
+    DoublePair totals[count];
+    for_each_point(
+        [&](Lanes points, auto mask) __attribute__((always_inline)) {
+          const LaneAdder<T, decltype(mask)> add{moments, mask};
+          if constexpr (P::is_smooth) {
+            P::template add_moments<bounded>(residual(points), alpha, add);
+          } else {
+            P::add_moments(residual(points), alpha, add);
+          }
+        },
+        [&]() __attribute__((always_inline)) {
+          for (int k = 0; k < P::first_count; ++k) {
+            totals[k].add(moments[k]);
+            moments[k] = Lanes{};
+          }
+        });
+    PerLane<T> sums[count];
+    for (int k = 0; k < count; ++k) {
+      sums[k] = k < P::first_count ? lane_totals(totals[k], T{}) : widened<T>(moments[k]);
+    }
+    for (int p = 0; p < parts; ++p) {
+      Part m[count];
+      for (int k = 0; k < count; ++k) m[k] = sums[k].part[p];
+      at[p] = P::sums(m, alpha_.part[p]);
+    }
+  }
+
+  template <class P, bool global, bool bounded>
+  void find() {
+    if constexpr (P::is_mean) return;
+    constexpr bool sweeps = global && !P::is_smooth;
+    PerLane<T> inliers;
+    if constexpr (sweeps) {
+      sort_lanes<T>(points_, lengths_, least_, most_);
+      const LaneWindow<T> window = sweep_lanes<T>(points_, most_, weight_, alpha_, u_, lo_, hi_);
+      u_ = window.u;
+      inliers = window.inliers;
+      for (int p = 0; p < parts; ++p) {
+        active_[p] &= window.certain.part[p] > 0.5;
+        passes_.part[p] += 1;
+      }
+    } else if constexpr (!P::convex) {
+      descend<Huber, bounded>();
+      go_on();
+    }
+    descend<P, bounded>();
+    if constexpr (global && P::is_smooth) keep_proven<P>();
+    if constexpr (sweeps) {
+      // The best window is that of a minimum if all of it is near its mean.
+      for (int p = 0; p < parts; ++p) {
+        const Mask all_equal = lo_.part[p] == hi_.part[p];
+        solved_[p] &= all_equal | (curvature_.part[p] == inliers.part[p]);
+      }
+    }
+  }
+
+  // What was found is where another descent begins, but of equal points.
+  void go_on() {
+    for (int p = 0; p < parts; ++p) {
+      const Mask started = solved_[p] & (lo_.part[p] < hi_.part[p]);
+      solved_[p] &= ~started;
+      active_[p] = started;
+    }
+  }
+
+  template <class P, bool bounded>
+  void descend() {
+    SumsIn<Part> at[parts];
+    Descent<P, Part> descents[parts];
+    for (int p = 0; p < parts; ++p) descents[p] = descent<P>(p);
+    for (int pass = 0; pass < most_passes; ++pass) {
+      bool done = true;
+      for (int p = 0; p < parts; ++p) done = done && !Math<Part>::any(active_[p]);
+      if (done) return;
+      sum<P, bounded>(at);
+      for (int p = 0; p < parts; ++p) update(p, descents[p], at[p]);
+    }
+  }
+
+  template <class P>
+  Descent<P, Part> descent(int p) const {
+    return {u_.part[p],
+            lo_.part[p],
+            hi_.part[p],
+            {detail::accepted_error<T>(), detail::rounding<T>(), alpha_.part[p], accepted_.part[p],
+             weight_.part[p], hi_.part[p] - lo_.part[p], alpha_.part[p] * margin_.part[p]}};
+  }
+
+  template <class P>
+  DDN_HOST_DEVICE void update(int p, Descent<P, Part>& descent, const SumsIn<Part>& at) {
+    const Mask active = active_[p], done = active & descent.update(at);
+    const SumsIn<Part>& sums = descent.sums();
+    u_.part[p] = active ? descent.point() : u_.part[p];
+    curvature_.part[p] = done ? sums.dpsi : curvature_.part[p];
+    passes_.part[p] += active ? splat(1.0) : Part{};
+    const Part mass = pulling_weight<P, Part>(sums, weight_.part[p]);
+    solved_[p] |= done & (lasting_dpsi<P, Part>(sums) >= mass * (1.0 / 16));
+    active_[p] = active & !done;
+  }
+
+  // Leaves solved, of the answers of a smooth penalty, those that are proven global minima. The
+  // points are those of a set in units of alpha, from its first one on, afterwards.
+  template <class P>
+  void keep_proven() {
+    using Lanes = Vector<T>;
+    const Lanes one = splat(T(1)), none{};
+    const Alpha<Lanes> unit{one, one};
+    PerLane<T> range, place, wanted;
+    for (int p = 0; p < parts; ++p) {
+      const Part inverse = 1 / alpha_.part[p], lo = lo_.part[p], hi = hi_.part[p];
+      range.part[p] = (hi - lo) * inverse;
+      place.part[p] = (u_.part[p] - lo) * inverse;
+      const Mask open = solved_[p] & (lo < hi);
+      solved_[p] &= ~open;
+      wanted.part[p] = open ? splat(1.0) : Part{};
+      passes_.part[p] += 1;
+    }
+    const Lanes inverse = one / narrowed(alpha_), lo = narrowed(lo_);
+    for (int64_t j = 0; j < most_; ++j) points_[j] = (points_[j] - lo) * inverse;
+    const auto sums = [&](Lanes at) __attribute__((always_inline)) {
+      Lanes m[P::moments] = {};
+      for_each_point(
+          [&](Lanes points, auto mask) __attribute__((always_inline)) {
+            const LaneAdder<T, decltype(mask)> add{m, mask};
+            P::template add_moments<true>(at - points, unit, add);
+          },
+          [] {});
+      return P::sums(m, one);
+    };
+    const auto proof = prove_by_cells<P, Lanes>(narrowed(range), narrowed(place), lengths_,
+                                                narrowed(wanted) > none, sums);
+    const PerLane<T> proven = widened<T>(proof.proven ? one : none);
+    bend_ = widened<T>(proof.bend);
+    for (int p = 0; p < parts; ++p) solved_[p] |= proven.part[p] > 0.5;
+  }
+
+  bool is_solved(int lane) const {
+    constexpr int part_lanes = PerLane<T>::part_lanes;
+    return solved_[lane / part_lanes][lane % part_lanes] != 0 &&
+           weight_[lane] * sets_[lane].unit <= static_cast<double>(Math<T>::largest());
+  }
+
+  template <class P, bool global>
+  void write(const ForwardArgs& args, int lane) const {
+    const Placed& set = sets_[lane];
+    const double total = weight_[lane];
+    Solution solution = fixed(u_[lane], curvature_[lane], Status::converged);
+    solution.passes = static_cast<int64_t>(passes_[lane]);
+    if constexpr (global) {
+      // All that was left out has less density. About the answer it rises by no more than the step
+      // that was accepted, or the rounding of u, lets it.
+      solution.bound = -1;
+      const double rounding = detail::rounding<T>();
+      const double way =
+          (std::max(accepted_[lane], rounding * reach_[lane]) + 4.5e-16 * std::fabs(u_[lane])) /
+          set.alpha;
+      if (P::is_smooth && lo_[lane] < hi_[lane]) {
+        const double slope = total * (way + 4 * rounding);
+        solution.slack = slope * slope / (-2 * bend_[lane]);
+      } else {
+        solution.slack = total * way * way;
+      }
+    }
+    const double least = detail::smallest_normal<T>() * std::max(1.0, 1 / set.unit);
+    if (solution.curvature < least) solution.curvature = 0;
+    write_solution<T>(args, set.index, solution, set.unit);
+    if (args.info.status != nullptr) {
+      const PointSet<T> points({set.x, nullptr, set.n}, total, set.unit, nullptr, nullptr);
+      const double y = static_cast<double>(rounded<T>(args.dtype, solution.y));
+      write_info<P>(args.info, set.index, points, y, solution,
+                    {set.alpha, args.tolerance, args.max_iter});
+    }
+  }
+
+  int size_ = 0;
+  Placed sets_[lanes];
+  int64_t least_, most_;  // points of a set
+  Vector<T> lengths_;     // numbers of points
+  PerLane<T> weight_, alpha_, margin_;
+  PerLane<T> lo_, hi_;           // of the points
+  PerLane<T> reach_, accepted_;  // the smaller of their range and alpha; a step that is
+  PerLane<T> u_, curvature_, passes_;
+  // Of a global search: a bound on the second derivative of the density, by u / alpha, where the
+  // minimum may be.
+  PerLane<T> bend_;
+  Mask active_[parts], solved_[parts];
+  Vector<T> points_[most_points + 2];
+  T copies_[lanes][most_points];
+};
+
+}  // namespace DDN_ISA
+}  // namespace ddn

@@ -1,0 +1,91 @@
+// Which sets a launch solves. The sets of a dense tensor are of one size, and one launch solves
+// them all. Segments differ, and only the device knows how: their numbers are listed there by size,
+// and a launch for each size takes its list.
+#pragma once
+
+#include "core/args.h"
+#include "cuda/dispatch.cuh"
+
+namespace ddn::cuda {
+
+constexpr int num_sizes = 3;
+// Of a launch that cannot know how much there is for it to do; a few for each multiprocessor.
+constexpr unsigned most_list_blocks = 2048;
+
+// The most points of a set of the first sizes; the last one has no bound.
+struct Sizes {
+  int64_t most[num_sizes - 1];
+
+  DDN_HOST_DEVICE int of(int64_t points) const {
+    return points <= most[0] ? 0 : points <= most[1] ? 1 : 2;
+  }
+};
+
+struct TileScheduler {
+  int64_t capacity;         // points that there has to be room for
+  const int64_t* segments;  // their numbers, or null for all sets
+  const unsigned* count;    // how many
+
+  // Sets to solve.
+  __device__ __forceinline__ int64_t items(const SetLayout& layout) const {
+    return segments == nullptr ? layout.num_sets : *count * layout.channels;
+  }
+  __device__ __forceinline__ int64_t set(const SetLayout& layout, int64_t item) const {
+    if (segments == nullptr) return item;
+    return segments[item / layout.channels] * layout.channels + item % layout.channels;
+  }
+  unsigned grid(const SetLayout& layout, int64_t sets_per_block) const {
+    const unsigned all = grid_for(layout.num_sets, sets_per_block);
+    return segments == nullptr ? all : std::min(all, most_list_blocks);
+  }
+};
+
+// The lists in a workspace: a count for each size, then as many lists.
+struct SegmentLists {
+  const int64_t* ptr;
+  int64_t segments;
+  unsigned* counts;
+  int64_t* lists;
+  Sizes sizes;
+
+  SegmentLists(const ForwardArgs& args, const Sizes& sizes_)
+      : ptr(args.layout.ptr),
+        segments(args.layout.num_sets / args.layout.channels),
+        counts(static_cast<unsigned*>(args.workspace)),
+        lists(
+            reinterpret_cast<int64_t*>(static_cast<unsigned char*>(args.workspace) + counts_bytes)),
+        sizes(sizes_) {}
+
+  static constexpr int64_t counts_bytes = 64;
+  static int64_t bytes(const SetLayout& layout) {
+    if (layout.ptr == nullptr) return 0;
+    return counts_bytes +
+           num_sizes * (layout.num_sets / layout.channels) * static_cast<int64_t>(sizeof(int64_t));
+  }
+  TileScheduler work(int size, int64_t points) const {
+    return {size < num_sizes - 1 ? sizes.most[size] : points, lists + size * segments,
+            counts + size};
+  }
+};
+
+// In forward.cu. The order of a list is left to chance: no answer depends on it.
+cudaError_t list_segments(const SegmentLists& lists, cudaStream_t stream);
+
+// Calls launch(size, work) for the size of a dense tensor's sets, or for each with its segments.
+template <class Launch>
+cudaError_t launch_by_size(const ForwardArgs& args, const Sizes& sizes, cudaStream_t stream,
+                           const Launch& launch) {
+  const int64_t points = args.layout.num_points;
+  if (args.layout.ptr == nullptr)
+    return launch(sizes.of(points), TileScheduler{points, nullptr, nullptr});
+  const SegmentLists lists(args, sizes);
+  cudaError_t error = list_segments(lists, stream);
+  for (int size = 0; size < num_sizes && error == cudaSuccess; ++size) {
+    // No segment is larger than all of them.
+    if (size > 0 && points <= sizes.most[size - 1]) break;
+    error = launch(size, lists.work(size, points));
+  }
+  return error;
+}
+
+}  // namespace ddn::cuda

@@ -1,0 +1,386 @@
+"""The constants and inequalities on which docs/global.md builds, by NumPy alone. Constants are read
+from the sources, so that a wrong one is found there."""
+
+import math
+import os
+import re
+import subprocess
+
+import numpy as np
+import pytest
+
+from tests.support import ROOT
+
+CORE = ROOT / "csrc" / "core"
+BINS, SERIES, SWEEP, PENALTIES = (
+    (CORE / name).read_text() for name in ("bins.h", "series.h", "sweep.h", "penalties.h")
+)
+
+
+def constant(text, pattern):
+    (found,) = set(re.findall(pattern, text))
+    return float(found)
+
+
+THIRD = constant(BINS, r"far \* \(std::fabs\(d\[2\]\) \+ ([\d.]+) \* far\)")
+FIFTH = constant(BINS, r"far \* \(std::fabs\(d\[4\]\) \+ ([\d.]+) \* far\)")
+DOUBT = constant(BINS, r"bin_doubt = ([\d.e-]+);")
+BIN_ROUNDING = constant(BINS, r"bin_rounding = ([\d.e-]+);")
+REACH = constant(BINS, r"/\*reach_alpha=\*/(\d+)\)")
+TERMS = int(constant(SERIES, r"int terms = (\d+);"))
+RADIUS = constant(SERIES, r"radius = ([\d.]+);")
+REMAINDER = constant(SERIES, r"remainder = ([\d.e-]+);")
+CRAMER = 1.0865  # Abramowitz and Stegun, 22.14.17: 1.086435, rounded up
+MOST_BINS = 2048 + 2 * 64 + 2
+
+
+def kernel(z, n=0):
+    """The n-th derivative of exp(-z^2 / 2)."""
+    before, here = np.zeros_like(z), np.exp(-0.5 * z * z)
+    for k in range(n):
+        before, here = here, -(z * here + k * before)
+    return here
+
+
+LINE = np.linspace(-15, 15, 600_001)
+
+
+def test_the_derivatives_are_derivatives():
+    h = 1e-5
+    for n in range(6):
+        slope = (kernel(LINE + h, n) - kernel(LINE - h, n)) / (2 * h)
+        np.testing.assert_allclose(kernel(LINE, n + 1), slope, atol=1e-7)
+
+
+@pytest.mark.parametrize(("order", "bound"), [(3, THIRD), (5, FIFTH)])
+def test_largest_derivatives(order, bound):
+    largest = np.abs(kernel(LINE, order)).max()
+    assert largest <= bound <= 1.001 * largest
+
+
+@pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch", "WelschFar"])
+def test_bounds_on_derivatives_of_slopes(penalty):
+    """By which a descent knows its last step."""
+    struct = re.split(rf"struct {penalty}\b[^;{{]*{{", PENALTIES)[1].split("struct")[0]
+    degree = int(constant(struct, r"int degree = (\d+);"))
+    if penalty == "PseudoHuber":
+        square = 1 + LINE**2
+        twist, rest = -3 * LINE * square**-2.5, (12 * LINE**2 - 3) * square**-3.5
+        assert degree == 2
+    else:
+        twist, rest = kernel(LINE, 3), kernel(LINE, degree + 2)
+    bounds = [(rest, constant(struct, r"most_rest = ([\d.]+);"))]
+    if "most_twist" in struct:
+        bounds.append((twist, constant(struct, r"most_twist = ([\d.]+);")))
+    for values, bound in bounds:
+        largest = np.abs(values).max()
+        assert largest <= bound * (1 + 1e-12)
+        assert bound <= 1.01 * largest
+
+
+SERIES_OF_SLOPES = """
+#include <cstdio>
+#include "core/newton.h"
+template <class P>
+void print() {
+  struct { double* m; void operator()(int k, double x, double y) const { m[k] += x * y; }
+           void operator()(int k, double x, ddn::One) const { m[k] += x; }
+           void count(int, double, double) const {} } add;
+  for (double z = -6; z <= 6; z += 0.0625) {
+    for (double t = -0.25; t <= 0.25; t += 0.03125) {
+      double m[16] = {};
+      add.m = m;
+      P::template add_moments<BOUNDED>(z, ddn::Alpha<double>{0.5, 2.0}, add);
+      const auto sums = P::sums(m, 0.5);
+      const ddn::SlopeSeries<P> series(sums, 2.0);
+      std::printf("%.17g %.17g %.17g %.17g %.17g %.17g\\n", z, t, series.value(t),
+                  series.derivative(t), sums.depth - series.integral(t), series.rest(t));
+    }
+  }
+}
+int main() { print<ddn::PENALTY>(); }
+"""
+
+
+@pytest.mark.parametrize("bounded", ["true", "false"])
+@pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch", "WelschFar"])
+def test_the_series_of_a_slope(penalty, bounded, tmp_path):
+    source = tmp_path / "series.cpp"
+    source.write_text(SERIES_OF_SLOPES.replace("PENALTY", penalty).replace("BOUNDED", bounded))
+    program, compiler = tmp_path / "series", os.environ.get("CXX", "c++")
+    subprocess.run(
+        [compiler, "-std=c++20", "-O1", f"-I{CORE.parent}", source, "-o", program], check=True
+    )
+    printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    z, t, value, derivative, depth, rest = np.array(printed.split(), float).reshape(-1, 6).T
+    u, welsch = z + t, penalty != "PseudoHuber"
+    slope = -kernel(u, 1) if welsch else u / np.sqrt(1 + u * u)
+    curvature = -kernel(u, 2) if welsch else (1 + u * u) ** -1.5
+    degree = 6 if penalty == "WelschFar" else 2
+    rounding = 1e-14
+    errors = [
+        (np.abs(derivative - curvature), rest),
+        (np.abs(value - slope), rest * np.abs(t) / (degree + 1)),
+    ]
+    if welsch:
+        errors.append((np.abs(depth - kernel(u)), rest * t * t / (degree + 1) / (degree + 2)))
+    for error, bound in errors:
+        assert (error <= bound + rounding).all()
+        assert (error >= 0.5 * bound)[np.abs(t) == 0.125].any()
+
+
+def test_cramers_bound_and_the_remainder_of_the_series():
+    for n in range(41):
+        scaled = np.abs(kernel(LINE, n)) * np.exp(LINE**2 / 4) / math.sqrt(math.factorial(n))
+        assert scaled.max() <= CRAMER
+    bound = CRAMER * RADIUS**TERMS / math.sqrt(math.factorial(TERMS))
+    assert bound <= REMAINDER <= 1.1 * bound
+    # What is left of the series of one point, by extended precision.
+    z, t = np.linspace(-8, 8, 801).astype(np.longdouble)[:, None], np.longdouble(RADIUS)
+    g = [np.exp(-z * z / 2), -z * np.exp(-z * z / 2)]
+    for k in range(1, 40):
+        g.append(-(z * g[k] + g[k - 1]) / (k + 1))
+    rest = sum(g[k] * t**k for k in range(TERMS, 40))
+    assert 0.2 * REMAINDER <= np.abs(rest).max() <= REMAINDER
+    shorter = sum(g[k] * t**k for k in range(TERMS - 1, 40))
+    assert np.abs(shorter).max() > REMAINDER
+
+
+def place_bits(source):
+    return int(constant((CORE.parent / source).read_text(), r"int place_bits = (\d+);"))
+
+
+@pytest.mark.parametrize(
+    ("digits", "half_more"),
+    [(place_bits("cpu/point_set.h"), 0.5), (place_bits("cuda/memory.cuh"), 0.0)],
+)
+def test_a_place_in_single_precision_is_within_its_doubt(digits, half_more):
+    rng = np.random.default_rng(0)
+    f32, one, worst = np.float32, 2.0**digits, 0.0
+    for _ in range(200):
+        alpha = 10 ** rng.uniform(-3, 3)
+        width = alpha / rng.choice([8, 16, 32])
+        origin = rng.uniform(-1, 1) * 2048 * width  # a point lies within a window of it
+        base = f32(origin)
+        offset = f32(origin - float(base))
+        x = (origin + width * rng.uniform(0, 2112, 2000)).astype(f32)
+        shift = f32(65 * one + half_more)
+        place = shift - ((base - x) + offset) * f32(one / width)
+        fixed = np.trunc(place.astype(float)) / one
+        true = 65 + (x.astype(float) - origin) / width
+        worst = max(worst, np.abs(fixed - true).max())
+    assert worst <= DOUBT
+    # Six roundings in the worst case, and the fixed point's.
+    assert 6 * 2**-24 * MOST_BINS + 2.0**-digits * (half_more or 1) <= DOUBT <= 10 * worst
+
+
+@pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
+def test_sums_over_bins_in_single_precision(penalty):
+    """The bounds on a cell differ from exact ones by less than `bin_rounding` allows for; masses
+    are far apart in size, so that every addition rounds."""
+    rng = np.random.default_rng(2)
+    f32, h = np.float32, 1 / 8 if penalty == "welsch" else 1 / 16
+    reach = round(REACH / h) if penalty == "welsch" else round(1 / h) + 1
+    t = np.arange(1, reach + 1)
+    taps = welsch_taps(t, h) if penalty == "welsch" else parabola_taps(t, h)
+    pairs = [taps[:2], taps[3:5]] if penalty == "welsch" else [taps[:2]]
+    worst = 0.0
+    for first, second in pairs:
+        for _ in range(300):
+            mass = 10 ** rng.uniform(-3, 6, 2 * reach + 1)
+            moment = mass * rng.uniform(-0.51, 0.51, 2 * reach + 1)
+            sums = []
+            for number in (float, f32):
+                m, o = mass.astype(number), moment.astype(number)
+                a, b, c = number(m[reach] * number(0)), number(0), number(0)
+                for k, (p, q) in enumerate(zip(first, second, strict=True), start=1):
+                    left, right = reach - k, reach + k
+                    a += (m[left] + m[right]) * number(p)
+                    b += (o[left] - o[right]) * number(q)
+                    c += (m[left] - m[right]) * number(q)
+                sums.append(float((a - b) + number(0.5) * abs(c)))
+            sides = mass[reach + 1 :] + mass[:reach][::-1]
+            allowed = BIN_ROUNDING * (sides * (np.abs(first) + 1.02 * np.abs(second))).sum()
+            worst = max(worst, abs(sums[1] - sums[0]) / allowed)
+    assert 0.01 < worst <= 1
+    most = constant(BINS, r"int most = (\d+);")
+    assert (most + 11) * 2**-24 <= BIN_ROUNDING
+
+
+def test_errors_of_losses():
+    """docs/global.md, section 9: what a last step changes that is not looked at."""
+    source = (CORE / "global.h").read_text()
+    for name, accepted, curvature in (("single", 1e-6, 1 / 16), ("double", 1e-12, 1)):
+        allowed = constant(source, rf"last_step_{name} = ([\d.e-]+);")
+        # The longest step that is accepted: 1.1 m most_twist s^2 = accepted curvature / 2.
+        step = math.sqrt(0.5 * accepted * curvature / (1.1 * THIRD))
+        assert 0.1 * allowed < 0.5 * curvature * step**2 <= allowed
+    # The depths of points in single precision, at places of any accuracy.
+    rng = np.random.default_rng(3)
+    allowed, worst = constant(source, r"single_precision = ([\d.e-]+);"), 0.0
+    f32 = np.float32
+    for _ in range(200):
+        alpha, u = 10 ** rng.uniform(-3, 3), 0.0
+        u = alpha * rng.choice([0, 1, 1e3, 1e5]) * rng.uniform(-1, 1)
+        x = (u + alpha * rng.normal(0, 2, 512)).astype(f32)
+        t = ((f32(u) - x) + f32(u - float(f32(u)))) * f32(1 / f32(alpha))
+        true = (u - x.astype(float)) / alpha
+        for single, exact in (
+            (np.exp(f32(-0.5) * (t * t)), np.exp(-0.5 * true**2)),
+            (np.maximum(1 - t * t, f32(0)), np.maximum(1 - true**2, 0)),
+        ):
+            error = abs(float(single.astype(float).sum()) - exact.sum()) / len(x)
+            worst = max(worst, error / (allowed + 2.0**-48 * abs(u) / alpha))
+    assert 1e-3 < worst <= 1
+
+
+def welsch_taps(t, h):
+    """Value, slope, slack of value, bend, twist, slack of bend at a distance of t bins of h."""
+    z, far = t * h, h * (1 + 2 * DOUBT)
+    d = [kernel(z, n) for n in range(5)]
+    slack = far**2 / 2 * (np.abs(d[2]) + THIRD * far) + np.abs(d[1]) * h * DOUBT
+    bend_slack = far**2 / 2 * (np.abs(d[4]) + FIFTH * far) + np.abs(d[3]) * h * DOUBT
+    return d[0], d[1] * h, slack, d[2], d[3] * h, bend_slack
+
+
+def parabola_taps(t, h):
+    inside = np.abs(t) < round(1 / h)
+    nearest = (np.abs(t) - 1 - 2 * DOUBT) * h
+    value = np.where(inside, 1 - (t * h) ** 2, 0)
+    slack = np.where(
+        inside, 0.25 * h * h * 1.01 + 6 * h * DOUBT, np.maximum(0, 1 - np.maximum(nearest, 0) ** 2)
+    )
+    return value, np.where(inside, -2 * t * h * h, 0), slack
+
+
+def depth(u, x, w, penalty, n=0):
+    z = u[:, None] - x
+    terms = kernel(z, n) if penalty == "welsch" else np.maximum(0, 1 - z * z)
+    return (w * terms).sum(1)
+
+
+def binned_sets(penalty):
+    """Bins of width h of random sets, as seen from the cell about 0: their places, masses, moments
+    and points, each of which lies up to DOUBT bins from where its bin says."""
+    rng = np.random.default_rng(1)
+    h = 1 / 8 if penalty == "welsch" else 1 / rng.choice([16, 32])
+    reach = round(REACH / h) if penalty == "welsch" else round(1 / h) + 1
+    for trial in range(400):
+        count = int(rng.choice([1, 2, 10, 100]))
+        bins = rng.integers(-reach, reach + 1, count)
+        if trial % 4 == 0:
+            bins[:] = bins[0]
+        offset = rng.uniform(-0.5, 0.5, count)
+        if trial % 3 == 0:
+            offset = rng.choice([-0.5, 0.5], count)
+        x = h * (bins + offset + DOUBT * rng.uniform(-1, 1, count))
+        yield h, -bins, rng.uniform(0.1, 2, count), offset, x
+
+
+@pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
+def test_the_bound_on_a_cell(penalty):
+    taps = welsch_taps if penalty == "welsch" else parabola_taps
+    violations_with_less = 0
+    for h, t, w, offset, x in binned_sets(penalty):
+        value, slope, slack = taps(t, h)[:3]
+        u = np.linspace(-h / 2, h / 2, 101)
+        there = depth(u, x, w, penalty)
+        middle = (w * (value - offset * slope)).sum()
+        room = abs((w * slope).sum()) / 2
+        assert there.max() <= middle + room + (w * slack).sum() + 1e-14
+        assert there[50] >= middle - (w * slack).sum() - 1e-14
+        less = 0.5 * (w * slack).sum()
+        violations_with_less += there.max() > middle + room + less or there[50] < middle - less
+    assert violations_with_less > 0  # half of the slack is not enough
+
+
+def test_the_bound_on_the_curvature_in_a_cell():
+    violations_with_less = 0
+    for h, t, w, offset, x in binned_sets("welsch"):
+        bend, twist, slack = welsch_taps(t, h)[3:]
+        u = np.linspace(-h / 2, h / 2, 101)
+        there = depth(u, x, w, "welsch", 2).max()
+        middle = (w * (bend - offset * twist)).sum() + abs((w * twist).sum()) / 2
+        assert there <= middle + (w * slack).sum() + 1e-14
+        violations_with_less += there > middle + 0.5 * (w * slack).sum()
+    assert violations_with_less > 0
+
+
+def test_what_lies_beyond_the_reach():
+    h = 1 / 8
+    beyond = np.linspace(REACH - h * DOUBT, 15, 1001)
+    tail = math.exp(-((REACH - h) ** 2) / 2)
+    assert kernel(beyond).max() <= tail <= 7e-6
+    assert kernel(beyond, 2).max() <= (REACH - h) ** 2 * tail <= 1.65e-4
+
+
+def test_a_maximum_is_not_narrow_and_a_small_minimum_is_alone():
+    rng = np.random.default_rng(2)
+    for penalty, factor in (("welsch", 0.5), ("truncated_quadratic", 1.0)):
+        for _ in range(50):
+            x, w = rng.uniform(-2, 2, 12), rng.uniform(0.1, 1, 12)
+            u = np.linspace(-3, 3, 6001)
+            d = depth(u, x, w, penalty)
+            top = u[np.argmax(d)]
+            # The maximum lies up to half a step from the best place of the grid.
+            away = np.abs(u - top) + 5e-4
+            assert (d >= d.max() - factor * w.sum() * away**2).all()
+    phi, bend = 1 - kernel(LINE), -kernel(LINE, 2)
+    assert (1 - bend <= 3 * phi + 1e-15).all()
+    assert (1 - bend > 2.9 * phi).any()
+
+
+def test_the_least_loss_of_all_windows_is_the_least_objective():
+    rng = np.random.default_rng(3)
+    for _ in range(100):
+        x, w = np.sort(rng.uniform(-2, 2, 8)), rng.uniform(0.1, 1, 8)
+
+        def objective(u, x=x, w=w):
+            return (w * np.minimum(1, (np.reshape(u, (-1, 1)) - x) ** 2)).sum(1)
+
+        losses = []
+        for first in range(8):
+            for last in range(first, 8):
+                inside = slice(first, last + 1)
+                mean = (w[inside] * x[inside]).sum() / w[inside].sum()
+                squares = (w[inside] * (x[inside] - mean) ** 2).sum()
+                losses.append(w.sum() - w[inside].sum() + squares)
+                assert losses[-1] >= objective(mean)[0] - 1e-14
+        u = np.linspace(-3, 3, 6001)
+        least = objective(u).min()
+        assert least - w.sum() * 5e-4**2 <= min(losses) <= least + 1e-14
+
+
+def test_the_bound_on_a_cell_of_a_run():
+    """What `narrow` in core/certify/sweep.h says of the places in a run, by its own arithmetic."""
+    cells = int(constant(SWEEP, r"kink_cells = (\d+);"))
+    per_kink = constant(SWEEP, r"moving, M::splat\(([\d.]+) \* g\)")
+    rng = np.random.default_rng(4)
+    over = 0
+    for trial in range(200):
+        half = rng.uniform(0.05, 0.5)
+        g = 2 * half / cells
+        kinks = rng.uniform(-half, half, 300)
+        if trial % 3 == 0:  # many in one cell, at its very ends
+            kinks[:200] = g * (rng.integers(0, 2, 200) + cells // 2) - half
+        side = rng.choice([-1.0, 1.0], 300)
+        x = np.concatenate([kinks + side, rng.uniform(half - 1, 1 - half, 50)])
+        cell = np.clip(np.floor((kinks + half) / g), 0, cells - 1)
+        moved = (cell + 0.5) * g - half + side
+        for i in rng.integers(0, cells, 8):
+            inside = np.concatenate([np.where(side < 0, cell > i, cell < i), np.full(50, True)])
+            near = np.concatenate([kinks + side, x[300:]])[inside]
+            # t to first order in the offset: t^2 is short of the offset's square.
+            middle = np.concatenate([moved, x[300:]])[inside]
+            squares = (middle**2 + 2 * middle * (near - middle)).sum()
+            left = i * g - half
+            v = np.clip(near.mean(), left, left + g)
+            value = len(near) - (squares - 2 * near.sum() * v + len(near) * v * v)
+            slack = 300 * g * g / 4
+            u = np.linspace(left, left + g, 33)
+            there = depth(u, x, np.ones_like(x), "truncated_quadratic").max()
+            at_kinks = (cell == i).sum()
+            assert there <= value + per_kink * g * at_kinks + 1e-11
+            assert there >= value - slack - 1e-11
+            over += there > value + 0.4 * per_kink * g * at_kinks
+    assert over > 0  # less for each kink is not enough

@@ -1,0 +1,444 @@
+"""float16 and bfloat16: read as they are, solved in float32, rounded once."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import ddn_cuda
+from tests.support import contract, sets
+
+HALVES = [torch.float16, torch.bfloat16]
+OPS = torch.ops.ddn
+
+
+@pytest.fixture(params=HALVES, ids=["float16", "bfloat16"])
+def half(request):
+    return request.param
+
+
+def bits(t):
+    return t.view(torch.int16)
+
+
+def every_number(half, device):
+    """All 65,536 bit patterns."""
+    return torch.arange(-(2**15), 2**15, dtype=torch.int16).view(half).to(device)
+
+
+def pooled(x, *args, upstream=None, **options):
+    x = x.detach().clone().requires_grad_()
+    y = ddn_cuda.robust_pool(x, *args, **options)
+    (g,) = torch.autograd.grad(y, x, torch.ones_like(y) if upstream is None else upstream)
+    return y.detach(), g
+
+
+# ---- The answer ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_every_number_is_read_and_written(copies, half, penalty, device):
+    """A set of one number, once or thrice, is that number: bit for bit, NaN and zeros aside."""
+    x = every_number(half, device)
+    y, g = pooled(x[:, None].expand(-1, copies), penalty, 2.0)
+    nan = x.isnan()
+    assert y.dtype == g.dtype == half
+    assert torch.equal(y.isnan(), nan)
+    assert torch.equal(y[~nan], x[~nan])  # where 0 == -0
+    kept = ~nan & (x != 0)
+    assert torch.equal(bits(y[kept]), bits(x[kept]))
+    assert torch.equal(g.isnan(), nan[:, None].expand(-1, copies))
+    infinite = x.isinf()
+    assert not g[infinite].any()
+    share = torch.tensor(1 / copies).to(half)
+    assert (g[~nan & ~infinite] == share).all()
+
+
+def test_every_number_is_a_weight_and_an_alpha(half, device):
+    """Read as float32 reads them: bit for bit the answers of the widened tensors."""
+    t = every_number(half, device)
+    x = torch.tensor([0.0, 1.0, 3.0], device=device).expand(len(t), 3)
+    weight = torch.stack([torch.ones_like(t), t, torch.ones_like(t)], dim=1)
+    for penalty in ("pseudo_huber", "welsch"):
+        for options, wide in (
+            ({"weight": weight}, {"weight": weight.float()}),
+            ({"alpha": t[:, None]}, {"alpha": t[:, None].float()}),
+        ):
+            y = ddn_cuda.robust_pool(x, penalty, **options)
+            expected = ddn_cuda.robust_pool(x, penalty, **wide)
+            assert torch.equal(y.nan_to_num(7), expected.nan_to_num(7))
+
+
+def neighbours(y):
+    """The midpoints between y and the next numbers of its type, in float64."""
+    inf = torch.full_like(y, torch.inf)
+    exact = y.double()
+    below, above = torch.nextafter(y, -inf).double(), torch.nextafter(y, inf).double()
+    # Beyond the largest number: as far as the last step.
+    below = torch.where(below.isinf(), 2 * exact - above, below)
+    above = torch.where(above.isinf(), 2 * exact - below, above)
+    return (exact + below) / 2, (exact + above) / 2
+
+
+SIZES = [1, 2, 7, 33, 128, 1000, 5000, 20_000, 70_001]
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_the_answer_is_rounded_once(n, half, penalty, device):
+    """The exact answer lies within float32's accuracy of what is rounded to y; nearly always it is
+    itself rounded to y."""
+    rng = np.random.default_rng(n)
+    many = max(3, min(2000, 100_000 // n))
+    x = torch.tensor(sets.unimodal(rng, many, n) * 3, dtype=half, device=device)
+    alpha = 2.0
+    y = ddn_cuda.robust_pool(x, penalty, alpha)
+    exact = ddn_cuda.robust_pool(x.double(), penalty, alpha)
+    low, high = neighbours(y)
+    d = contract.STEP[torch.float32] * alpha + 2.0**-22 * exact.abs()
+    if penalty == "quadratic":
+        d = 8 * contract.EPS[torch.float32] * x.double().abs().mean(-1)
+    assert ((low - d <= exact) & (exact <= high + d)).all()
+    # Twice d over the spacing of numbers lie within d of a midpoint, on average; but the middle of
+    # two points is one every other time.
+    coarse = high - low > 50 * d
+    chance = 2 / 50
+    different = (y != exact.to(half))[coarse].double()
+    assert n == 2 or different.sum() <= chance * len(different) + 4 * (chance * many) ** 0.5
+
+
+def test_it_is_rounded_once_and_not_twice(half, device):
+    """A mean just above the middle of two numbers, that float32 rounds to the middle."""
+    one, up = 1.0, torch.nextafter(torch.ones((), dtype=half), 2 * torch.ones((), dtype=half))
+    x = torch.tensor([one, float(up)], dtype=half, device=device)
+    lean = 1 + 2.0**-22
+    for weight, expected in (([1.0, lean], float(up)), ([lean, 1.0], one)):
+        w = torch.tensor(weight, dtype=torch.float32, device=device)
+        assert ddn_cuda.robust_pool(x, "quadratic", weight=w).item() == expected
+    middle = ddn_cuda.robust_pool(x, "quadratic").item()
+    assert middle == one  # to even
+
+
+@pytest.mark.parametrize("solver", ["local", "global"])
+def test_it_is_the_answer_of_the_widened_set(solver, half, penalty, device):
+    """Of float32's y up to the double rounding of that: the next number, at a tie, at most."""
+    x = torch.tensor(sets.contaminated(np.random.default_rng(2), 4000, 50), dtype=half)
+    x = x.to(device)
+    y = ddn_cuda.robust_pool(x, penalty, 0.7, solver=solver)
+    wide = ddn_cuda.robust_pool(x.float(), penalty, 0.7, solver=solver)
+    different = y != wide.to(half)
+    assert different.double().mean() <= 5e-3
+    low, high = neighbours(y[different])
+    ulp = 2.0**-23 * wide[different].abs()
+    assert ((wide[different] >= low - ulp) & (wide[different] <= high + ulp)).all()
+
+
+def test_info_is_that_of_the_rounded_answer(half, penalty, device):
+    x = torch.randn(50, 40, device=device).to(half)
+    y, info = ddn_cuda.robust_pool(x, penalty, return_info=True)
+    assert torch.equal(y, ddn_cuda.robust_pool(x, penalty))
+    assert y.dtype == half
+    assert info.objective.dtype == torch.float64
+    assert (info.status == ddn_cuda.Status.converged).all()
+    _, wide = ddn_cuda.robust_pool(x.float(), penalty, return_info=True)
+    assert torch.equal(info.iterations, wide.iterations)
+    # An objective rises by f'' / 2 times the square of y's rounding, of 2^-8 |y| in bfloat16.
+    rise = 40 * (y.double() - ddn_cuda.robust_pool(x.double(), penalty)).square() / 2
+    assert (info.objective <= wide.objective + rise * 1.01 + 1e-5).all()
+
+
+# ---- Gradients -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 7, 128, 1000, 20_000])
+def test_the_gradient_of_x_is_rounded_once(n, half, penalty, device):
+    rng = np.random.default_rng(n)
+    x = torch.tensor(sets.contaminated(rng, 20, n), dtype=half, device=device)
+    upstream = torch.tensor(rng.standard_normal(20), dtype=half, device=device)
+    _, g = pooled(x, penalty, 2.0, upstream=upstream)
+    _, wide = pooled(x.float(), penalty, 2.0, upstream=upstream.float())
+    assert g.dtype == half
+    low, high = neighbours(g)
+    # float32's own step of 4e-6 alpha, times the bending of the penalty; of a kink, nothing is.
+    room = 2e-5 * wide.double().abs() + 2e-5 * wide.double().abs().max(-1, keepdim=True)[0]
+    assert ((low - room <= wide) & (wide <= high + room)).all()
+    assert (g != wide.to(half)).double().mean() <= 0.02
+
+
+def test_gradients_have_the_type_of_their_input(half, penalty, device):
+    x = torch.randn(4, 30, device=device).to(half)
+    for weight_type, alpha_type in itertools.product(
+        (half, torch.float32, torch.float64), repeat=2
+    ):
+        leaves = [
+            x.clone().requires_grad_(),
+            (0.5 + torch.rand(4, 30, device=device)).to(weight_type).requires_grad_(),
+            torch.full((4, 1), 0.75, dtype=alpha_type, device=device).requires_grad_(),
+        ]
+        y = ddn_cuda.robust_pool(leaves[0], penalty, leaves[2], weight=leaves[1])
+        assert y.dtype == half
+        grads = torch.autograd.grad(y.sum(), leaves)
+        assert [g.dtype for g in grads] == [half, weight_type, alpha_type]
+        wide = [t.detach().float().requires_grad_() for t in leaves]
+        y = ddn_cuda.robust_pool(wide[0], penalty, wide[2], weight=wide[1])
+        for g, expected in zip(grads, torch.autograd.grad(y.sum(), wide), strict=True):
+            # Once rounded, of float32's gradient.
+            eps = max(torch.finfo(g.dtype).eps, 1e-5)
+            torch.testing.assert_close(g.float(), expected, rtol=eps, atol=2e-5)
+
+
+def test_second_order_and_forward_mode(half, penalty, device):
+    x = torch.randn(4, 30, device=device).to(half)
+    v = torch.randn(4, 30, device=device).to(half)
+
+    def f(x):
+        return ddn_cuda.robust_pool(x, penalty, 3.0)
+
+    y, moved = torch.func.jvp(f, (x,), (v,))
+    _, expected = torch.func.jvp(f, (x.float(),), (v.float(),))
+    assert y.dtype == moved.dtype == half
+    eps = torch.finfo(half).eps
+    torch.testing.assert_close(moved.float(), expected, rtol=eps, atol=1e-4)
+    second = torch.func.grad(lambda x: (torch.func.grad(lambda x: f(x).sum())(x) * v).sum())
+    wide = torch.func.grad(lambda x: (torch.func.grad(lambda x: f(x).sum())(x) * v.float()).sum())
+    assert second(x).dtype == half
+    torch.testing.assert_close(second(x).float(), wide(x.float()), rtol=eps, atol=1e-4)
+    assert torch.equal(torch.func.vmap(f)(x), f(x))
+
+
+def test_small_gradients_need_no_scaling(half, device):
+    """Of a mean of 4,096 numbers each is 2^-12: float16 holds it, and no sum is taken in it."""
+    x = torch.randn(3, 4096, device=device).to(half)
+    _, g = pooled(x, "quadratic")
+    assert (g == 2.0**-12).all()
+    weight = torch.ones(4096, dtype=half, device=device, requires_grad=True)
+    y = ddn_cuda.robust_pool(x, "quadratic", weight=weight)
+    (g_weight,) = torch.autograd.grad(y.sum(), weight)
+    mean = x.float().mean(-1, keepdim=True)
+    expected = ((x.float() - mean) / 4096).sum(0)
+    eps = torch.finfo(half).eps
+    torch.testing.assert_close(g_weight.float(), expected, rtol=eps, atol=1e-7)
+
+
+# ---- The ends of the range -----------------------------------------------------------------------
+
+
+def test_large_numbers(half, penalty, device):
+    """Neither sums nor squares are taken in 16 bits: nothing overflows that can be held."""
+    big = torch.finfo(half).max
+    x = torch.full((3, 1000), big, dtype=half, device=device)
+    x[1] = -big
+    x[2, ::2] = big * 0.5
+    y, g = pooled(x, penalty, 1.0)
+    assert y[:2].tolist() == [big, -big]
+    assert big * 0.5 <= y[2].item() <= big
+    assert torch.isfinite(g).all()
+    _, info = ddn_cuda.robust_pool(x, penalty, 1.0, return_info=True)
+    assert torch.isfinite(info.objective).all() or half == torch.bfloat16
+
+
+def test_subnormal_numbers(half, penalty, device):
+    tiny = torch.finfo(half).smallest_normal * torch.finfo(half).eps
+    units = torch.tensor([[1, 2, 3, 3, 40], [-3, -2, -2, 0, 9], [5, 5, 5, 5, 5]])
+    x = (units.double() * tiny).to(half).to(device)
+    for alpha in (1e-15, 1e-6, 1.0):
+        y, g = pooled(x, penalty, alpha)
+        assert ((x.min(-1)[0] <= y) & (y <= x.max(-1)[0])).all()
+        assert torch.isfinite(g).all()
+    y, _ = pooled(x, "quadratic")
+    steps = y.double().cpu() / tiny
+    assert steps.tolist() == torch.round(units.double().mean(-1)).tolist()
+
+
+def test_nan_and_infinity(half, penalty, device):
+    inf, nan = torch.inf, torch.nan
+    x = torch.tensor([[0, 1, nan], [0, 1, inf], [inf, inf, inf], [0, 1, 2]], device=device).to(half)
+    y, g = pooled(x, penalty, 1.0)
+    wide, wide_g = pooled(x.float(), penalty, 1.0)
+    assert torch.equal(y.nan_to_num(9), wide.to(half).nan_to_num(9))
+    assert torch.equal(g.nan_to_num(9), wide_g.to(half).nan_to_num(9))
+
+
+# ---- Layouts, batches, segments ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [3, 49, 1000, 5000, 20_000])
+def test_layouts(n, half, penalty, device):
+    base = torch.randn(4, n, 3, device=device).to(half)
+    for view in (base.transpose(1, 2), base[:, ::2, :2].transpose(1, 2), base.permute(2, 0, 1)):
+        expected, expected_g = pooled(view.contiguous(), penalty, 0.7)
+        leaf = view.detach().requires_grad_()
+        y = ddn_cuda.robust_pool(leaf, penalty, 0.7)
+        assert torch.equal(y, expected)
+        assert torch.equal(torch.autograd.grad(y.sum(), leaf)[0], expected_g)
+
+
+@pytest.mark.parametrize("n", [1, 33, 200, 20_000])
+def test_alone_and_in_batches(n, half, penalty, device):
+    x = torch.randn(40, n, device=device).to(half)
+    y, g = pooled(x, penalty, 0.5)
+    for i in (0, 1, 17, 39):
+        alone, alone_g = pooled(x[i], penalty, 0.5)
+        assert torch.equal(y[i], alone)
+        assert torch.equal(g[i], alone_g)
+
+
+def test_segments(half, penalty, device):
+    lengths = [5, 0, 33, 1, 200]
+    x = torch.randn(sum(lengths), 3, device=device).to(half).requires_grad_()
+    ptr = torch.tensor([0, *itertools.accumulate(lengths)], device=device)
+    y = ddn_cuda.segment_robust_pool(x, ptr, penalty, 0.7)
+    (g,) = torch.autograd.grad(y.sum(), x)
+    assert y.dtype == g.dtype == half
+    for s, part in enumerate(x.detach().split(lengths)):
+        if len(part):
+            alone, alone_g = pooled(part, penalty, 0.7, dim=0)
+            assert torch.equal(y[s], alone)
+            assert torch.equal(g[ptr[s] : ptr[s + 1]], alone_g)
+        else:
+            assert not y[s].any()
+
+
+def test_opcheck(half, penalty, device):
+    x = torch.randn(3, 9, device=device).to(half).requires_grad_()
+    alpha = torch.full((3, 1), 0.5, dtype=half, device=device, requires_grad=True)
+    weight = torch.rand(9, device=device).to(half).requires_grad_()
+    torch.library.opcheck(OPS.robust_pool.default, (x, penalty), {"alpha": 0.5})
+    torch.library.opcheck(OPS.robust_pool.tensor, (x, penalty), {"alpha": alpha, "weight": weight})
+
+
+# ---- Autocast ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooled_type", [torch.float64, torch.float32, *HALVES], ids=str)
+@pytest.mark.parametrize("cast_to", HALVES, ids=str)
+@pytest.mark.parametrize("face", ["function", "operator", "module", "segments"])
+def test_autocast_casts_nothing(face, cast_to, pooled_type, device):
+    """The type of the answer is that of the points, whatever autocast is set to: each type is read
+    as it is and solved in float32 at least."""
+    x = torch.randn(4, 30, device=device).to(pooled_type).requires_grad_()
+    module = ddn_cuda.RobustPool("welsch", 0.7).to(device)
+    pool = {
+        "function": lambda x: ddn_cuda.robust_pool(x, "welsch", 0.7),
+        "operator": lambda x: OPS.robust_pool(x, "welsch", alpha=0.7),
+        "module": module,
+        "segments": lambda x: ddn_cuda.segment_robust_pool(
+            x, torch.tensor([0, 1, 4], device=device), "welsch", 0.7
+        ),
+    }[face]
+    expected = pool(x)
+    (expected_g,) = torch.autograd.grad(expected.sum(), x)
+    with torch.autocast(device.type, dtype=cast_to):
+        y = pool(x)
+    (g,) = torch.autograd.grad(y.sum(), x)
+    assert y.dtype == g.dtype == pooled_type
+    assert torch.equal(y, expected)
+    assert torch.equal(g, expected_g)
+
+
+def test_a_network_trains_under_autocast(half, device):
+    """bfloat16 as it is; float16 with a GradScaler or without, since no gradient here vanishes."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 16), torch.nn.ReLU(), ddn_cuda.RobustPool("huber", 1.0, dim=1)
+    ).to(device)
+    head = torch.nn.Linear(16, 2).to(device)
+    params = [*net.parameters(), *head.parameters()]
+    x, label = torch.randn(32, 20, 3, device=device), torch.arange(32, device=device) % 2
+    x[label == 1] += 1
+    optimizer = torch.optim.SGD(params, lr=0.5)
+    losses = []
+    for _ in range(30):
+        with torch.autocast(device.type, dtype=half):
+            z = net(x)
+            assert z.dtype == half
+            loss = torch.nn.functional.cross_entropy(head(z).float(), label)
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(torch.isfinite(p.grad).all() for p in params)
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+# ---- Weights that are broadcast, whose gradients are summed part by part -------------------------
+
+BROADCAST = [(), (6,), (5, 1), (1, 6), (4, 1, 1), (1, 5, 6)]
+
+
+def weighted(half, shape, sizes, device):
+    """A pool's inputs in 16 bits, and the same in float32. Two points 2 alpha apart, the end of one
+    minimum between them, would have second derivatives without bound: alpha is large."""
+    x = torch.randn(sizes, device=device).to(half)
+    alpha = 2 + torch.rand(sizes[0], 1, 1, device=device)
+    weight = 0.5 + torch.rand(shape, device=device)
+    return (x, alpha, weight), (x.float(), alpha, weight)
+
+
+@pytest.mark.parametrize("segments", [False, True])
+@pytest.mark.parametrize("sizes", [(4, 5, 6), (2, 5, 6), (7, 5, 6), (1, 5, 6)], ids=str)
+@pytest.mark.parametrize("shape", BROADCAST, ids=str)
+def test_gradients_of_broadcast_weights(shape, sizes, segments, half, penalty, device):
+    """Those in float32, of first and second order and forward mode; x's and alpha's are as they
+    are without a weight's."""
+    shape = (sizes[0], *shape[1:]) if shape[:1] == (4,) else shape
+    ptr = torch.tensor([0, 2, 5], device=device)
+
+    def pool(x, alpha, weight):
+        if segments:
+            x, alpha = x.transpose(0, 1), alpha.transpose(0, 1)
+            while weight.dim() < 3:
+                weight = weight[None]
+            weight = weight.transpose(0, 1)
+            return ddn_cuda.segment_robust_pool(x, ptr, penalty, alpha, weight=weight)
+        return ddn_cuda.robust_pool(x, penalty, alpha, weight=weight, dim=1)
+
+    def gradients(inputs, y_grad):
+        leaves = [t.clone().requires_grad_() for t in inputs]
+        y = pool(*leaves)
+        y_grad = y_grad.to(y.dtype).requires_grad_()
+        first = torch.autograd.grad(y, leaves, y_grad, create_graph=True)
+        (alone,) = torch.autograd.grad(y, leaves[2], y_grad, retain_graph=True)
+        assert torch.equal(alone, first[2])
+        _, moved = torch.func.jvp(pool, inputs, tuple(torch.ones_like(t) for t in inputs))
+        second = torch.autograd.grad(first[2].sum(), [*leaves, y_grad])
+        return y, *first, moved, *second
+
+    inputs, wide = weighted(half, shape, sizes, device)
+    y_grad = torch.randn(pool(*wide).shape, device=device).to(half)
+    found, expected = gradients(inputs, y_grad), gradients(wide, y_grad)
+    for a, b in zip(found, expected, strict=True):
+        # What is in 16 bits was rounded to them; a sum's order is another one in float32.
+        tolerance = torch.finfo(a.dtype).eps if a.dtype == half else 2e-5
+        scale = max(1.0, b.abs().max().item())
+        torch.testing.assert_close(a.float(), b, rtol=tolerance, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("shape", BROADCAST, ids=str)
+def test_transforms_and_compilers_of_broadcast_weights(shape, half, device):
+    """The bits of a loop, and of eager mode."""
+    inputs, _ = weighted(half, shape, (4, 5, 6), device)
+
+    def loss(x, alpha, weight):
+        return ddn_cuda.robust_pool(x, "welsch", alpha, weight=weight).float().sin().sum()
+
+    gradient = torch.func.grad(loss, (0, 1, 2))
+    batch = [torch.stack([t, 2 * t, 3 * t]) for t in inputs]
+    for in_dims in ((0, 0, 0), (0, None, None), (None, None, 0)):
+        own = [b if d == 0 else b[0] for b, d in zip(batch, in_dims, strict=True)]
+        found = torch.func.vmap(gradient, in_dims)(*own)
+        for i in range(3):
+            args = [b[i] if d == 0 else b[0] for b, d in zip(batch, in_dims, strict=True)]
+            for a, b in zip(found, gradient(*args), strict=True):
+                assert torch.equal(a[i], b)
+    torch._dynamo.reset()
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
+    expected = torch.autograd.grad(loss(*leaves), leaves)
+    for a, b in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
+        assert torch.equal(a, b)
+    torch.library.opcheck(
+        torch.ops.ddn.robust_pool.tensor,
+        (leaves[0], "welsch"),
+        {"alpha": leaves[1], "weight": leaves[2]},
+    )

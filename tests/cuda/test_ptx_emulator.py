@@ -1,0 +1,439 @@
+"""The emulator of PTX: what it reports, what it computes, and a few of the project's kernels.
+
+All kernels run on it with `make test-ptx`.
+"""
+
+import re
+import struct
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support import contract
+from tests.support import reference as ref
+from tests.support.cuda_shim.mutations import BARRIER, Mutation, mutate
+from tests.support.cuda_shim.shim import ORDERS, ShimError, in_every_schedule, kernel_units
+from tests.support.ptx_emulator import build, parser
+from tests.support.ptx_emulator.emulator import Use
+from tests.support.ptx_emulator.parser import PtxError
+from tests.support.ptx_emulator.translator import KernelTranslator
+
+HERE = build.HERE
+SOURCES = [HERE / name for name in ("defects.cu", "instructions.cu")]
+
+
+def translated(body, **options):
+    """The C++ of a kernel with these instructions."""
+    registers = ".reg .pred %p<4>; .reg .b32 %r<9>; .reg .f32 %f<9>; .reg .b64 %rd<9>;"
+    registers += ".reg .f64 %fd<9>; .reg .b16 %rs<9>;"
+    text = f".visible .entry k(\n.param .u64 k_param_0\n)\n{{\n{registers}\n{body}\nret;\n}}\n"
+    module = parser.parse(text)
+    translator = KernelTranslator(module, module.functions["k"], **options)
+    return translator.translate().text, translator
+
+
+# ---- Without nvcc --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "instruction",
+    [
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%rd1], [%rd2], %r1",
+        "barrier.cluster.arrive",
+        "mbarrier.try_wait.parity.shared.b64 %p1, [%rd1], %r1",
+        "wgmma.fence.sync.aligned",
+        "cp.async.ca.shared.global [%rd1], [%rd2], 4",
+        "bar.sync 1",
+        "bar.sync 0, 64",
+        "add.rz.f32 %f1, %f2, %f3",
+        "add.cc.u32 %r1, %r2, %r3",
+        "cvt.rn.f16.f32 %r1, %f1",
+        "fence.proxy.async",
+        "st.shared::cluster.u32 [%rd1], %r1",
+        "ld.shared::cluster.u32 %r1, [%rd1]",
+        "fma.rn.relu.f32 %f1, %f2, %f3, %f4",
+        "min.relu.s32 %r1, %r2, %r3",
+        "min.f32 %f1, %f2, %f3, %f4",
+        "sqrt.rz.f32 %f1, %f2",
+        "rcp.rz.f32 %f1, %f2",
+        "rcp.approx.ftz.f64 %fd1, %fd2",
+        "shf.l.clamp.b32 %r1, %r2, %r3, %r4",
+        "bfind.s32 %r1, %r2",
+        "vote.sync.uni.pred %p1, %p2, -1",
+        "mul.hi.u16 %rs1, %rs2, %rs3",
+        "cvt.sat.f64.f64 %fd1, %fd2",
+        "mov.u32 %r1, %clock",
+        "ld.param.u32 %r1, [k_param_0+6]",
+        "ld.param.u64 %rd1, [k_param_0+8]",
+    ],
+)
+def test_what_is_not_supported_is_named(instruction):
+    with pytest.raises(PtxError) as caught:
+        translated(f"{instruction};")
+    assert instruction.split()[0] in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", [".visible .entry k() { ret;", ".weird .b8 x;", ".func f() { .x; }"]
+)
+def test_text_that_is_no_ptx_raises(text):
+    with pytest.raises(PtxError):
+        parser.parse(text)
+
+
+def test_contraction_fuses_what_ptx_permits():
+    apart = "mul.f32 %f1, %f2, %f3; add.f32 %f4, %f1, %f5;"
+    for text, contract_, fused in [
+        (apart, True, 1),
+        (apart, False, 0),
+        (apart.replace("mul.", "mul.rn."), True, 0),
+        (apart.replace("add.", "add.rn."), True, 0),
+        (apart.replace("add", "sub"), True, 1),
+        ("mul.f32 %f1, %f2, %f3; mov.f32 %f2, %f4; add.f32 %f4, %f1, %f5;", True, 0),
+        ("mul.f32 %f1, %f2, %f3;\n$L__1:\nadd.f32 %f4, %f1, %f5; bra $L__1;", True, 0),
+    ]:
+        cpp, translator = translated(text, contract=contract_)
+        assert (translator.fused, cpp.count("ptx::fma(")) == (fused, fused), text
+
+
+def test_objects_in_shared_memory_are_aligned_as_declared_and_no_better():
+    declared = ".shared .align 4 .b8 a[16];\n.shared .align 8 .b8 b[16];\n"
+    text, translator = translated(f"{declared}mov.u64 %rd1, a; mov.u64 %rd2, b;")
+    assert translator.symbols == {"a": "(shared_begin + 4)", "b": "(shared_begin + 24)"}
+    assert "shared_begin + 24" in text
+
+
+def test_uses_beyond_an_architecture_are_named():
+    assert Use(256, 256, 1024, 98 << 10).excesses() == []
+    assert Use(0, 256, 0, 0).excesses() == []
+    assert Use(0, 512, 0, 0).excesses() == ["512 threads, of a kernel without __launch_bounds__"]
+    assert Use(256, 256, 1024, 99 << 10).excesses() == [
+        f"{(99 << 10) + 1024} bytes of shared memory on sm_86"
+    ]
+    assert len(Use(256, 256, 49 << 10, 200 << 10).excesses()) == 4
+
+
+# ---- With nvcc -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host_objects(source_library):
+    if reason := build.missing():
+        pytest.skip(reason)
+    return source_library.objects
+
+
+@pytest.fixture(scope="module")
+def emulator(host_objects, tmp_path_factory):
+    """Of the kernels with defects and of single instructions."""
+    return build.build(tmp_path_factory.mktemp("defects"), host_objects, SOURCES)
+
+
+def run_defect(emulator, name):
+    x = np.zeros(64, np.float32)
+    x[1:] = np.linspace(0.5, 4, 63)
+    out = np.zeros(64, np.float32)
+    arguments = emulator._input(x), emulator._pointer(out)
+    assert emulator._call(emulator._c.shim_defect, name.encode(), *arguments) == 0, name
+    return x, out
+
+
+def marked_line(name):
+    lines = (HERE / "defects.cu").read_text().splitlines()
+    (line,) = [i for i, text in enumerate(lines, 1) if text.endswith(f"// at {name}")]
+    return f"defects.cu:{line}"
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("misaligned_shared", "misaligned access to shared memory"),
+        ("misaligned_global", "misaligned access to global memory"),
+        ("misaligned_tensor", "misaligned access to global memory"),
+        ("load_before_null", "load of global memory out of bounds"),
+        ("shared_out_of_bounds", "access to shared memory out of bounds"),
+        ("global_load_out_of_bounds", "load of global memory out of bounds"),
+        ("global_store_out_of_bounds", "store to global memory out of bounds"),
+        ("store_to_input", "store to global memory out of bounds"),
+        ("unwritten_shared", "reads shared memory that was never written"),
+        ("unwritten_local", "reads local memory that was never written"),
+        ("no_barrier", "race: .* another thread"),
+        ("no_barrier_before_overwriting", "race: overwrites what another thread read"),
+        ("no_warp_barrier", "race: reads what another thread stored|never written"),
+        ("ordered_by_a_vote_alone", "weakly ordered: reads what another thread stored"),
+        ("divergent_shuffle", "shfl.sync.bfly .*reads from inactive lane 16"),
+        ("mask_of_half_a_warp", "lacks its caller"),
+        ("divergent_barrier", "deadlock: .*wait in bar.sync"),
+        ("division_by_zero", "integer division by zero"),
+    ],
+)
+def test_defect_is_reported_with_its_line(name, message, order, emulator):
+    emulator.configure(order, seed=3)
+    with pytest.raises(ShimError, match=message) as caught:
+        run_defect(emulator, name)
+    assert marked_line(name) in str(caught.value)
+    x, out = run_defect(emulator, "sound")  # the next launch is none the worse
+    np.testing.assert_allclose(out, np.repeat([x[32:].sum(), x[:32].sum()], 32), rtol=1e-6)
+
+
+def test_what_is_right_is_not_reported(emulator):
+    for order in ORDERS:
+        emulator.configure(order, seed=3)
+        _, out = run_defect(emulator, "neighbouring_bytes")
+        np.testing.assert_array_equal(out, np.arange(64))
+        _, out = run_defect(emulator, "constant_table")
+        np.testing.assert_array_equal(out, [1, 2, 3] + [0] * 61)
+
+
+def test_launch_bounds_hold(emulator):
+    with pytest.raises(ShimError, match="launched with 64 threads, compiled for 32"):
+        run_defect(emulator, "launched_with_too_many_threads")
+
+
+def test_kernels_without_ptx_cannot_be_launched(emulator):
+    with pytest.raises(ShimError, match="no PTX of this kernel was translated"):
+        emulator.forward(np.zeros((2, 5), np.float32), "huber")
+
+
+def float_bits(x):
+    return struct.unpack("<I", struct.pack("<f", x))[0]
+
+
+def test_instructions(emulator):
+    """By hand, from the PTX ISA."""
+    f, g = np.float32(-1.75), np.float32(3.3)
+    x = np.array([0x89ABCDEF, 0x12345678, 0x00F0F0F0, float_bits(f), float_bits(g)], np.uint32)
+    out = np.zeros(32, np.uint32)
+    assert not emulator._call(
+        emulator._c.shim_instructions, emulator._input(x), emulator._pointer(out)
+    )
+    a, b, c = (int(v) for v in x[:3])
+    signed = a - 2**32
+    table = [4 * (a >> i & 1) + 2 * (b >> i & 1) + (c >> i & 1) for i in range(32)]
+    mix = sum((0xD8 >> row & 1) << i for i, row in enumerate(table))
+    expected = [
+        byte_perm(a, b, 0x7A41),
+        (b << 5 | a >> 27) & 0xFFFFFFFF,
+        (b << 23 | a >> 9) & 0xFFFFFFFF,
+        int(f"{a:032b}"[::-1], 2),
+        5,
+        b.bit_count(),
+        a * b >> 32,
+        (signed * b >> 32) & 0xFFFFFFFF,
+        a >> 7 & 0x1FF,
+        0xFFFFFFF1,
+        (b & ~(0xFFF << 5)) | (a & 0xFFF) << 5,
+        mix,
+        23,
+        0,
+        0xFFFFFFFF,
+        (a * b >> 32) + c,
+        a,
+        0x80000000,
+        3,
+        float_bits(f),
+        float_bits(np.float32(np.float64(f) * np.float64(g) - 1)),
+        float_bits(np.sqrt(g)),
+        float_bits(np.float32(1) / g),
+        float_bits(f / g),
+        0,  # NaN
+        0x80000000,
+        0x80000000,
+        0,  # a subnormal number, taken for zero
+    ]
+    assert [hex(v) for v in out[: len(expected)]] == [hex(v) for v in expected]
+
+
+def byte_perm(a, b, selector):
+    data = (a | b << 32).to_bytes(8, "little")
+    found = b""
+    for k in range(4):
+        choice = selector >> 4 * k & 15
+        byte = data[choice & 7]
+        found += bytes([(255 if byte > 127 else 0) if choice & 8 else byte])
+    return int.from_bytes(found, "little")
+
+
+def test_contraction_changes_only_what_may_be_contracted(ptx_only, host_objects, tmp_path):
+    """With the flags of the build nothing may be; with nvcc's own the same kernel differs."""
+    found = {}
+    for name, flags, contract_ in [
+        ("as built", (), False),
+        ("contracted", (), True),
+        ("permitted", ("-fmad=true", "-Xcompiler", "-ffp-contract=off"), True),
+    ]:
+        one = build.build(
+            tmp_path / name.replace(" ", "_"), host_objects, SOURCES[:1],
+            match="product_and_sum", flags=flags, contract=contract_,
+        )  # fmt: skip
+        found[name] = run_defect(one, "product_and_sum")[1]
+    np.testing.assert_array_equal(found["contracted"], found["as built"])
+    assert (found["permitted"] != found["as built"]).any()
+
+
+@pytest.fixture(scope="module")
+def quick(host_objects, tmp_path_factory):
+    """A kernel of each kind."""
+    return build.build(tmp_path_factory.mktemp("quick"), host_objects, [HERE / "quick.cu"])
+
+
+QUICK = [
+    ("huber", torch.float32, 33, "local"),
+    ("huber", torch.float32, 1000, "local"),
+    ("huber", torch.float32, 5000, "local"),
+    ("huber", torch.float32, 16_500, "local"),
+    ("truncated_quadratic", torch.float64, 500, "local"),
+    ("welsch", torch.float32, 600, "global"),
+]
+
+
+@pytest.mark.parametrize("noise", [0, 2])
+@pytest.mark.parametrize(("penalty", "dtype", "n", "solver"), QUICK)
+def test_answers(penalty, dtype, n, solver, noise, quick):
+    """In three orders of threads and with approximate instructions that are less exact."""
+    rng = np.random.default_rng(n)
+    x = rng.standard_normal((5 if n < 5000 else 2, n)) + 4 * (rng.random((1, n)) < 0.2)
+    x = x.astype(np.float32 if dtype == torch.float32 else np.float64)
+    quick.set_noise(noise)
+    try:
+        (y,) = in_every_schedule(quick, lambda: [quick.forward(x, penalty, solver=solver).y])
+    finally:
+        quick.set_noise(0)
+    for points, found in zip(x.astype(np.float64), y.astype(np.float64), strict=True):
+        if penalty == "huber" or solver == "global":
+            contract.assert_answer(found, points, penalty, 1.0, dtype)
+        else:
+            d = contract.accuracy(found, 1.0, dtype)
+            assert abs(ref.psi(found - points, penalty, 1.0).sum()) <= n * d
+
+
+def test_the_quick_kernels_stay_within_every_architecture(quick):
+    assert {name: use.excesses() for name, use in quick.uses().items() if use.excesses()} == {}
+
+
+def test_no_kernel_leaves_anything_to_contract(ptx_only, tmp_path):
+    """Products and sums that ptxas may fuse are those without .rn."""
+    if reason := build.missing():
+        pytest.skip(reason)
+    for source in kernel_units():
+        text = build.compile_ptx(source, tmp_path).read_text()
+        assert not re.findall(r"\b(?:add|sub|mul)(?:\.ftz)?\.f(?:32|64)\b", text), source.name
+
+
+def test_nothing_is_left_to_contract():
+    """In none of the quick kernels; the translation is the same text with and without."""
+    if reason := build.missing():
+        pytest.skip(reason)
+    folder = build.KEPT / "contraction"
+    folder.mkdir(parents=True, exist_ok=True)
+    module = parser.parse_file(build.compile_ptx(HERE / "quick.cu", folder))
+    for kernel in module.kernels():
+        translator = KernelTranslator(module, kernel, contract=True)
+        text = translator.translate().text
+        assert translator.fused == 0
+        assert text == KernelTranslator(module, kernel).translate().text
+
+
+BLOCK = "local_shared_memory<Huber, float, Block<256>, false>(const __grid_constant__ LocalArgs)"
+SEARCH = "global_shared_memory<Welsch, float, 128, false>(const __grid_constant__ GlobalArgs)"
+
+
+def run_block(library):
+    x = np.random.default_rng(0).standard_normal((3, 3000)).astype(np.float32)
+    library.forward(x, "huber")
+
+
+def run_search(library):
+    """Runs out of passes where some warps are still reading bounds that others discard."""
+    broad = -3.5 + 7 * (np.arange(256) + 0.5) / 256
+    narrow = 14 + np.where(np.arange(138) % 2, 0.9, -0.9)
+    x = np.concatenate([broad, narrow]).astype(np.float32)[None]
+    library.forward(x, "welsch", solver="global", max_iter=6)
+
+
+READS = r"at < n \? x\[place\(at\)\] : S\{\}"
+MUTATIONS = [
+    (
+        Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 1),
+        BLOCK,
+        "race: |never written|divergent barriers",
+    ),
+    (
+        Mutation(
+            "mask of half a warp",
+            "cuda/thread_group.cuh",
+            r"(shfl_xor_sync)\(full_mask",
+            r"\1(0xffffu",
+        ),
+        BLOCK,
+        "lacks its caller|reads from inactive lane",
+    ),
+    (
+        Mutation(
+            "load past the end",
+            "cuda/local.cuh",
+            READS,
+            "x[place(at)]",
+        ),
+        BLOCK,
+        "load of global memory out of bounds",
+    ),
+    (
+        Mutation(
+            "misaligned load",
+            "cuda/local.cuh",
+            READS,
+            "at < n ? *reinterpret_cast<const S*>(reinterpret_cast<const char*>(x + at) + 2) : S{}",
+        ),
+        BLOCK,
+        "misaligned access to global memory",
+    ),
+    (
+        Mutation("store past the end", "cuda/local.cuh", r"staged\[i\] =", "staged[i + n] ="),
+        BLOCK,
+        "access to shared memory out of bounds|never written",
+    ),
+    (
+        Mutation(
+            "barrier before cells are discarded", "core/certify/search.h", r"set_\.sync\(\);", ""
+        ),
+        SEARCH,
+        "race: ",
+    ),
+    (
+        Mutation("order of a block's bound", "core/certify/search.h", r"set_\.group_sync\(\);", ""),
+        SEARCH,
+        "weakly ordered: ",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("mutation", "kernel", "message"), MUTATIONS, ids=[mutation.name for mutation, *_ in MUTATIONS]
+)
+def test_mutation_is_caught(mutation, kernel, message, ptx_only, host_objects, tmp_path):
+    csrc = mutate(tmp_path, mutation)
+    source = csrc / "mutant.cu"
+    source.write_text(
+        '#include "cuda/global.cuh"\n'
+        f"namespace ddn::cuda {{\ntemplate __global__ void {kernel};\n}}\n"
+    )
+    broken = build.build(tmp_path / "ptx", host_objects, [source], csrc=csrc)
+    run = run_block if kernel == BLOCK else run_search
+
+    def run_in_all_orders():
+        for order in ORDERS:
+            broken.configure(order)
+            run(broken)
+
+    with pytest.raises(ShimError, match=message):
+        run_in_all_orders()
+
+
+def test_the_mutants_workloads_are_sound(quick):
+    for order in ORDERS:
+        quick.configure(order)
+        run_block(quick)
+        run_search(quick)

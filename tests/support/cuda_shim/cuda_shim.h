@@ -1,0 +1,305 @@
+// CUDA's words for a plain C++ compiler: kernel files compiled with
+//
+//   g++ -x c++ -DDDN_CUDA_SHIM -I tests/support/cuda_shim -I csrc
+//
+// run on the host, for tests on machines without a GPU. The threads of a block are fibers of one
+// host thread. Each runs alone until it reaches a collective (a barrier, shuffle, vote), where it
+// waits for the others that have to take part; which of the threads that can go on goes on is the
+// `Order`. Blocks run one after the other. Shared memory holds NaN when a block starts. What is
+// undefined in CUDA and can be seen from here ends the launch: it returns cudaErrorLaunchFailure
+// and error() says what happened and at which line.
+//
+// A back end may run other code in a kernel's place: tests/support/ptx_emulator runs what nvcc makes of it.
+//
+// Not shown here: races between blocks, memory ordering, stream order, registers, alignment, speed.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <string>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__
+#define __grid_constant__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+
+// As thread-local variables the shared ones of all kernels lie together, where the scheduler finds
+// them and fills them with NaN. AddressSanitizer guards plain variables only.
+#if defined(__SANITIZE_ADDRESS__)
+#define __shared__ static
+#else
+#define __shared__ static thread_local
+#endif
+
+struct uint3 {
+  unsigned x, y, z;
+};
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+};
+
+// Of the thread that is running.
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719
+};
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+using cudaStream_t = struct CUstream_st*;
+
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaPeekAtLastError();
+cudaError_t cudaGetLastError();
+
+namespace cuda_shim {
+
+constexpr size_t shared_limit = 48 << 10;          // without cudaFuncSetAttribute
+constexpr size_t shared_limit_opt_in = 227 << 10;  // compute capability 9.0
+constexpr unsigned threads_limit = 1024;
+
+enum class Order { forward, reversed, random };
+// Forward: of the threads that can go on the first one does. `seed` is for random.
+void set_order(Order order, uint64_t seed);
+// For kernels that walk over their work in strides of the grid: from now on a grid has at most so
+// many blocks in x.
+void set_most_blocks(unsigned most);
+// Whether the kernel has been launched since the program began or launches were forgotten.
+bool was_launched(const void* kernel);
+void forget_launches();
+// The first error since clear_error(), or "".
+const char* error();
+void clear_error();
+
+// Where in the source a collective is called, in which of the copies that a compiler made of it,
+// and where the function of that line was inlined.
+struct Site {
+  const char* name;
+  const char* file;
+  int line;
+  int copy = 0;
+  const char* inlined_at = "";
+};
+
+// One lane's part in a collective of a warp.
+struct Arrival {
+  Site site;
+  unsigned mask;
+  const void* value;  // what the lane gives
+  void* result;       // what it gets
+  unsigned bytes;     // of each
+  int source;         // the lane that a shuffle reads, or `vote`
+  bool orders_memory = false;
+};
+constexpr int vote = -1;  // value is a bool, the result a mask of the lanes whose value is true
+
+void sync_threads(const Site& site);
+void sync_warp(Arrival& arrival);
+
+cudaError_t set_shared_limit(const void* kernel, cudaFuncAttribute attribute, int bytes);
+void* dynamic_shared();
+void run_grid(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+              const std::function<void()>& thread);
+
+// An argument of a launch.
+struct Argument {
+  const void* value;
+  size_t bytes;
+};
+
+// Runs kernels in place of the host's code and learns when their threads meet.
+struct Backend {
+  void (*run)(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
+              const Argument* arguments, size_t num_arguments);
+  void (*begin_block)();
+  void (*barrier)();  // of the block: all have arrived
+  void (*warp_meets)(unsigned warp, unsigned members, bool orders_memory);
+  // Kernels may touch that memory.
+  void (*allow)(const void* begin, size_t bytes, bool writable);
+};
+extern const Backend* backend;  // null: the host's code runs
+
+// Ends the launch from within a thread.
+[[noreturn]] void fail_thread(const std::string& message);
+// There is no launch.
+void fail_launch(const char* kernel, const std::string& message);
+
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), const char* name, dim3 grid, dim3 block,
+            size_t shared_bytes, cudaStream_t, Arguments&&... arguments) {
+  const std::tuple<std::decay_t<Parameters>...> parameters(std::forward<Arguments>(arguments)...);
+  if (backend != nullptr) {
+    std::apply(
+        [&](const auto&... parameter) {
+          const Argument list[] = {{&parameter, sizeof parameter}...};
+          backend->run(reinterpret_cast<const void*>(kernel), name, grid, block, shared_bytes, list,
+                       sizeof...(parameter));
+        },
+        parameters);
+    return;
+  }
+  run_grid(reinterpret_cast<const void*>(kernel), name, grid, block, shared_bytes,
+           [&] { std::apply(kernel, parameters); });
+}
+
+unsigned lane();
+void check_width(const Site& site, int width);
+
+enum class Shuffle { index, up, down, exclusive_or };
+
+// The rules of the PTX instruction shfl: a source outside the lane's own segment of `width` lanes
+// is the lane itself.
+inline int shuffle_source(Shuffle kind, int by, int width) {
+  const int self = static_cast<int>(lane());
+  const int first = self & (warpSize - width), last = first + width - 1;
+  switch (kind) {
+    case Shuffle::index:
+      return first + (by & (width - 1));
+    case Shuffle::up:
+      return self - by >= first ? self - by : self;
+    case Shuffle::down:
+      return self + by <= last ? self + by : self;
+    default:
+      return (self ^ by) <= last ? self ^ by : self;
+  }
+}
+
+template <class T>
+T shuffle(const Site& site, Shuffle kind, unsigned mask, const T& value, int by, int width) {
+  static_assert(std::is_arithmetic_v<T>);
+  check_width(site, width);
+  T result;
+  Arrival arrival{site, mask, &value, &result, sizeof(T), shuffle_source(kind, by, width)};
+  sync_warp(arrival);
+  return result;
+}
+
+inline unsigned ballot(const Site& site, unsigned mask, bool value) {
+  unsigned result;
+  Arrival arrival{site, mask, &value, &result, sizeof result, vote};
+  sync_warp(arrival);
+  return result;
+}
+
+// Over the lanes of the mask.
+template <class Combine>
+int reduce(const Site& site, unsigned mask, int value, const Combine& combine) {
+  int all = 0;
+  bool first = true;
+  for (int i = 0; i < warpSize; ++i) {
+    if ((mask >> i & 1) == 0) continue;
+    const int other = shuffle(site, Shuffle::index, mask, value, i, warpSize);
+    all = first ? other : combine(all, other);
+    first = false;
+  }
+  return all;
+}
+
+}  // namespace cuda_shim
+
+#define DDN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
+  ::cuda_shim::launch(kernel, #kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define DDN_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::cuda_shim::dynamic_shared())
+
+template <class F>
+cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute attribute, int value) {
+  return cuda_shim::set_shared_limit(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
+// As default arguments these are the file and line of the caller.
+#define DDN_SHIM_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncthreads(DDN_SHIM_CALLER) {
+  cuda_shim::sync_threads({"__syncthreads", file, line});
+}
+
+inline void __syncwarp(unsigned mask = 0xffffffff, DDN_SHIM_CALLER) {
+  cuda_shim::ballot({"__syncwarp", file, line}, mask, false);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_sync", file, line}, cuda_shim::Shuffle::index, mask, value,
+                            source, width);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_up_sync", file, line}, cuda_shim::Shuffle::up, mask, value, by,
+                            width);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_down_sync", file, line}, cuda_shim::Shuffle::down, mask, value,
+                            by, width);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int by, int width = warpSize, DDN_SHIM_CALLER) {
+  return cuda_shim::shuffle({"__shfl_xor_sync", file, line}, cuda_shim::Shuffle::exclusive_or, mask,
+                            value, by, width);
+}
+inline unsigned __ballot_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::ballot({"__ballot_sync", file, line}, mask, value != 0);
+}
+inline int __any_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::ballot({"__any_sync", file, line}, mask, value != 0) != 0;
+}
+inline int __all_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::ballot({"__all_sync", file, line}, mask, value == 0) == 0;
+}
+
+inline int __reduce_add_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::reduce({"__reduce_add_sync", file, line}, mask, value,
+                           [](int a, int b) { return a + b; });
+}
+inline int __reduce_max_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::reduce({"__reduce_max_sync", file, line}, mask, value,
+                           [](int a, int b) { return a > b ? a : b; });
+}
+inline int __reduce_min_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
+  return cuda_shim::reduce({"__reduce_min_sync", file, line}, mask, value,
+                           [](int a, int b) { return a < b ? a : b; });
+}
+
+// A thread is interrupted at collectives only.
+template <class T>
+T atomicAdd(T* address, std::common_type_t<T> value) {
+  const T old = *address;
+  *address = old + value;
+  return old;
+}
+
+template <class T>
+T __ldg(const T* address) {
+  return *address;
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+
+inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
+inline float __expf(float x) { return std::exp(x); }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }

@@ -1,0 +1,100 @@
+"""Ways to break the kernels that the tests have to notice, as replacements in their text."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.cuda_shim.shim import CSRC
+
+
+class Mutation(NamedTuple):
+    """The nth match of the pattern in a file is replaced; `unit` is the source that includes it."""
+
+    name: str
+    file: str
+    pattern: str
+    replacement: str
+    nth: int = 0
+    unit: str = "local_float32.cu"
+
+
+BARRIER = r"__syncthreads\(\);"
+REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
+MUTATIONS = (
+    Mutation("barrier before a reduction writes", "cuda/thread_group.cuh", REDUCTION, r"\1"),
+    Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 1),
+    Mutation("barrier before numbers of points are read", "cuda/thread_group.cuh", BARRIER, "", 2),
+    Mutation(
+        "mask of half a warp", "cuda/thread_group.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"
+    ),
+    Mutation(
+        "tail of a sum",
+        "cuda/point_set.cuh",
+        r"i < n_; (i \+= ThreadGroup::threads\) visit\(points_\[i\], points_)",
+        r"i + 1 < n_; \1",
+    ),
+    *(
+        Mutation(name, "cuda/memory.cuh", BARRIER, "", nth, "global_float32.cu")
+        for nth, name in (
+            (0, "barrier in a sort, after the steps of warps"),
+            (1, "barrier in a sort, after the mirrored step"),
+            (2, "barrier in a sort, after the other steps"),
+        )
+    ),
+    *(
+        Mutation(name, "cuda/point_set.cuh", BARRIER, "", nth, "global_float32.cu")
+        for nth, name in (
+            (0, "barrier of the grid's bounds"),
+            (1, "barrier between clearing the bins and counting"),
+            (2, "barrier between counting and the sums"),
+            (3, "barrier after the bins"),
+            (4, "barrier after a list"),
+            (5, "barrier after a list is cleared"),
+        )
+    ),
+    *(
+        Mutation(name, "cuda/thread_group.cuh", BARRIER, "", nth, "global_float32.cu")
+        for nth, name in (
+            (3, "barrier before sums over threads are read"),
+            (4, "barrier before the largest of warps is written"),
+            (5, "barrier before the largest of warps is read"),
+        )
+    ),
+    *(
+        Mutation(name, "core/certify/search.h", r"set_\.sync\(\);", "", nth, "global_float32.cu")
+        for nth, name in (
+            (1, "barrier after cells are resolved"),
+            (2, "barrier after the masses of blocks"),
+            (3, "barrier after the bounds on blocks"),
+        )
+    ),
+    Mutation("places past the end of a list", "cuda/point_set.cuh", r" \+ numbers\[3\]", ""),
+    Mutation("tail of staging", "cuda/local.cuh", r"if \(at < n\) put", "if (at + 1 < n) put"),
+    Mutation(
+        "tail of the gradient", "cuda/backward.cu", r"\|\| i < n", "|| i <= n", 0, "backward.cu"
+    ),
+    Mutation(
+        "a tile with all of its points",
+        "cuda/backward.cu",
+        r"start \+ tile <= n",
+        "start + tile <= n + 1",
+        0,
+        "backward.cu",
+    ),
+)
+
+
+def mutate(folder: Path, mutation: Mutation) -> Path:
+    """A copy of csrc/ in the folder, with the mutation."""
+    csrc = folder / "csrc"
+    shutil.copytree(CSRC, csrc)
+    file = csrc / mutation.file
+    text = file.read_text()
+    matches = list(re.finditer(mutation.pattern, text))
+    assert len(matches) > mutation.nth, f"{len(matches)} matches of {mutation}"
+    match = matches[mutation.nth]
+    mutated = text[: match.start()] + match.expand(mutation.replacement) + text[match.end() :]
+    assert mutated != text
+    file.write_text(mutated)
+    return csrc

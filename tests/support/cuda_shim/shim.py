@@ -1,0 +1,397 @@
+"""Compiles the kernels for the host and calls them with NumPy arrays. Needs a C++ compiler alone.
+
+See cuda_shim.h for what is checked while they run. With `-fsanitize=address` among the flags, and
+libasan preloaded into Python, AddressSanitizer follows the fibers.
+"""
+
+import ctypes
+import math
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.support import ROOT
+
+HERE = Path(__file__).resolve().parent
+CSRC = ROOT / "csrc"
+# A fortified longjmp refuses to move between stacks. Functions with the same code stay apart, since
+# kernels are told from each other by their addresses.
+FLAGS = ("-std=c++17", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-ipa-icf", "-DDDN_CUDA_SHIM")
+MARGIN = 64  # numbers on either side of an output that a kernel must not touch
+
+# The compiler takes longer than the kernels.
+OPTIMIZE = ("-O0",)
+ORDERS = ("forward", "reversed", "random")
+ALL_BLOCKS = 2**31 - 1
+# Orders and numbers of blocks: with one or two blocks each has to take several sets.
+SCHEDULES = (("forward", 0, ALL_BLOCKS), ("reversed", 0, 1), ("random", 1, 2))
+
+
+class ShimError(Exception):
+    """A launch failed or a kernel did what CUDA leaves undefined."""
+
+
+def compile_unit(
+    source: Path,
+    into: Path,
+    csrc: Path = CSRC,
+    flags: Sequence[str] = (),
+    target: str | None = None,
+    language: str = "c++",
+) -> Path:
+    """The object file of one source, in the folder `into`."""
+    compiler = os.environ.get("CXX", "g++")
+    compiled = into / (target or f"{source.name}.o")
+    includes = [f"-I{HERE}", f"-I{csrc}"]
+    files = ["-x", language, "-c", str(source), "-o", str(compiled)]
+    subprocess.run([compiler, *FLAGS, *flags, *includes, *files], check=True)
+    return compiled
+
+
+def compile_units(jobs: Iterable[tuple[Any, ...]]) -> list[Path]:
+    """compile_unit() for each tuple of its arguments, on all cores."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(lambda job: compile_unit(*job), jobs))
+
+
+def link(objects: Iterable[Path], library: Path) -> Path:
+    """Of a template that two objects hold, the first one's is taken."""
+    compiler = os.environ.get("CXX", "g++")
+    subprocess.run([compiler, "-shared", *objects, "-o", library], check=True)
+    return library
+
+
+def kernel_units(csrc: Path = CSRC) -> list[Path]:
+    return sorted((csrc / "cuda").glob("*.cu"))
+
+
+def shim_units() -> list[Path]:
+    return sorted([*HERE.glob("*.cpp"), *HERE.glob("*.cu")])
+
+
+class Answer(NamedTuple):
+    """What the forward kernels write, each [sets]; y of x's dtype, the others of its real one."""
+
+    y: np.ndarray
+    remainder: np.ndarray
+    curvature: np.ndarray
+
+
+class Info(NamedTuple):
+    """What is told of each answer, [sets] each; see `ddn_cuda.RobustPoolInfo`."""
+
+    iterations: np.ndarray
+    residual: np.ndarray
+    curvature: np.ndarray
+    objective: np.ndarray
+    gap: np.ndarray
+    status: np.ndarray
+
+    @classmethod
+    def empty(cls, sets: int) -> "Info":
+        integers = ("iterations", "status")
+        return cls(*(np.zeros(sets, np.int64 if f in integers else float) for f in cls._fields))
+
+
+class Direction(NamedTuple):
+    """How points (of x's dtype), weights (of its real dtype) and alphas (likewise) move."""
+
+    x: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    alpha: np.ndarray | None = None
+
+
+NO_DIRECTION = Direction()
+
+
+class Guarded:
+    """An array filled with NaN between margins that show when they are written to; numbers that
+    know no NaN are bits of bfloat16."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        size = math.prod(shape)
+        self._blank = np.nan if dtype.kind == "f" else 0x7FC0
+        self._whole = np.full(size + 2 * MARGIN, self._blank, dtype)
+        self._margins = self._whole[:MARGIN], self._whole[MARGIN + size :]
+        self.array = self._whole[MARGIN : MARGIN + size].reshape(shape)
+
+    def check(self) -> np.ndarray:
+        for margin in self._margins:
+            if not np.array_equal(margin, np.full_like(margin, self._blank), equal_nan=True):
+                raise ShimError("a kernel wrote next to its output")
+        return self.array
+
+
+def layout_of(x: np.ndarray, set_rank: int, ptr: np.ndarray | None = None) -> ctypes.Array:
+    """The first set_rank dims of x number the sets, the others their points; with ptr, the first
+    dim holds the points of all segments and the others number their channels."""
+    if ptr is None:
+        set_dims, point_dims = range(set_rank), range(set_rank, x.ndim)
+        channels, segments = 1, 1
+    else:
+        set_dims, point_dims = range(1, x.ndim), range(1)
+        channels, segments = math.prod(x.shape[1:]), len(ptr) - 1
+    sizes = [math.prod(x.shape[d] for d in dims) for dims in (set_dims, point_dims)]
+    numbers = [sizes[0] * segments, sizes[1], channels]
+    for dims in (set_dims, point_dims):
+        numbers.append(len(dims))
+        for d in dims:
+            numbers += [x.shape[d], x.strides[d] // x.itemsize]
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+class BFloat16(np.ndarray):
+    """Bits of bfloat16 numbers, as uint16."""
+
+
+def real_dtype(x: np.ndarray) -> np.dtype:
+    """Of the arithmetic on x and of what belongs to the unrounded answer."""
+    return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def _dtype_number(x: np.ndarray) -> int:
+    if isinstance(x, BFloat16):
+        return 3
+    dtypes = (np.float32, np.float64, np.float16, None, np.bool_)
+    return [t and np.dtype(t) for t in dtypes].index(x.dtype)
+
+
+class _Array(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("layout", ctypes.POINTER(ctypes.c_int64)))
+
+
+class _Sets(ctypes.Structure):
+    _fields_ = (
+        ("dtype", ctypes.c_int),
+        ("penalty", ctypes.c_int),
+        ("ptr", ctypes.c_void_p),
+        ("x", _Array),
+        ("alpha", ctypes.c_void_p),
+        ("alpha_value", ctypes.c_double),
+        ("weight", _Array),
+        ("weight_dtype", ctypes.c_int),
+    )
+
+
+class Problem(NamedTuple):
+    """What is solved. alpha: a number, or one per set as an array of x's real dtype; weight: of x's
+    shape, any dtype or boolean, with any strides; ptr: int64 offsets of segments along the first
+    dim."""
+
+    x: np.ndarray
+    penalty: str
+    alpha: float | np.ndarray = 1.0
+    weight: np.ndarray | None = None
+    set_rank: int = 1
+    ptr: np.ndarray | None = None
+
+    def shape(self) -> tuple[int, ...]:
+        """Of the answers."""
+        if self.ptr is not None:
+            return ((len(self.ptr) - 1) * math.prod(self.x.shape[1:]),)
+        return (math.prod(self.x.shape[: self.set_rank]),)
+
+
+class Shim:
+    """A library of compiled kernels. One thread at a time."""
+
+    def __init__(self, library: Path) -> None:
+        self.path = library
+        self._c = ctypes.CDLL(str(library))
+        self._c.shim_error.restype = ctypes.c_char_p
+        self.configure()
+
+    def configure(self, order: str = "forward", seed: int = 0, most_blocks: int = ALL_BLOCKS):
+        """The order of threads and blocks; `seed` is for the random one."""
+        self._c.shim_configure(
+            ORDERS.index(order), ctypes.c_uint64(seed), ctypes.c_uint(most_blocks)
+        )
+
+    def forward(
+        self,
+        x: np.ndarray,
+        penalty: str,
+        alpha: float | np.ndarray = 1.0,
+        *,
+        solver: str = "local",
+        max_iter: int = -1,
+        info: Info | None = None,
+        **options: Any,
+    ) -> Answer:
+        """info: to be filled in; options: of a `Problem`."""
+        problem = Problem(x, penalty, alpha, **options)
+        shape, real = problem.shape(), real_dtype(x)
+        outputs = [Guarded(shape, x.dtype), Guarded(shape, real), Guarded(shape, real)]
+        self._call(
+            self._c.shim_forward,
+            *self._sets(problem),
+            int(solver == "global"),
+            *(self._pointer(output.array) for output in outputs),
+            ctypes.c_int64(max_iter),
+            ctypes.c_double(-1.0),
+            info and (ctypes.c_void_p * len(info))(*(self._pointer(part).value for part in info)),
+        )
+        y, remainder, curvature = (output.check() for output in outputs)
+        return Answer(y.view(type(x)), remainder, curvature)
+
+    def backward(
+        self,
+        grad: np.ndarray,
+        x: np.ndarray,
+        answer: Answer,
+        penalty: str,
+        alpha: float | np.ndarray = 1.0,
+        *,
+        of: str = "points",
+        into: np.ndarray | None = None,
+        direction: Direction = NO_DIRECTION,
+        **options: Any,
+    ) -> np.ndarray:
+        """The gradient of the "points", the "weights" (of x's shape) or "alpha" (one per set), in a
+        new array unless there is one to write it into; with a direction, the derivative of that
+        gradient in it. `of` the "answer": its own derivative."""
+        problem = Problem(x, penalty, alpha, **options)
+        real = real_dtype(x)
+        shapes = {"points": (x.shape, x.dtype), "weights": (x.shape, real)}
+        shapes |= {"alpha": (problem.shape(), real), "answer": (problem.shape(), x.dtype)}
+        output = Guarded(*shapes[of])
+        result = output.array if into is None else into
+        assert grad.dtype == x.dtype
+        assert (result.shape, result.dtype) == shapes[of]
+        if problem.ptr is not None:
+            result[...] = 0  # rows in no segment are left alone
+        self._call(
+            self._c.shim_backward,
+            *self._sets(problem),
+            *(self._input(part) for part in answer),
+            self._input(None if of == "answer" else grad),
+            self._array(problem, result if of == "points" else None),
+            self._array(problem, result if of == "weights" else None),
+            self._pointer(result if of == "alpha" else None),
+            self._array(problem, direction.x, writable=False),
+            self._array(problem, direction.weight, writable=False),
+            self._input(direction.alpha),
+            self._pointer(result if of == "answer" else None),
+        )
+        output.check()
+        return result.view(type(x)) if of in ("points", "answer") else result
+
+    def toy(self, name: str, size: int = 1024) -> np.ndarray:
+        """What a kernel of toys.cu writes; NaN where it does not."""
+        out = np.full(size, np.nan)
+        code = self._call(self._c.shim_toy, name.encode(), self._pointer(out))
+        assert code == 0, f"no toy {name}"
+        return out
+
+    def addresses(self) -> dict[str, int]:
+        """Of the library's functions, by their demangled names."""
+        listing = subprocess.run(
+            ["nm", "-C", "--defined-only", self.path], check=True, capture_output=True, text=True
+        )
+        symbols = [line.split(" ", 2) for line in listing.stdout.splitlines()]
+        offsets = {name: int(at, 16) for at, kind, name in symbols if kind in "tTwWuU"}
+        known = ctypes.cast(self._c.shim_forward, ctypes.c_void_p).value
+        assert known is not None
+        base = known - offsets["shim_forward"]
+        return {name: base + offset for name, offset in offsets.items()}
+
+    def kernels(self) -> dict[str, bool]:
+        """The pooling kernels of the library and whether each has been launched since the library
+        was loaded or forget_launches() was called.
+
+        A pooling kernel is known by its one argument, which it takes by value."""
+        return {
+            name: bool(self._c.shim_was_launched(ctypes.c_void_p(address)))
+            for name, address in self.addresses().items()
+            if re.search(
+                r"^(void )?ddn::cuda::.*"
+                r"\(ddn::(BackwardArgs|cuda::(LocalArgs|GlobalArgs|SegmentLists))\)$",
+                name,
+            )
+        }
+
+    def forget_launches(self) -> None:
+        self._c.shim_forget_launches()
+
+    def _penalty(self, name: str) -> int:
+        number = self._c.shim_penalty(name.encode())
+        assert number >= 0, f"no penalty {name}"
+        return number
+
+    def _sets(self, problem: Problem) -> tuple[Any, ...]:
+        x, penalty, alpha, weight, _, ptr = problem
+        each = alpha if isinstance(alpha, np.ndarray) else None
+        if each is not None:
+            assert each.dtype == real_dtype(x)
+            assert each.shape == problem.shape()
+            assert each.flags.c_contiguous
+        sets = _Sets(
+            _dtype_number(x),
+            self._penalty(penalty),
+            self._input(ptr),
+            self._array(problem, x, writable=False),
+            self._input(each),
+            math.nan if each is not None else alpha,
+            self._array(problem, weight, writable=False),
+            0 if weight is None else _dtype_number(weight),
+        )
+        return (ctypes.byref(sets),)
+
+    def _pointer(self, array: np.ndarray | None, writable: bool = True) -> ctypes.c_void_p:
+        """What kernels of the next call are given for an array."""
+        return ctypes.c_void_p(None if array is None else array.ctypes.data)
+
+    def _input(self, array: np.ndarray | None) -> ctypes.c_void_p:
+        return self._pointer(array, writable=False)
+
+    def _array(self, problem: Problem, t: np.ndarray | None, writable: bool = True) -> _Array:
+        """A tensor of the shape of the problem's x, which has to stay alive."""
+        if t is None:
+            return _Array()
+        assert t.shape == problem.x.shape
+        layout = layout_of(t, problem.set_rank, problem.ptr)
+        data = self._pointer(t, writable)
+        return _Array(data, ctypes.cast(layout, ctypes.POINTER(ctypes.c_int64)))
+
+    def _call(self, function, *arguments) -> int:
+        code = function(*arguments)
+        message = self._c.shim_error().decode()
+        self._c.shim_clear_error()
+        if message or code > 0:
+            raise ShimError(f"{message or 'no message'} (cudaError {code})")
+        return code
+
+
+class Library(NamedTuple):
+    shim: Shim
+    objects: dict[str, Path]  # by the name of the source file
+
+
+def build(folder: Path) -> Library:
+    """All kernels and the shim, as they are in the source tree."""
+    kernels, scheduler = kernel_units(), shim_units()
+    jobs = [(unit, folder, CSRC, OPTIMIZE) for unit in kernels]
+    jobs += [(unit, folder, CSRC, ("-O2",)) for unit in scheduler]
+    objects = compile_units(jobs)
+    names = [unit.name for unit in kernels + scheduler]
+    return Library(
+        Shim(link(objects, folder / "libkernels.so")), dict(zip(names, objects, strict=True))
+    )
+
+
+def in_every_schedule(shim, run):
+    """What run() returns: arrays, which are to be the same to the last bit each time."""
+    expected = None
+    for schedule in SCHEDULES:
+        shim.configure(*schedule)
+        found = [np.array(part) for part in run()]
+        expected = expected or found
+        for part, same in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(part, same, err_msg=str(schedule))
+    return expected

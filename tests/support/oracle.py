@@ -1,0 +1,595 @@
+"""Certified global minima of many sets at once, in float64, and the judgement of answers by them.
+
+Where `reference` solves one set by the plainest method there is, this oracle solves a batch in
+milliseconds, so that tens of thousands of sets can be judged in a test. It shares the formulas of
+the penalties with `reference` and nothing at all with the extension.
+
+Everything is in units of alpha: a position is a double near by, mostly a point of the set (the
+anchor), plus v alpha, which stays accurate at 1e6 alpha from zero, and an objective is
+
+    f(v) = sum_i w_i phi(v - s_i; 1),    s_i = (x_i - anchor) / alpha,
+
+phi(z; alpha) over phi''(0) alpha^2, so that curvatures at zero are 1 and f'' <= W = sum_i w_i.
+
+    quadratic            the weighted mean, in extended precision
+    pseudo_huber, huber  bisection on f', which is monotone
+    truncated_quadratic  every window of the sorted points no wider than 2 alpha
+    welsch               Taylor series on cells that cover all places where a minimum can be,
+                         bounded from both sides and split until the bounds meet
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from tests.support import contract
+from tests.support import reference as ref
+
+EPS = 2.0**-52
+# Relative error of a sum of up to 1e5 terms of one sign: NumPy adds pairwise from 128 on.
+ROUNDING = 32 * EPS
+
+
+class Minimum(NamedTuple):
+    """The best found in each set, [sets] each, and a bound that no objective is below."""
+
+    anchor: np.ndarray
+    v: np.ndarray  # units of alpha, relative to the anchor
+    value: np.ndarray  # f there
+    lower: np.ndarray  # lower <= min f <= value
+    # Length of the interval of minimisers in units of alpha, of which v is the midpoint; -1 where
+    # rounding decides whether it is one. Only Huber has them.
+    flat: np.ndarray
+
+
+# ---- Objectives ----------------------------------------------------------------------------------
+
+
+def scaled(x, anchor, alpha):
+    """(x - anchor) / alpha for x [sets, points]: exact to a rounding or two of each difference."""
+    return (x - anchor[:, None]) / alpha[:, None]
+
+
+def objective(v, s, w, penalty):
+    return (w * ref.phi(v[:, None] - s, penalty, 1.0)).sum(1)
+
+
+def slope(v, s, w, penalty):
+    return (w * ref.psi(v[:, None] - s, penalty, 1.0)).sum(1)
+
+
+def curvature(v, s, w, penalty):
+    return (w * ref.dpsi(v[:, None] - s, penalty, 1.0)).sum(1)
+
+
+# ---- Minima --------------------------------------------------------------------------------------
+
+
+def minimum(x, penalty, alpha, weight=None):
+    """The certified minimum of each set x [sets, points], alpha a number or [sets], weight None or
+    non-negative [sets, points]. A set whose weights are all zero is treated as one point at 0."""
+    x, w = present(x, weight)
+    alpha = np.broadcast_to(np.asarray(alpha, np.float64), len(x))
+    order = np.argsort(x, axis=1, kind="stable")
+    x, w = np.take_along_axis(x, order, 1), np.take_along_axis(w, order, 1)
+    solve = {
+        "quadratic": _quadratic,
+        "pseudo_huber": _convex,
+        "huber": _convex,
+        "truncated_quadratic": _truncated_quadratic,
+        "welsch": _welsch,
+    }[penalty]
+    return solve(x, w, alpha, penalty)
+
+
+def present(x, weight):
+    """Points and weights with the points of zero weight moved onto another point of their set: they
+    may hold anything, and they must not matter."""
+    x = np.array(x, np.float64)
+    if weight is None:
+        return x, np.ones_like(x)
+    w = np.array(weight, np.float64)
+    empty = ~(w > 0).any(1)
+    x[empty], w[empty] = 0.0, 1.0
+    somewhere = np.take_along_axis(x, np.argmax(w > 0, axis=1)[:, None], 1)
+    return np.where(w > 0, x, somewhere), w
+
+
+def _quadratic(x, w, alpha, penalty):
+    wide, weights = x.astype(np.longdouble), w.astype(np.longdouble)
+    mean = (weights * wide).sum(1) / weights.sum(1)
+    anchor = mean.astype(np.float64)
+    v = ((mean - anchor) / alpha).astype(np.float64)
+    value = objective(v, scaled(x, anchor, alpha), w, penalty)
+    # Any other place, such as that of v's rounding, is above the minimum by its square only.
+    error = EPS * (w * np.abs(x)).sum(1) / w.sum(1) / alpha
+    lower = value * (1 - ROUNDING) - w.sum(1) * error**2 / 2
+    return Minimum(anchor, v, value, lower, np.zeros_like(v))
+
+
+def _convex(x, w, alpha, penalty):
+    rows = np.arange(len(x))
+    before = np.cumsum(w, axis=1, dtype=np.longdouble)
+    total = before[:, -1]
+    middle = np.argmax(2 * before >= total[:, None], axis=1)  # the lower weighted median
+    anchor = x[rows, middle]
+    s = scaled(x, anchor, alpha)
+    lo, hi = s[:, 0].copy(), s[:, -1].copy()
+    for _ in range(120):
+        v = (lo + hi) / 2
+        if ((v == lo) | (v == hi)).all():
+            break
+        rising = slope(v, s, w, penalty) >= 0
+        lo, hi = np.where(rising, lo, v), np.where(rising, v, hi)
+    v, flat = (lo + hi) / 2, np.zeros_like(lo)
+    if penalty == "huber":
+        # Flat between two points more than 2 alpha apart with half of the weight on either side.
+        excess = np.abs(2 * before - total[:, None]) / total[:, None]
+        nearest = np.argmin(excess, axis=1)
+        unbalanced = excess[rows, nearest]
+        # Points of zero weight in between, which lie on other points, are passed over.
+        same = np.cumsum(excess == unbalanced[:, None], axis=1)
+        after = np.minimum(np.argmax(same, axis=1) + 1, x.shape[1] - 1)
+        left, right = s[rows, nearest], s[rows, after]
+        room = right - left - 2
+        flat = np.where(unbalanced == 0, np.maximum(room, 0), 0.0)
+        doubtful = (room > -1e-9) & (unbalanced < 1e-5) & ~((unbalanced == 0) & (room > 1e-9))
+        v = np.where(flat > 0, (left + right) / 2, v)
+        flat = np.where(doubtful, -1.0, flat)
+    value = objective(v, s, w, penalty)
+    # A tangent is below a convex f; the minimum lies in what is left of the bracket.
+    drop = np.abs(slope(v, s, w, penalty)) * np.maximum(np.abs(hi - v), np.abs(v - lo))
+    drop = np.where(flat > 0, 0, drop)
+    return Minimum(anchor, v, value, value * (1 - ROUNDING) - drop, flat)
+
+
+def _truncated_quadratic(x, w, alpha, penalty):
+    """The inliers of a minimum are neighbours among the sorted points, and its objective is
+
+        1/2 (weight outside + sum over the window of w_i (s_i - mean)^2).
+
+    For any other window this is above f(mean). So the least of all is the minimum: no kink has to
+    be compared to another, no tie decided. Sums grow point by point in extended precision, by
+    Welford's update, which adds positive terms only.
+    """
+    rows, n = np.arange(len(x)), x.shape[1]
+    wide, weights = x.astype(np.longdouble) / alpha[:, None], w.astype(np.longdouble)
+    zero = np.zeros((len(x), 1), np.longdouble)
+    before = np.concatenate([zero, np.cumsum(weights, axis=1)], axis=1)
+    after = np.concatenate([np.cumsum(weights[:, ::-1], axis=1)[:, ::-1], zero], axis=1)
+    # Of the window that starts at each point: relative mean, weight, sum of squares about the mean.
+    mean, weight, squares = np.zeros_like(wide), weights.copy(), np.zeros_like(wide)
+    least = np.full(len(x), np.inf, np.longdouble)
+    start, shift = np.zeros(len(x), int), np.zeros(len(x), np.longdouble)
+    for size in range(1, n + 1):
+        starts = n - size + 1
+        if size > 1:
+            mean, weight, squares = mean[:, :starts], weight[:, :starts], squares[:, :starts]
+            difference = (x[:, size - 1 :] - x[:, :starts]).astype(np.longdouble) / alpha[:, None]
+            if difference.min() > 2.001:
+                break
+            added = weights[:, size - 1 :]
+            total = weight + added
+            share = added / np.where(total > 0, total, 1)
+            delta = difference - mean
+            mean = mean + share * delta
+            squares = squares + weight * share * delta * delta
+            weight = total
+        value = before[:, :starts] + after[:, size:] + squares
+        # A window is told from its first point, which has to be one that is there.
+        value = np.where(weights[:, :starts] > 0, value, np.inf)
+        at = np.argmin(value, axis=1)
+        better = value[rows, at] < least
+        least = np.where(better, value[rows, at], least)
+        start = np.where(better, at, start)
+        shift = np.where(better, mean[rows, at], shift)
+    anchor, v = x[rows, start], shift.astype(np.float64)
+    value = objective(v, scaled(x, anchor, alpha), w, penalty)
+    lower = (least / 2).astype(np.float64) * (1 - ROUNDING)
+    return Minimum(anchor, v, value, np.minimum(lower, value), np.zeros_like(v))
+
+
+# ---- Welsch --------------------------------------------------------------------------------------
+#
+# min f = W - max D with the depth D(v) = sum_i w_i exp(-(v - s_i)^2 / 2). Cramer's inequality,
+# abs(He_k(t)) exp(-t^2 / 4) < 1.0865 sqrt(k!), bounds D's k-th derivative by that times W, so that
+# a Taylor series of TERMS terms on a cell of half-width HALF is off by less than REMAINDER W. In
+# the Bernstein basis the largest coefficient is a bound of a polynomial on its cell, and splitting
+# the cell makes the bound tight.
+#
+# That is accurate relative to W. Where min f is far smaller the following is accurate relative to
+# f: as 1 - phi'' <= 3 phi, f'' >= W - 3 f. Let f <= W / 10 at two places. Between them f is at most
+# the sum of the two (phi is quasi-convex), so that f'' >= 0.4 W there. So where f <= W / 10 there
+# is one minimum at most, and it is above f - f'^2 / (0.8 W).
+
+TERMS = 20
+HALF = 0.501  # of cells 1 wide: rounding leaves no gap between them
+REMAINDER = 1.0865 * HALF**TERMS / math.sqrt(math.factorial(TERMS))
+NEAR = 10.5  # exp(-NEAR^2 / 2) = 1e-24: points further away are left out
+TIGHT = 0.1
+
+
+def _bernstein_from_moments():
+    """The matrix from a_j = sum_i w_i exp(-t_i^2 / 2) t_i^j to D's Bernstein coefficients on a cell
+    with centre c and t_i = c - s_i: D(c + r) = exp(-r^2 / 2) sum_j a_j (-r)^j / j!."""
+    degree = TERMS - 1
+    series = np.zeros((TERMS, TERMS))  # [j, k]: share of a_j in the coefficient of (r / HALF)^k
+    for j in range(TERMS):
+        for m in range((degree - j) // 2 + 1):
+            term = (-1) ** j / math.factorial(j) * (-0.5) ** m / math.factorial(m)
+            series[j, j + 2 * m] = term * HALF ** (j + 2 * m)
+    basis = np.zeros((TERMS, TERMS))  # [k, i]: (2 tau - 1)^k as Bernstein coefficients
+    for k in range(TERMS):
+        for i in range(TERMS):
+            terms = (
+                (-1) ** (k - p) * math.comb(k, p) * math.comb(degree - k, i - p)
+                for p in range(max(0, i - degree + k), min(i, k) + 1)
+            )
+            basis[k, i] = sum(terms) / math.comb(degree, i)
+    return series @ basis
+
+
+def _halves():
+    """De Casteljau's subdivision at the middle, as two matrices."""
+    left = np.zeros((TERMS, TERMS))
+    for i in range(TERMS):
+        for j in range(i + 1):
+            left[j, i] = math.comb(i, j) / 2.0**i
+    return left, left[::-1, ::-1].copy()
+
+
+_FROM_MOMENTS = _bernstein_from_moments()
+_LEFT, _RIGHT = _halves()
+
+
+class _Cells(NamedTuple):
+    """Cells from `left` to `left + width` beside an anchor, each of one set, with D's coefficients
+    there."""
+
+    owner: np.ndarray
+    anchor: np.ndarray
+    left: np.ndarray
+    width: np.ndarray
+    depth: np.ndarray  # [cells, TERMS]
+
+    def take(self, which):
+        return _Cells(*(field[which] for field in self))
+
+
+class _Deepest:
+    """The deepest place seen in each set."""
+
+    def __init__(self, sets):
+        self.depth = np.full(sets, -np.inf)
+        self.anchor, self.v = np.zeros(sets), np.zeros(sets)
+
+    def offer(self, owner, anchor, v, depth):
+        order = np.argsort(depth, kind="stable")  # of several for one set the last one stays
+        last = np.full(len(self.depth), -1)
+        last[owner[order]] = order
+        sets = np.flatnonzero(last >= 0)
+        sets = sets[depth[last[sets]] > self.depth[sets]]
+        self.depth[sets] = depth[last[sets]]
+        self.anchor[sets], self.v[sets] = anchor[last[sets]], v[last[sets]]
+
+
+def _welsch(x, w, alpha, penalty):
+    rows, total = np.arange(len(x)), w.sum(1)
+    middle = np.argmax(2 * np.cumsum(w, axis=1) >= total[:, None], axis=1)
+    anchor, v = x[rows, middle], np.zeros(len(x))
+    v = _polished(v, scaled(x, anchor, alpha), w)
+    value = objective(v, scaled(x, anchor, alpha), w, penalty)
+    upper = np.full(len(x), np.nan)  # of D
+    rest = np.flatnonzero(value > TIGHT * total)
+    if len(rest):
+        deepest, upper[rest] = _deepest(x[rest], w[rest], alpha[rest])
+        anchor[rest], v[rest] = deepest.anchor, deepest.v
+        v = _polished(v, scaled(x, anchor, alpha), w)
+    s = scaled(x, anchor, alpha)
+    value, gradient = objective(v, s, w, penalty), slope(v, s, w, penalty)
+    error = np.abs(gradient) + ROUNDING * (w * np.abs(ref.psi(v[:, None] - s, penalty, 1.0))).sum(1)
+    lower = np.where(
+        value <= TIGHT * total,
+        value * (1 - ROUNDING) - error**2 / (0.8 * total),
+        total * (1 - 4 * EPS) - upper - REMAINDER * total,
+    )
+    return Minimum(anchor, v, value, np.minimum(lower, value), np.zeros_like(v))
+
+
+def _polished(v, s, w):
+    """A few Newton steps where they lead down, or to a smaller slope where rounding decides."""
+    value, rise = objective(v, s, w, "welsch"), slope(v, s, w, "welsch")
+    for _ in range(5):
+        bend = curvature(v, s, w, "welsch")
+        there = v - rise / np.where(bend > 0, bend, np.inf)
+        value_there, rise_there = objective(there, s, w, "welsch"), slope(there, s, w, "welsch")
+        flatter = (value_there <= value * (1 + EPS)) & (np.abs(rise_there) < np.abs(rise))
+        better = (value_there < value * (1 - ROUNDING)) | flatter
+        v, value = np.where(better, there, v), np.where(better, value_there, value)
+        rise = np.where(better, rise_there, rise)
+    return v
+
+
+def _deepest(x, w, alpha):
+    """The deepest place of each set and a bound of D, up to the remainder of the series."""
+    cells = _cover(x, w, alpha)
+    deepest, bound = _Deepest(len(x)), np.full(len(x), -np.inf)
+    for level in range(45):
+        for end, place in ((0, cells.left), (-1, cells.left + cells.width)):
+            deepest.offer(cells.owner, cells.anchor, place, cells.depth[:, end])
+        top = cells.depth.max(1)
+        if level > 0:
+            top = np.minimum(top, _concave_top(cells, deepest))
+        # 1e-14: the rounding of the coefficients.
+        alive = top > deepest.depth[cells.owner] * (1 + 1e-14)
+        np.maximum.at(bound, cells.owner[~alive], top[~alive])
+        cells = cells.take(alive)
+        if not len(cells.owner):
+            break
+        half = cells.width / 2
+        parts = (
+            cells._replace(width=half, depth=cells.depth @ _LEFT),
+            cells._replace(left=cells.left + half, width=half, depth=cells.depth @ _RIGHT),
+        )
+        cells = _Cells(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+    np.maximum.at(bound, cells.owner, cells.depth.max(1) if len(cells.owner) else 0.0)
+    return deepest, np.maximum(bound, deepest.depth)
+
+
+def _concave_top(cells, deepest):
+    """A bound of D on each cell where it is concave, from its tangent and least bend at the place
+    that Newton's method finds; infinity elsewhere. Near a maximum it is tight at once, where
+    splitting takes twenty levels."""
+    bound = np.full(len(cells.owner), np.inf)
+    degree = TERMS - 1
+    bend = degree * (degree - 1) * -np.diff(cells.depth, 2, axis=1).max(1)
+    some = np.flatnonzero(bend > 1e-9 * cells.depth.max(1))
+    if not len(some):
+        return bound
+    depth, bend = cells.depth[some], bend[some]
+    first, second = degree * np.diff(depth, axis=1), np.diff(depth, 2, axis=1)
+    second = degree * (degree - 1) * second
+    at = np.argmax(depth, axis=1) / degree
+    for _ in range(5):
+        at = np.clip(at - _bernstein(first, at) / _bernstein(second, at), 0, 1)
+    value, tilt = _bernstein(depth, at), _bernstein(first, at)
+    step = np.clip(tilt / bend, -at, 1 - at)
+    bound[some] = value + tilt * step - bend * step * step / 2
+    place = cells.left[some] + at * cells.width[some]
+    deepest.offer(cells.owner[some], cells.anchor[some], place, value)
+    return bound
+
+
+def _bernstein(coefficients, at):
+    """The polynomials' values at [cells] in [0, 1]."""
+    degree = coefficients.shape[1] - 1
+    powers = np.arange(degree + 1)
+    binomials = np.array([math.comb(degree, i) for i in powers], np.float64)
+    basis = at[:, None] ** powers * (1 - at[:, None]) ** powers[::-1]
+    return (coefficients * basis * binomials).sum(1)
+
+
+def _cover(x, w, alpha):
+    """Cells that cover all places within alpha of a point and between the outermost: where no point
+    is within alpha D is convex, and beyond the last point it falls."""
+    # Bins one alpha wide; each with a point is covered from alpha before its first point, or from
+    # where the cover of the bin before ends, to alpha behind its last one.
+    bins = np.floor((x - x[:, :1]) / alpha[:, None])
+    new = np.ones(x.shape, bool)
+    new[:, 1:] = np.diff(bins, axis=1) > 0
+    owner, first = np.nonzero(new)
+    opens, closes = np.ones(len(owner), bool), np.ones(len(owner), bool)  # bins at a set's ends
+    opens[1:] = closes[:-1] = np.diff(owner) > 0
+    last = np.full(len(owner), x.shape[1] - 1)
+    last[:-1] = np.where(closes[:-1], x.shape[1] - 1, first[1:] - 1)
+    anchor, unit = x[owner, first], alpha[owner]
+    since = (x[owner, np.maximum(first - 1, 0)] - anchor) / unit
+    left = np.where(opens, 0.0, np.maximum(-1.0, since + 1))
+    right = (x[owner, last] - anchor) / unit + np.where(closes, 0.0, 1.0)
+    count = np.maximum(np.ceil(right - left).astype(int), opens.astype(int))
+    # The points that count: a stretch of the sorted set around each bin.
+    s = (x[owner] - anchor[:, None]) / unit[:, None]
+    begin = (s < -1 - NEAR).sum(1)
+    reach = (s <= 2 + HALF + NEAR).sum(1) - begin
+    bin_of = np.repeat(np.arange(len(owner)), count)
+    place = np.arange(len(bin_of)) - np.repeat(np.cumsum(count) - count, count)
+    centre = left[bin_of] + 0.5 + place
+    depth = np.empty((len(bin_of), TERMS))
+    # Bins with few points near by are done together, so that they cost little.
+    for low, high in ((0, 4), (4, 16), (16, 64), (64, 256), (256, x.shape[1])):
+        which = np.flatnonzero((reach[bin_of] > low) & (reach[bin_of] <= high))
+        width = min(high, x.shape[1])
+        for some in np.array_split(which, 1 + len(which) * width // 200_000):
+            depth[some] = _moments(
+                x, w, alpha, owner, anchor, begin, bin_of[some], centre[some], width
+            )
+    return _Cells(
+        owner[bin_of],
+        anchor[bin_of],
+        centre - HALF,
+        np.full(len(bin_of), 2 * HALF),
+        depth @ _FROM_MOMENTS,
+    )
+
+
+def _moments(x, w, alpha, owner, anchor, begin, bins, centre, width):
+    """a_j of cells with these centres beside their bins' anchors, from `width` points each."""
+    index = begin[bins, None] + np.arange(width)
+    real = index < x.shape[1]
+    index = np.minimum(index, x.shape[1] - 1)
+    rows = owner[bins, None]
+    t = centre[:, None] - (x[rows, index] - anchor[bins, None]) / alpha[rows]
+    t = np.where(real & (np.abs(t) < 2 * NEAR), t, 2 * NEAR)
+    power = np.where(real, w[rows, index], 0.0) * np.exp(-t * t / 2)
+    moments = np.empty((len(bins), TERMS))
+    for j in range(TERMS):
+        moments[:, j] = power.sum(1)
+        power *= t
+    return moments
+
+
+# ---- Judgement -----------------------------------------------------------------------------------
+
+
+class Verdict(NamedTuple):
+    """[sets] each: shares of what is allowed, above 1 a violation, 0 where nothing is promised."""
+
+    excess: np.ndarray  # of the objective over its minimum
+    position: np.ndarray  # distance to the minimiser, where the curvature determines it
+    gradient: np.ndarray
+    finite: np.ndarray
+    determined: np.ndarray  # whether the curvature determines the answer and its gradient
+    doubt: np.ndarray  # how far apart the oracle's own bounds are, as a share of allowed excess
+
+    @property
+    def worst(self):
+        return np.maximum(np.maximum(self.excess, self.position), self.gradient)
+
+    @property
+    def violations(self):
+        return np.flatnonzero(~self.finite | ~(self.worst <= 1))
+
+    def about(self, i):
+        """What was found of one set."""
+        return ", ".join(f"{name} {field[i]:.3g}" for name, field in self._asdict().items())
+
+
+def judge(y, x, penalty, alpha, dtype, weight=None, gradient=None):
+    """Holds answers y [sets] to the sets x [sets, points] as the extension saw them (all of it in
+    float64), and the gradients dy/dx, to section "What the answer is" of the documentation."""
+    y = np.asarray(y, np.float64)
+    finite = np.isfinite(y)
+    empty = np.zeros(len(y), bool) if weight is None else ~(np.asarray(weight) > 0).any(1)
+    # A point of zero weight has no gradient, and elsewhere counts as a copy of one that has.
+    real = np.ones(np.shape(x), bool) if weight is None else np.asarray(weight) > 0
+    x, w = present(x, weight)
+    alpha = np.broadcast_to(np.asarray(alpha, np.float64), len(x))
+    found = minimum(x, penalty, alpha, w)
+    y, total = np.where(finite, y, 0.0), w.sum(1)
+    d = accuracy(y, alpha, dtype) / alpha
+    s = scaled(x, y, alpha)  # from here on all positions are relative to y, in units of alpha
+    centre = (found.anchor - y) / alpha + found.v
+    room = d
+    if penalty == "quadratic":
+        room = 4 * contract.EPS[dtype] * ((w * np.abs(x)).sum(1) / total + np.abs(y)) / alpha
+        determined = np.ones(len(y), bool)
+        position = np.abs(centre) / np.maximum(room, 1e-300)
+    else:
+        determined = least_curvature(np.zeros_like(y), d, s, w, penalty) >= 1e-3 * total
+        position = np.zeros_like(y)
+    if penalty in ("pseudo_huber", "huber"):
+        sure = least_curvature(centre, d, s, w, penalty) >= 1e-3 * total
+        position = np.where(sure | (found.flat > 0), np.abs(centre) / d, 0.0)
+    elif penalty == "welsch":
+        centre, position = _nearest_welsch_minimum(s, w, d, determined)
+    lower = np.maximum(found.lower, 0)
+    allowed = contract.EXCESS[dtype] * lower + total * np.maximum(d, room) ** 2 / 2
+    excess = (objective(np.zeros_like(y), s, w, penalty) - found.lower) / allowed
+    share = np.zeros_like(y)
+    if gradient is not None:
+        g = np.asarray(gradient, np.float64)
+        finite = finite & np.isfinite(g).all(1)
+        g = np.where(np.isfinite(g), g, 0.0)
+        if penalty in contract.BENDING:
+            share = _smooth_gradient(g, y, s, w, real, centre, alpha, penalty, dtype)
+        else:
+            share = _inlier_gradient(g, y, s, w, real, centre, alpha, penalty, dtype)
+        share = np.where(determined, share, 0.0)
+        size = np.abs(g).sum(1)
+        sums = np.abs(g.sum(1) - 1) / (16 * contract.EPS[dtype] * np.where(size > 0, size, 1))
+        share = np.maximum(share, np.where(size > 0, sums, 0.0))
+        share = np.maximum(share, np.where((found.flat > 4 * d) & (size > 0), np.inf, 0.0))
+        share = np.where(empty, np.where(size > 0, np.inf, 0.0), share)
+    excess = np.where(empty, np.where(y == 0, 0.0, np.inf), excess)
+    position = np.where(empty, 0.0, position)
+    doubt = (found.value - found.lower) / allowed
+    return Verdict(excess, position, share, finite, determined & ~empty, doubt)
+
+
+def accuracy(y, alpha, dtype):
+    """`contract.accuracy` for a batch."""
+    if dtype == torch.float32:
+        ulp = np.ldexp(1.0, np.maximum(np.frexp(y)[1] - 24, -149))
+        return 2 * ulp + contract.STEP[dtype] * alpha
+    return contract.STEP[dtype] * (alpha + np.abs(y))
+
+
+def least_curvature(v, d, s, w, penalty):
+    """`contract.least_curvature` for a batch."""
+    distance, d = np.abs(v[:, None] - s), d[:, None]
+    if penalty in ("huber", "truncated_quadratic"):
+        return (w * (distance <= 1 - d)).sum(1)
+    far = ref.dpsi(distance + d, penalty, 1.0)
+    if penalty == "welsch":
+        near = ref.dpsi(np.maximum(distance - d, 0), penalty, 1.0)
+        turn = math.sqrt(3)
+        turns = (distance - d <= turn) & (turn <= distance + d)
+        far = np.where(turns, -2 * math.exp(-1.5), np.minimum(near, far))
+    return (w * far).sum(1)
+
+
+def _nearest_welsch_minimum(s, w, d, determined):
+    """The minimiser within d of 0, and its distance as a share of d: infinite where there is none.
+    Both are for the sets whose curvature there is at least 1e-3 W only, 0 for the others."""
+    centre, position = np.zeros_like(d), np.zeros_like(d)
+    rows = np.flatnonzero(determined)
+    s, w, d = s[rows], w[rows], d[rows]
+    # What a few roundings of the terms of f' move its root by.
+    noise = 64 * EPS * (w * np.abs(ref.psi(s, "welsch", 1.0))).sum(1) / (1e-3 * w.sum(1))
+    lo, hi = -d - noise, d + noise
+    between = (slope(lo, s, w, "welsch") <= 0) & (slope(hi, s, w, "welsch") >= 0)
+    for _ in range(40):
+        v = (lo + hi) / 2
+        rising = slope(v, s, w, "welsch") >= 0
+        lo, hi = np.where(rising, lo, v), np.where(rising, v, hi)
+    centre[rows] = (lo + hi) / 2
+    position[rows] = np.where(between, np.abs(centre[rows]) / (d + noise), np.inf)
+    return centre, position
+
+
+def _ratio(error, bound):
+    """Shares, the largest of each set; no error is a share of 0 of any bound."""
+    return np.where(error == 0, 0.0, error / np.maximum(bound, 1e-300)).max(1)
+
+
+def _smooth_gradient(g, y, s, w, real, centre, alpha, penalty, dtype):
+    """As `contract.assert_gradient`: against the formula at the exact minimum, whose terms are
+    known up to the solver's accuracy times their bending."""
+    eps = contract.EPS[dtype]
+    d = contract.STEP[dtype] + 4 * EPS * np.abs(y / alpha + centre)
+    terms = w * ref.dpsi(centre[:, None] - s, penalty, 1.0)
+    total = terms.sum(1)[:, None]
+    scarce = total[:, 0] <= 8 * eps * np.abs(terms).sum(1)
+    total = np.where(scarce[:, None], 1.0, total)
+    expected = np.where(scarce[:, None], 0.0, terms / total)
+    term = (contract.BENDING[penalty] * d + 16 * eps)[:, None]
+    bound = (w + np.abs(expected) * w.sum(1)[:, None]) * term / total
+    return _ratio(np.where(real, np.abs(g - expected), np.abs(g)), np.where(real, bound, 0))
+
+
+def _inlier_gradient(g, y, s, w, real, centre, alpha, penalty, dtype):
+    """Each inlier weighs its weight; a point at a kink may count as one or not. A minimum of the
+    truncated quadratic is the mean of its inliers: the gradient tells of which."""
+    inliers = (g != 0) & real
+    counted = np.where(inliers, w, 0.0)
+    total = counted.sum(1)
+    none = total == 0
+    total = np.where(none, 1.0, total)
+    worst = np.where(none, np.inf, 0.0)
+    if penalty == "truncated_quadratic":
+        centre = (counted * s).sum(1) / total
+        worst = np.maximum(worst, np.abs(centre) * alpha / accuracy(y, alpha, dtype))
+    if penalty != "quadratic":
+        near = contract.STEP[dtype] + 4 * EPS * np.abs(y / alpha + centre)
+        distance = np.abs(centre[:, None] - s)
+        missing = real & ~inliers & (distance <= 1 - near[:, None])
+        strange = inliers & (distance > 1 + near[:, None])
+        worst = np.where((missing | strange).any(1), np.inf, worst)
+    else:
+        worst = np.where((real & ~inliers).any(1), np.inf, worst)
+    share = counted / total[:, None]
+    # Counts are exact, sums of weights are rounded.
+    slack = (2 if np.isin(w, (0, 1)).all() else 16) * contract.EPS[dtype]
+    return np.maximum(worst, _ratio(np.abs(g - share), slack * share))

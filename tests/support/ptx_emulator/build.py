@@ -1,0 +1,198 @@
+"""From CUDA sources to a library that runs their PTX: nvcc, translation, a C++ compiler."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from build_config import compile_flags
+from build_toolkit import find_toolkit
+from tests.support import ROOT
+from tests.support.cuda_shim import shim
+from tests.support.ptx_emulator.counts import Block
+from tests.support.ptx_emulator.emulator import Emulator, demangled
+from tests.support.ptx_emulator.parser import parse_file
+from tests.support.ptx_emulator.translator import KernelTranslator
+
+HERE = Path(__file__).resolve().parent
+RUNTIME = HERE / "runtime"
+KEPT = ROOT / "build" / "ptx"
+ARCH = "sm_90"
+# Products and sums stay apart where PTX has them apart.
+CXX_FLAGS = (
+    "-O0",
+    "-mfma",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    f"-I{RUNTIME}",
+)
+
+Result = TypeVar("Result")
+
+
+def missing() -> str | None:
+    """What the machine lacks, or None."""
+    toolkit, reason = find_toolkit(os.environ)
+    if toolkit is None:
+        return f"needs nvcc: {reason}"
+    return next((f"needs {tool}" for tool in ("c++filt", "nm") if not shutil.which(tool)), None)
+
+
+def nvcc() -> str:
+    toolkit, reason = find_toolkit(os.environ)
+    assert toolkit is not None, reason
+    return f"{toolkit.home}/bin/nvcc"
+
+
+def _ptx_arguments(flags: Sequence[str] = (), arch: str = ARCH) -> list[str]:
+    return ["-ptx", *compile_flags({})["nvcc"], "-std=c++17", f"-arch={arch}", *flags]
+
+
+def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
+    """Of everything that the PTX of a source depends on."""
+    digest = hashlib.sha256()
+    digest.update(subprocess.run([nvcc(), "--version"], check=True, capture_output=True).stdout)
+    digest.update(" ".join(command).encode())
+    headers = sorted(h for folder in ("core", "cuda") for h in (csrc / folder).glob("*.*h"))
+    for file in (source, *headers):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_ptx(
+    source: Path, into: Path, csrc: Path = shim.CSRC, flags: Sequence[str] = (), arch: str = ARCH
+) -> Path:
+    """The PTX of one source, with the flags of the build. That of the checkout's own kernels, which
+    takes minutes, is kept in build/ptx."""
+    target = into / f"{source.stem}.ptx"
+    command = _ptx_arguments(flags, arch)
+    kept = KEPT / f"{source.stem}-{_key(source, csrc, command)}.ptx"
+    if not kept.exists():
+        subprocess.run([nvcc(), *command, f"-I{csrc}", str(source), "-o", str(target)], check=True)
+        if csrc != shim.CSRC:
+            return target
+        KEPT.mkdir(parents=True, exist_ok=True)
+        for stale in KEPT.glob(f"{source.stem}-*.ptx"):
+            stale.unlink()
+        # Renamed in one step: another process may look for it.
+        shutil.copy(target, kept.with_suffix(f".{os.getpid()}"))
+        kept.with_suffix(f".{os.getpid()}").rename(kept)
+    else:
+        shutil.copy(kept, target)
+    return target
+
+
+def translate(
+    ptx: Path, into: Path, match: str = "", contract: bool = False, count: bool = False
+) -> dict[str, list[Block]]:
+    """Writes a C++ file for each kernel whose demangled name matches; the basic blocks of each."""
+    module = parse_file(ptx)
+    kernels = module.kernels()
+    found = {}
+    names = demangled([kernel.name for kernel in kernels])
+    for i, (kernel, name) in enumerate(zip(kernels, names, strict=True)):
+        if not re.search(match, name):
+            continue
+        translation = KernelTranslator(module, kernel, contract=contract, count=count).translate()
+        (into / f"{ptx.stem}_{i:03}.cpp").write_text(translation.text)
+        found[kernel.name] = [
+            Block(f"{block.source.file}:{block.source.line}", dict(block.opcodes))
+            for block in translation.blocks
+        ]
+    return found
+
+
+def _in_parallel(
+    pool: Callable[[int], ThreadPoolExecutor | ProcessPoolExecutor],
+    function: Callable[..., Result],
+    jobs: Iterable[tuple],
+) -> list[Result]:
+    with pool(len(os.sched_getaffinity(0))) as executor:
+        return [future.result() for future in [executor.submit(function, *job) for job in jobs]]
+
+
+def build(
+    folder: Path,
+    host_objects: Mapping[str, Path],
+    sources: Sequence[Path],
+    *,
+    csrc: Path = shim.CSRC,
+    match: str = "",
+    flags: Sequence[str] = (),
+    contract: bool = False,
+    count: bool = False,
+) -> Emulator:
+    """A library that runs the PTX of the sources' kernels whose demangled names match.
+
+    Args:
+        host_objects: what the host shim has compiled, by the names of the sources; of sources that
+            are not among them, the launchers are compiled here.
+        flags: of nvcc, besides those of the build.
+        contract, count: see translator.py.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jobs = [(source, folder, csrc, flags) for source in sources]
+    ptx_files = _in_parallel(ThreadPoolExecutor, compile_ptx, jobs)
+    translations = [(ptx, folder, match, contract, count) for ptx in ptx_files]
+    blocks: dict[str, list[Block]] = {}
+    for found in _in_parallel(ProcessPoolExecutor, translate, translations):
+        blocks |= found
+    # What all translations include is compiled once: g++ looks for it in their folder.
+    header = RUNTIME / "ptx.h"
+    header_flags = (*CXX_FLAGS, "-w")  # a header as the main file
+    shim.compile_unit(header, folder, csrc, header_flags, target="ptx.h.gch", language="c++-header")
+    units: list[tuple[Path, Path, Path, tuple[str, ...]]] = []
+    units += [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
+    units += [
+        (unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))
+    ]
+    units += [(s, folder, csrc, shim.OPTIMIZE) for s in sources if s.name not in host_objects]
+    objects = shim.compile_units(units)
+    library = shim.link([*host_objects.values(), *objects], folder / "libptx.so")
+    return Emulator(library, blocks if count else None)
+
+
+def _key_of_build(sources: Sequence[Path], match: str, count: bool) -> str:
+    digest = hashlib.sha256(f"{match} {count}".encode())
+    for source in sources:
+        digest.update(_key(source, shim.CSRC, _ptx_arguments()).encode())
+    for folder in (HERE, RUNTIME, shim.HERE):
+        for file in sorted(f for f in folder.iterdir() if f.is_file()):
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def build_kept(
+    name: str, sources: Sequence[Path], *, match: str = "", count: bool = False
+) -> Emulator:
+    """The same of the checkout's own sources, with the host's part. Takes minutes, and is kept in
+    build/ptx until something changes that it depends on; of several processes one builds."""
+    folder = KEPT / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        known, blocks = folder / "key", folder / "blocks.json"
+        key = _key_of_build(sources, match, count)
+        if not known.exists() or known.read_text() != key:
+            known.unlink(missing_ok=True)
+            for part in ("host", "kernels"):
+                shutil.rmtree(folder / part, ignore_errors=True)
+            (folder / "host").mkdir()
+            host = shim.build(folder / "host")
+            emulator = build(folder / "kernels", host.objects, sources, match=match, count=count)
+            blocks.write_text(json.dumps(emulator.blocks))
+            known.write_text(key)
+        loaded = {
+            kernel: [Block(*block) for block in of_kernel]
+            for kernel, of_kernel in json.loads(blocks.read_text()).items()
+        }
+    return Emulator(folder / "kernels" / "libptx.so", loaded)

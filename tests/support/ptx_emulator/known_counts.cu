@@ -1,0 +1,160 @@
+// Small kernels whose counts follow from the source; tests/cuda/test_ptx_counts.py states them.
+#include <cmath>
+#include <cstring>
+
+#include "cuda/launch.h"
+
+namespace {
+
+struct Arguments {
+  const float* x;
+  float* y;
+  const long long* next;
+  int parameter;
+};
+
+// ---- Global memory ----
+
+// A stride of 1, 2 or 8 numbers and more: 4, 8 or 32 sectors for each request.
+__global__ void strided(const __grid_constant__ Arguments a) {
+  a.y[threadIdx.x] = a.x[threadIdx.x * a.parameter];
+}
+
+// Each load needs the one before: a chain of ten.
+__global__ void chain(const __grid_constant__ Arguments a) {
+  long long at = threadIdx.x;
+#pragma unroll 1
+  for (int i = 0; i < 10; ++i) at = a.next[at];
+  a.y[threadIdx.x] = static_cast<float>(at);
+}
+
+// Lanes of warp w load w + 1 times: a block waits for its last warp.
+__global__ void uneven_chains(const __grid_constant__ Arguments a) {
+  long long at = threadIdx.x;
+  const int loads = static_cast<int>(threadIdx.x) / 32 + 1;
+#pragma unroll 1
+  for (int i = 0; i < loads; ++i) at = a.next[at];
+  a.y[threadIdx.x] = static_cast<float>(at);
+}
+
+// Eight loads that do not need each other: a chain of one.
+__global__ void batch(const __grid_constant__ Arguments a) {
+  float values[8], sum = 0;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) values[k] = a.x[threadIdx.x + 32 * k];
+#pragma unroll
+  for (int k = 0; k < 8; ++k) sum += values[k];
+  a.y[threadIdx.x] = sum;
+}
+
+// The same with a guard for each; loads that no lane takes are no requests.
+__global__ void guarded_batch(const __grid_constant__ Arguments a) {
+  float values[8], sum = 0;
+#pragma unroll
+  for (int k = 0; k < 8; ++k) {
+    const int i = static_cast<int>(threadIdx.x) + 32 * k;
+    values[k] = i < a.parameter ? a.x[i] : 0.0f;
+  }
+#pragma unroll
+  for (int k = 0; k < 8; ++k) sum += values[k];
+  a.y[threadIdx.x] = sum;
+}
+
+// 128 bits a lane.
+__global__ void vectors(const __grid_constant__ Arguments a) {
+  struct alignas(16) Four {
+    float x, y, z, w;
+  };
+  const Four four = reinterpret_cast<const Four*>(a.x)[threadIdx.x];
+  a.y[threadIdx.x] = four.x + four.y + four.z + four.w;
+}
+
+// Blocks load the same sectors twice: distinct ones are fewer than requested ones.
+__global__ void repeated(const __grid_constant__ Arguments a) {
+  float sum = 0;
+#pragma unroll 1
+  for (int i = 0; i < 2; ++i) sum += static_cast<const volatile float*>(a.x)[threadIdx.x];
+  a.y[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+}
+
+// ---- Shared memory ----
+
+// A stride of s numbers: as many passes over the banks as lanes share a bank.
+__global__ void banks(const __grid_constant__ Arguments a) {
+  __shared__ float numbers[32 * 32];
+  for (int i = 0; i < 32; ++i) numbers[i * 32 + threadIdx.x % 32] = 1;
+  __syncthreads();
+  a.y[threadIdx.x] = numbers[threadIdx.x % 32 * a.parameter];
+}
+
+// Eight lanes at each of four addresses.
+__global__ void colliding_atomics(const __grid_constant__ Arguments a) {
+  __shared__ unsigned bins[32];
+  bins[threadIdx.x % 32] = 0;
+  __syncthreads();
+  atomicAdd(&bins[threadIdx.x % 4], 1u);
+  __syncthreads();
+  a.y[threadIdx.x] = static_cast<float>(bins[threadIdx.x % 32]);
+}
+
+// ---- Instructions ----
+
+// A lane divides as often as its number says: 31 times a warp, 15.5 times a lane on average.
+__global__ void ragged_loop(const __grid_constant__ Arguments a) {
+  float x = a.x[threadIdx.x];
+#pragma unroll 1
+  for (int i = 0; i < static_cast<int>(threadIdx.x % 32); ++i) x = x / 1.5f;
+  a.y[threadIdx.x] = x;
+}
+
+// Half of the lanes take either path: a warp executes both.
+__global__ void divergent(const __grid_constant__ Arguments a) {
+  float x = a.x[threadIdx.x];
+  if (threadIdx.x % 2 == 0) {
+    x = x / 1.5f;
+  } else {
+    x = sqrtf(x);
+  }
+  a.y[threadIdx.x] = x;
+}
+
+// As many barriers as the parameter says.
+__global__ void barriers(const __grid_constant__ Arguments a) {
+#pragma unroll 1
+  for (int i = 0; i < a.parameter; ++i) __syncthreads();
+  a.y[threadIdx.x] = 0;
+}
+
+struct Known {
+  const char* name;
+  void (*kernel)(Arguments);
+  unsigned blocks, threads;
+};
+
+const Known known[] = {
+    {"strided", strided, 1, 32},
+    {"chain", chain, 1, 32},
+    {"uneven_chains", uneven_chains, 2, 64},
+    {"batch", batch, 1, 32},
+    {"guarded_batch", guarded_batch, 1, 32},
+    {"vectors", vectors, 1, 32},
+    {"repeated", repeated, 2, 32},
+    {"banks", banks, 1, 32},
+    {"colliding_atomics", colliding_atomics, 1, 32},
+    {"ragged_loop", ragged_loop, 1, 32},
+    {"divergent", divergent, 1, 32},
+    {"barriers", barriers, 1, 64},
+};
+
+}  // namespace
+
+// The error code of the launch; -1 for no kernel of that name.
+extern "C" int launch_known_counts(const char* name, const float* x, float* y,
+                                   const long long* next, int parameter) {
+  for (const Known& one : known) {
+    if (strcmp(one.name, name) != 0) continue;
+    DDN_LAUNCH(one.kernel, one.blocks, one.threads, 0, nullptr, Arguments{x, y, next, parameter});
+    return cudaGetLastError();
+  }
+  return -1;
+}
