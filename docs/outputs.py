@@ -79,7 +79,7 @@ def differences(kept: Any, executed: Any) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare or replace the tutorial's committed outputs.")
+    parser = argparse.ArgumentParser(description="Compare the tutorial's committed outputs.")
     parser.add_argument("--write", action="store_true", help="replace them by those of this build")
     write = parser.parse_args().write
     wrong = 0
