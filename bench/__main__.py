@@ -3,7 +3,7 @@
     python -m bench                       everything, on each device present
     python -m bench --suite targets       the targets alone
     python -m bench --workload image --data all --dtype float32 bfloat16
-    python -m bench plot [JSON ...]       the figures of docs/performance.md, from JSON alone
+    python -m bench plot [JSON ...]       the figures of docs/benchmarks.md, from JSON alone
 
 Suites:
 
