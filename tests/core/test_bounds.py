@@ -208,7 +208,7 @@ def test_sums_over_bins_in_single_precision(penalty):
 
 
 def test_errors_of_losses():
-    """docs/global.md, section 9: what a last step changes that is not looked at."""
+    """docs/global.md, A9: what a last step changes that is not looked at."""
     source = (CORE / "certify" / "search.h").read_text()
     for name, accepted, curvature in (("single", 1e-6, 1 / 16), ("double", 1e-12, 1)):
         allowed = constant(source, rf"last_step_{name} = ([\d.e-]+);")

@@ -75,7 +75,7 @@ class Candidates {
     return max(loss_rounding() * loss, 4e-16 * total_);
   }
 
-  // Of sums in single precision; docs/global.md, section 9.
+  // Of sums in single precision; docs/global.md, A9.
   DDN_HOST_DEVICE double single_error(double u) const {
     return added(single_precision, 0x1p-48, ::fabs(u) / problem_.alpha) * total_;
   }
