@@ -21,17 +21,18 @@ class BinPlaces {
     const Split<typename M::Scalar, typename M::Scalar> at(grid.origin);
     base_ = M::splat(at.base);
     offset_ = M::splat(at.offset);
-    scale_ = M::splat(one / grid.width);
+    negative_scale_ = M::splat(-(one / grid.width));
     shift_ = M::splat((grid.pad + 1) * one + (round ? 0.5 : 0));
     limit_ = M::splat((grid.bins() - 1) * one + one / 2);
   }
   // Still with a fraction, which the conversion to an integer cuts off.
   DDN_HOST_DEVICE V operator()(V x) const {
-    return max(min(M::fma(-residual(x, base_, offset_), scale_, shift_), limit_), M::splat(0));
+    return max(min(M::fma(residual(x, base_, offset_), negative_scale_, shift_), limit_),
+               M::splat(0));
   }
 
  private:
-  V base_, offset_, scale_, shift_, limit_;
+  V base_, offset_, negative_scale_, shift_, limit_;
 };
 
 }  // namespace ddn
