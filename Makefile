@@ -32,12 +32,15 @@ INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 # The extension lies in the source tree, where another build may have replaced it since.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
-.PHONY: help demo test test-ptx test-ptx-kernels test-ptx-sets soak sanitize fuzz lint docs build gpu-check clean FORCE
+.PHONY: help demo test test-slow test-all test-ptx test-ptx-kernels test-ptx-sets soak sanitize fuzz lint docs build gpu-check clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
-	@echo 'make test       run the tests; PYTEST_ARGS=...'
+	@echo 'make test       run the tests, in as many processes as there are cores; PYTEST_ARGS=...'
+	@echo 'make test-slow  run those that make test leaves out: all values of the sweeps, kernels broken on'
+	@echo '                purpose, the tutorial; PYTEST_ARGS=...'
+	@echo 'make test-all   both; .ci/run runs all targets but gpu-check, soak and fuzz'
 	@echo 'make test-ptx   run what nvcc makes of all CUDA kernels on the CPU, and hold its counts; 12'
 	@echo '                minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
 	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
@@ -59,8 +62,15 @@ help:
 demo: build
 	@$(PY) -m examples.digits $(DEMO_ARGS)
 
+# Processes of one thread each, of which one that is idle takes tests from another.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses=8 --dist=worksteal
+
 test: build
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
+test-slow: build
+	@$(PYTEST) -m slow $(PYTEST_ARGS)
+test-all: build
+	@$(PYTEST) $(PYTEST_ARGS)
 
 # Two processes, which share what is built.
 test-ptx: build
@@ -68,7 +78,8 @@ test-ptx: build
 
 PTX_TESTS := $(PY) -m pytest --kernels=ptx
 test-ptx-kernels:
-	@$(PTX_TESTS) tests/cuda/test_cuda_shim.py $(PYTEST_ARGS)
+	@$(PTX_TESTS) tests/cuda/test_cuda_shim.py tests/cuda/test_cuda_shim_global.py \
+		tests/cuda/test_cuda_shim_weights.py tests/cuda/test_shim.py $(PYTEST_ARGS)
 test-ptx-sets:
 	@$(PTX_TESTS) tests/cuda/test_cuda_shim_sets.py tests/cuda/test_ptx_emulator.py \
 		tests/cuda/test_gpu_model.py $(PYTEST_ARGS)

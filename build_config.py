@@ -20,7 +20,7 @@ from build_toolkit import Toolkit
 
 MIN_ARCH = (8, 0)
 MIN_TOOLKIT = (12, 1)  # from here on the parameters of a kernel may fill 32 KiB instead of 4
-CUDA_ONLY_SOURCE = "csrc/ops/robust_pool_cuda.cpp"
+CUDA_ONLY_SOURCE = "csrc/ops/register_cuda.cpp"
 
 Arch = tuple[int, int, str]  # major, minor, suffix ("" or "a" or "f")
 

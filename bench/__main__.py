@@ -3,7 +3,7 @@
     python -m bench                       everything, on each device present
     python -m bench --suite targets       the targets alone
     python -m bench --workload image --data all --dtype float32 bfloat16
-    python -m bench plot [JSON ...]       the figures of docs/performance.md, from JSON alone
+    python -m bench plot [JSON ...]       the figures of docs/benchmarks.md, from JSON alone
 
 Suites:
 
@@ -36,7 +36,7 @@ from typing import Any
 import torch
 
 import ddn_cuda
-from bench import compare, growth, machine, targets
+from bench import compare, growth, machine, targets, targets_gpu
 from bench.arguments import positive
 from bench.compare import Case, Settings
 from bench.workloads import DATA, DTYPES, WORKLOADS
@@ -189,7 +189,7 @@ class Report:
 def run_targets(device: str, threads: Sequence[int], settings: Settings, report: Report) -> None:
     for count in threads if device == "cpu" else threads[:1]:
         torch.set_num_threads(count)
-        parts = targets.cpu_parts if device == "cpu" else targets.gpu_parts
+        parts = targets.cpu_parts if device == "cpu" else targets_gpu.parts
         for part in parts(settings):
             rows = list(part)
             report.add(rows, targets.as_text(rows))
@@ -297,7 +297,7 @@ def run(
         if "targets" in suites:
             run_targets(device, threads, settings, report)
     if missing and "targets" in suites:
-        rows = list(targets.skipped_gpu(missing))
+        rows = list(targets_gpu.skipped(missing))
         report.add(rows, targets.as_text(rows))
 
 

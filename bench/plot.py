@@ -1,4 +1,4 @@
-"""Draws the figures and writes the tables of docs/performance.md, from JSON alone.
+"""Draws the figures and writes the tables of docs/benchmarks.md, from JSON alone.
 
     python -m bench plot                          all results in bench/results
     python -m bench plot RESULT.json --output DIR
@@ -28,14 +28,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from bench import machine, targets
+from bench import machine
 from bench.growth import POINTS_OF_SETS
 
 Row = dict[str, Any]
 
 RESULTS = machine.ROOT / "bench" / "results"
 IMAGES = machine.ROOT / "docs" / "images"
-PAGE = machine.ROOT / "docs" / "performance.md"
+PAGE = machine.ROOT / "docs" / "benchmarks.md"
 
 COLORS = {
     "quadratic": "#999999",
@@ -192,8 +192,9 @@ def _plot_column(
 
 def targets_table(result: Row, device: str) -> str:
     """The targets of a device in Markdown: places with the same targets share a table, a column
-    each; a cell is the figure, the goal, and whether it is met."""
-    blocks = [f"*{caption(result, device)}, {result['date'][:10]}; measured / goal*"]
+    each; a cell is the figure and the goal, marked where the goal is met."""
+    key = "measured / goal, ✓ where it is met"
+    blocks = [f"*{caption(result, device)}, {result['date'][:10]}; {key}*"]
     own = [row for row in result["rows"] if row["suite"] == "targets" and row["device"] == device]
     for group in groups([row for row in own if not row.get("skipped")]):
         heads = [Group.title(place) for place in group.columns]
@@ -203,7 +204,7 @@ def targets_table(result: Row, device: str) -> str:
             lines.append(f"| {', '.join(what)} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
     if passes := passes_table(own):
-        blocks += ["Passes over a set, on average, the first look included:", passes]
+        blocks += ["Passes over a set, on average, including the set statistics:", passes]
     reasons = collections.Counter(row["skipped"] for row in own if row.get("skipped"))
     blocks += [f"{count} targets were skipped: {reason}." for reason, count in reasons.items()]
     return "\n\n".join(blocks)
@@ -226,7 +227,7 @@ def passes_table(rows: Sequence[Row]) -> str:
 
 
 def _cell(row: Row) -> str:
-    return f"{row['measured']:.3g} / {row['goal']:g} {targets.verdict(row)}"
+    return f"{row['measured']:.3g} / {row['goal']:g}{' ✓' * bool(row['met'])}"
 
 
 # Growth
@@ -320,9 +321,9 @@ def draw(result: Row, device: str, output: Path) -> list[Path]:
 
 
 TITLES = {
-    "targets": "What is measured over its goal, for each target",
+    "targets": "Measured value over goal, for each target",
     "growth": "Time against the points in a set and against the number of sets",
-    "compare": "Microseconds per set of every contender",
+    "compare": "Microseconds per set of every solver and baseline",
 }
 
 

@@ -55,7 +55,7 @@ def run(case: Case, device: torch.device) -> list[Tensor]:
     wanted = [name in case.gradients for name in kernel_cases.ORDER]
     outputs += OPS._robust_pool_backward(grad, *sets, wanted)
     if case.second_order:
-        outputs.append(OPS._robust_pool_tangent(*direction, *sets))
+        outputs.append(OPS._robust_pool_jvp(*direction, *sets))
         outputs += OPS._robust_pool_double_backward(grad, *direction, *sets, wanted)
     return outputs
 

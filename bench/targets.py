@@ -218,33 +218,6 @@ def cpu_parts(settings: Settings) -> Iterator[Iterator[Row]]:
         yield overhead(device, settings)
 
 
-def gpu_parts(settings: Settings) -> Iterator[Iterator[Row]]:
-    from bench import targets_gpu
-
-    device = targets_gpu.CUDA
-    for dtype in GPU_BACKWARD:
-        yield measure(gpu_goals(dtype), GPU_SHAPE, dtype, device, settings)
-    yield overhead(device, settings)
-    yield from targets_gpu.parts(settings)
-
-
-def skipped_gpu(reason: str) -> Iterator[Row]:
-    """The rows of a GPU that is not there."""
-    from bench import targets_gpu
-
-    device = torch.device("cuda")
-    place = f"{GPU_SHAPE[0]:,} sets of {GPU_SHAPE[1]:,} points"
-    for dtype in GPU_BACKWARD:
-        for goal in gpu_goals(dtype):
-            what, unit = f"{goal.operation} {goal.contender}", f"x {goal.baseline}"
-            row = target_row(what, device, f"{place}, {dtype}", unit, goal.goal)
-            yield row | {"skipped": reason}
-    row = target_row("eager call, forward huber", device, "16 points", "us", OVERHEAD_GOAL)
-    yield row | {"skipped": reason}
-    for row in targets_gpu.rows():
-        yield row | {"skipped": reason}
-
-
 # Report
 
 

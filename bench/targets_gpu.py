@@ -1,4 +1,4 @@
-"""The targets that only a GPU has: graph replay, training steps, and the predecessor."""
+"""The targets of a GPU: goals as the CPU has, graph replay, training steps, the predecessor."""
 
 from __future__ import annotations
 
@@ -61,8 +61,25 @@ def _predecessor_row(penalty: str, kind: str, unit: str, goal: float) -> Row:
     return _row(f"{kind} {penalty}", f"{place}, {contenders.PREDECESSOR}", unit, goal)
 
 
+def parts(settings: Settings) -> Iterator[Iterator[Row]]:
+    for dtype in targets.GPU_BACKWARD:
+        yield targets.measure(targets.gpu_goals(dtype), targets.GPU_SHAPE, dtype, CUDA, settings)
+    yield targets.overhead(CUDA, settings)
+    yield replayed(settings)
+    yield predecessor(settings)
+    for compiled in (False, True):
+        yield iter([training_step(compiled, settings)])
+
+
 def rows() -> Iterator[Row]:
     """All lines of the table, without figures."""
+    sets, points = targets.GPU_SHAPE
+    for dtype in targets.GPU_BACKWARD:
+        for goal in targets.gpu_goals(dtype):
+            place = f"{sets:,} sets of {points:,} points, {dtype}"
+            what = f"{goal.operation} {goal.contender}"
+            yield _row(what, place, f"x {goal.baseline}", goal.goal)
+    yield _row("eager call, forward huber", "16 points", "us", targets.OVERHEAD_GOAL)
     for penalty, solver in contenders.ours(list(ddn_cuda.PENALTIES)):
         yield _replay_row(contenders.label(penalty, solver))
     for compiled in (False, True):
@@ -73,11 +90,10 @@ def rows() -> Iterator[Row]:
                 yield _predecessor_row(penalty, *kind)
 
 
-def parts(settings: Settings) -> Iterator[Iterator[Row]]:
-    yield replayed(settings)
-    yield predecessor(settings)
-    for compiled in (False, True):
-        yield iter([training_step(compiled, settings)])
+def skipped(reason: str) -> Iterator[Row]:
+    """The rows of a GPU that is not there."""
+    for row in rows():
+        yield row | {"skipped": reason}
 
 
 # Small batches under graph replay

@@ -1,6 +1,9 @@
 """The compiled module; importing it registers torch.ops.ddn.*"""
 
 from enum import IntEnum
+from typing import Any
+
+from torch import Tensor
 
 class Status(IntEnum):
     converged = 0
@@ -16,3 +19,15 @@ CUDA_VERSION: str | None
 CUDA_ARCHS: str | None
 
 def cpu_isa() -> str: ...
+def pool(
+    x: Any,
+    ptr: Any,
+    penalty: Any,
+    alpha: Any,
+    dim: Any,
+    keepdim: Any,
+    weight: Any,
+    solver: Any,
+    max_iter: Any,
+    tol: Any,
+) -> Tensor | list[int] | None: ...

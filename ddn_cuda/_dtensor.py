@@ -1,4 +1,7 @@
-"""How the inner operators may be sharded: `torch.distributed.tensor`'s rules for them.
+"""How the inner operators may be sharded: the rules of `torch.distributed.tensor` for them.
+
+Importing this module registers the rules. `import ddn_cuda` does not import it, since
+`torch.distributed.tensor` is slow to load.
 
 Of a DTensor's dims those that are kept, batch or channels, may be sharded: every rank solves its
 own sets, and nothing is sent. A pooled dim may not be, as its points would have to be gathered.
@@ -9,11 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.experimental import register_sharding
 
 from ddn_cuda._operators import OPERATORS
+from ddn_cuda._roles import Operator, Role
 
 
 def pooled_and_sharded(t: Any, dims: Sequence[int], rank: int) -> bool:
@@ -49,78 +54,56 @@ def check(
             )
 
 
+def without_data(t: Any) -> Any:
+    """A tensor of the same shape and type, and nothing else."""
+    return torch.empty(t.shape, dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
+
+
 def _along(t: Any, dim: int, rank: int) -> Any:
     """The placement of t where a tensor of `rank` dims that it broadcasts to is sharded in dim."""
     own = dim - (rank - len(t.shape))
     return Shard(own) if own >= 0 and t.shape[own] != 1 else Replicate()
 
 
-def _strategies(
-    sets: Sequence[Any], tensors: Sequence[Any], outputs: Callable[[Any], list[Any]]
-) -> list[tuple[list[Any], list[Any]]]:
-    """sets: x, alpha, weight, ptr, dim; tensors: all arguments, of which those that are tensors get
-    placements; outputs: their placements, by that of the sets."""
-    x, _, weight, ptr, dims = sets
-    rank = len(x.shape)
-    check("robust_pool" if ptr is None else "segment_robust_pool", x, weight, dims)
-    placements = [None, *(d for d in range(rank) if d not in dims)]
-    found = []
-    for d in placements:
-        inputs = [
-            None
-            if not hasattr(t, "placements")
-            else (Replicate() if d is None or t is ptr else _along(t, d, rank))
-            for t in tensors
-        ]
-        found.append((outputs(Replicate() if d is None else Shard(d)), inputs))
-    return found
+def _rule(operator: Operator) -> Callable[..., Any]:
+    """The placements that an operator takes and gives: of what it is called with, in which DTensors
+    are their specs, a list of them for the outputs and one for the arguments."""
 
-
-def _forward(outputs: int) -> Callable[..., Any]:
-    def rule(*args: Any) -> Any:
-        x, _, _, alpha, weight, ptr, dim = args[:7]
-        return _strategies((x, alpha, weight, ptr, dim), args, lambda p: [p] * outputs)
+    def rule(*args: Any) -> list[tuple[list[Any], list[Any]]]:
+        values = dict(zip(operator.arguments, args, strict=True))
+        x, dims = values["x"], operator.value(Role.DIMS, args)
+        ptr = operator.value(Role.OFFSETS, args)
+        rank = len(x.shape)
+        check(
+            "robust_pool" if ptr is None else "segment_robust_pool", x, values.get("weight"), dims
+        )
+        found = []
+        for d in (None, *(d for d in range(rank) if d not in dims)):
+            inputs = [
+                None
+                if not hasattr(t, "placements")
+                else (Replicate() if d is None or t is ptr else _along(t, d, rank))
+                for t in args
+            ]
+            kept = Replicate() if d is None else Shard(d)
+            found.append((operator.by_output(args, kept, empty=Replicate()), inputs))
+        return found
 
     return rule
 
 
-def _gradients(at: int) -> Callable[..., Any]:
-    """at: where the sets begin among the arguments."""
-
-    def rule(*args: Any) -> Any:
-        x, _, _, _, _, _, alpha, weight, ptr, dim, wanted = args[at : at + 11]
-
-        def outputs(p: Any) -> list[Any]:
-            # Nothing, an empty tensor, stands for what is not wanted.
-            return [p if want else Replicate() for want in wanted]
-
-        return _strategies((x, alpha, weight, ptr, dim), args, outputs)
-
-    return rule
-
-
-def _tangent(*args: Any) -> Any:
-    x, _, _, _, _, _, alpha, weight, ptr, dim = args[3:13]
-    return _strategies((x, alpha, weight, ptr, dim), args, lambda p: [p])
-
-
-_RULES = {
-    "_robust_pool_forward": _forward(3),
-    "_robust_pool_forward_info": _forward(9),
-    "_robust_pool_backward": _gradients(1),
-    "_robust_pool_tangent": _tangent,
-    "_robust_pool_double_backward": _gradients(4),
-}
-
-
-def register() -> None:
-    """Registers the rules; once is enough."""
+def register(operators: Sequence[Operator] = OPERATORS) -> None:
+    """Registers the rules of operators; for those of the package the import has done it."""
     propagator = DTensor._op_dispatcher.sharding_propagator
-    for name, op in OPERATORS.items():
-        register_sharding(op)(_RULES[name])
+    for operator in operators:
+        register_sharding(operator.op)(_rule(operator))
         # What was found for a call is found again by its tensors and the arguments from the first
         # `int` on, as register_sharding has it: `dim`, which is `int[]`, would be overlooked, and
         # what is pooled along one dim would be answered with the shapes of another.
-        first = next(i for i, a in enumerate(op._schema.arguments) if "Tensor" not in str(a.type))
-        info = propagator.op_to_schema_info[op]
+        roles = operator.arguments.values()
+        first = next(i for i, role in enumerate(roles) if not role.is_tensor)
+        info = propagator.op_to_schema_info[operator.op]
         info.static_argnum = min(info.static_argnum, first)
+
+
+register()

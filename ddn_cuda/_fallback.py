@@ -45,5 +45,5 @@ def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
 
 def register() -> None:
     """Registers `via_cpu` as the CUDA kernel of the inner operators."""
-    for name, op in OPERATORS.items():
-        torch.library.impl(f"ddn::{name}", "CUDA")(partial(via_cpu, op))
+    for operator in OPERATORS:
+        torch.library.impl(f"ddn::{operator.name}", "CUDA")(partial(via_cpu, operator.op))

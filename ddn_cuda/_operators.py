@@ -1,117 +1,125 @@
-"""Shapes (fake kernels), rules for vmap, and derivatives of the inner operators, as
-`torch.library` knows them: what `torch.ops.ddn.*` and compilers use."""
+"""The registry: one entry for each inner operator. docs/adding_an_operator.md says how to add one.
+
+An entry gives the operator's arguments and outputs their roles, and names its derivatives. Its fake
+kernel, its rules for vmap and for DTensors, its place in autograd, and what a build without CUDA
+does with CUDA tensors follow from that. Autocast needs no rule: it changes no argument of a pool.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ddn_cuda import _derivatives
+from ddn_cuda import _autograd, _derivatives
 from ddn_cuda._batching import batched
-from ddn_cuda._derivatives import Calls
+from ddn_cuda._fakes import fake_of
+from ddn_cuda._roles import REAL, Operator, Output, Role
 
-OPERATORS: dict[str, Any] = {
-    name: getattr(torch.ops.ddn, name).default for name in _derivatives.RULES
+# ---- Arguments and outputs that several have in common -------------------------------------------
+
+_POOL = {
+    "penalty": Role.CONSTANT,
+    "alpha_value": Role.CONSTANT,
+    "alpha": Role.TO_ANSWERS,
+    "weight": Role.TO_POINTS,
+    "ptr": Role.OFFSETS,
+    "dim": Role.DIMS,
 }
-CALLS = Calls(
-    OPERATORS["_robust_pool_forward"],
-    OPERATORS["_robust_pool_backward"],
-    OPERATORS["_robust_pool_tangent"],
-    OPERATORS["_robust_pool_double_backward"],
+_SOLVER = {"solver": Role.CONSTANT, "max_iter": Role.CONSTANT, "tol": Role.CONSTANT}
+_ANSWERED = {
+    "x": Role.POINTS,
+    "y": Role.ANSWERS,
+    "remainder": Role.ANSWERS,
+    "curvature": Role.ANSWERS,
+    **_POOL,
+}
+_DIRECTION = {
+    "x_tangent": Role.POINTS,
+    "weight_tangent": Role.TO_POINTS,
+    "alpha_tangent": Role.TO_ANSWERS,
+}
+
+_ANSWER = [
+    Output("y", Role.ANSWERS),
+    Output("remainder", Role.ANSWERS, REAL, is_differentiable=False),
+    Output("curvature", Role.ANSWERS, REAL, is_differentiable=False),
+]
+_INFO = [
+    Output("iterations", Role.ANSWERS, torch.int64, is_differentiable=False),
+    Output("residual", Role.ANSWERS, torch.float64, is_differentiable=False),
+    Output("second_derivative", Role.ANSWERS, torch.float64, is_differentiable=False),
+    Output("objective", Role.ANSWERS, torch.float64, is_differentiable=False),
+    Output("gap", Role.ANSWERS, torch.float64, is_differentiable=False),
+    Output("status", Role.ANSWERS, torch.int64, is_differentiable=False),
+]
+_GRADIENTS = [
+    Output("grad_x", Role.POINTS),
+    Output("grad_weight", Role.POINTS, REAL),
+    Output("grad_alpha", Role.ANSWERS, REAL),
+]
+
+# ---- The operators -------------------------------------------------------------------------------
+
+OPERATORS = (
+    Operator(
+        "_robust_pool_forward",
+        {"x": Role.POINTS, **_POOL, **_SOLVER},
+        _ANSWER,
+        _derivatives.Forward,
+    ),
+    Operator(
+        "_robust_pool_forward_info",
+        {"x": Role.POINTS, **_POOL, **_SOLVER},
+        _ANSWER + _INFO,
+        _derivatives.Forward,
+    ),
+    Operator(
+        "_robust_pool_backward",
+        {"grad": Role.ANSWERS, **_ANSWERED, "wanted": Role.WANTED},
+        _GRADIENTS,
+        _derivatives.Backward,
+    ),
+    Operator(
+        "_robust_pool_jvp",
+        {**_DIRECTION, **_ANSWERED},
+        [Output("tangent", Role.ANSWERS)],
+        _derivatives.Jvp,
+    ),
+    Operator(
+        "_robust_pool_double_backward",
+        {"grad": Role.ANSWERS, **_DIRECTION, **_ANSWERED, "wanted": Role.WANTED},
+        _GRADIENTS,
+        _derivatives.DoubleBackward,
+    ),
 )
-FORWARD_INFO = OPERATORS["_robust_pool_forward_info"]
+
+BY_NAME = {operator.name: operator for operator in OPERATORS}
+_CALLS, _FUNCTIONS = _autograd.as_functions(OPERATORS)
 
 
-# ---- Shapes --------------------------------------------------------------------------------------
+def op(name: str) -> Any:
+    """An operator as `torch.ops` has it."""
+    return BY_NAME[name].op
 
 
-def opmath(x: Tensor) -> torch.dtype:
-    """The dtype of weights' gradients and of what belongs to the unrounded answer."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def function(name: str) -> type[torch.autograd.Function]:
+    """An operator as an autograd function, for eager mode."""
+    return _FUNCTIONS[name]  # type: ignore[no-any-return]
 
 
-def _forward_fake(
-    x: Tensor,
-    penalty: str,
-    alpha_value: float,
-    alpha: Tensor | None,
-    weight: Tensor | None,
-    ptr: Tensor | None,
-    dim: Sequence[int],
-    solver: str,
-    max_iter: int | None,
-    tol: float | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = [1 if d in dim else size for d, size in enumerate(x.shape)]
-    if ptr is not None:
-        shape[0] = ptr.shape[0] - 1
-    remainder, curvature = (x.new_empty(shape, dtype=opmath(x)) for _ in range(2))
-    return x.new_empty(shape), remainder, curvature
-
-
-def _forward_info_fake(x: Tensor, *args: Any) -> tuple[Tensor, ...]:
-    answer = _forward_fake(x, *args)
-    shape = answer[0].shape
-    reals = [x.new_empty(shape, dtype=torch.float64) for _ in range(4)]
-    counts = [x.new_empty(shape, dtype=torch.int64) for _ in range(2)]
-    return (*answer, counts[0], *reals, counts[1])
-
-
-def _gradients_fake(x: Tensor, y: Tensor, wanted: Sequence[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    real = opmath(x)
-    return (
-        torch.empty_like(x) if wanted[0] else x.new_empty(0),
-        torch.empty_like(x, dtype=real) if wanted[1] else x.new_empty(0, dtype=real),
-        x.new_empty(y.shape if wanted[2] else 0, dtype=real),
-    )
-
-
-def _backward_fake(grad: Tensor, x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients_fake(x, y, rest[-1])
-
-
-def _tangent_fake(
-    x_tangent: Tensor | None,
-    weight_tangent: Tensor | None,
-    alpha_tangent: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    *_: Any,
-) -> Tensor:
-    return x.new_empty(y.shape)
-
-
-def _double_backward_fake(
-    grad: Tensor,
-    x_tangent: Tensor | None,
-    weight_tangent: Tensor | None,
-    alpha_tangent: Tensor | None,
-    x: Tensor,
-    y: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients_fake(x, y, rest[-1])
-
-
-FAKES: dict[str, Callable[..., Any]] = {
-    "_robust_pool_forward": _forward_fake,
-    "_robust_pool_forward_info": _forward_info_fake,
-    "_robust_pool_backward": _backward_fake,
-    "_robust_pool_tangent": _tangent_fake,
-    "_robust_pool_double_backward": _double_backward_fake,
-}
-
-
-def register() -> None:
-    """Registers all of this; called once, when the package is imported."""
-    for name, op in OPERATORS.items():
-        torch.library.register_fake(f"ddn::{name}", FAKES[name])
-        rule = _derivatives.RULES[name]
-        torch.library.register_autograd(
-            f"ddn::{name}", partial(rule.backward, CALLS), setup_context=rule.setup
-        )
-        torch.library.register_vmap(f"ddn::{name}", batched(name, op))
+def register(operators: Sequence[Operator] = OPERATORS) -> None:
+    """Registers operators with `torch.library`; once for those of the package, at its import."""
+    calls = _autograd.as_operators(operators)
+    for operator in operators:
+        schema = [argument.name for argument in operator.op._schema.arguments]
+        if schema != [*operator.arguments]:
+            raise TypeError(
+                f"ddn::{operator.name}: the entry has the arguments {[*operator.arguments]}, the "
+                f"schema {schema}; expected the same"
+            )
+        name, rule = f"ddn::{operator.name}", _autograd.Rule(operator, calls)
+        torch.library.register_fake(name, fake_of(operator))
+        torch.library.register_autograd(name, rule.backward, setup_context=rule.setup)
+        torch.library.register_vmap(name, batched(operator, operator.op))

@@ -8,7 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ddn_cuda import functional
+from ddn_cuda._arguments import Arguments
 from ddn_cuda._C import PENALTIES
 
 # Over the deviation of normal points: where a pool is as precise as a mean of 95% of the points.
@@ -81,15 +81,7 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
     1977; F. R. Hampel, "The influence curve and its role in robust estimation", J. Amer. Statist.
     Assoc. 69, 1974 (the median absolute deviation).
     """
-    problem = functional._Problem("suggest_alpha", x, penalty, 1.0, dim, None, None)
-    solver = functional._Solver("global", None, None)
-    functional._check_types(problem, solver)
-    given = [dim] if isinstance(dim, int) else dim
-    try:
-        dims = torch.ops.ddn._robust_pool_check(x, penalty, 1.0, None, given, None, None, *solver)
-    except (TypeError, ValueError, IndexError) as error:
-        message = str(error).replace("robust_pool:", "suggest_alpha:", 1)
-        raise type(error)(message) from None
+    dims = Arguments("suggest_alpha", x, penalty, dim=dim).checked().dims()
     x = x if x.dtype == torch.float64 else x.float()
     kept = [1 if d in dims else size for d, size in enumerate(x.shape)]
     others = [d for d in range(x.dim()) if d not in dims]

@@ -2,7 +2,7 @@
 
 Branch and bound on the depth D of docs/global.md, u and x in units of alpha: the range of a set is
 cut into cells; sums over the points of all ranks bound D on each of them; cells that cannot hold
-the maximum are discarded, the others are cut again or resolved. docs/distributed.md derives it and
+the maximum are discarded, the others are cut again or resolved. docs/distributed_search.md derives it and
 says what is proved.
 """
 

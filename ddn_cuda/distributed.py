@@ -1,8 +1,7 @@
 """Sets whose points lie on several ranks, and DTensors.
 
 Importing this module tells `torch.distributed.tensor` how `robust_pool` and `segment_robust_pool`
-may be sharded; both import it when they are given a DTensor. `import ddn_cuda` alone does not, as
-`torch.distributed.tensor` takes its time to load.
+may be sharded (ddn_cuda/_dtensor.py).
 
 - `sharded_robust_pool`: pools sets of which every rank holds some points.
 """
@@ -18,22 +17,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from ddn_cuda import _dtensor, _lockstep, _tables, functional
+from ddn_cuda import _dtensor, _lockstep, _operators, _tables  # noqa: F401
+from ddn_cuda._arguments import Arguments, check_flag
 from ddn_cuda._C import PENALTIES
-from ddn_cuda._operators import OPERATORS, opmath
+from ddn_cuda._roles import opmath
 
 __all__ = ["sharded_robust_pool"]
 
 _NAME = "sharded_robust_pool"
 _FULL_NAMES = {short: name for name, short in PENALTIES.items()}
-
-
-check_sharding = _dtensor.check
-
-
-def without_data(t: Any) -> Any:
-    """A tensor of the same shape and type, and nothing else."""
-    return torch.empty(t.shape, dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
 
 
 class _Options(NamedTuple):
@@ -110,12 +102,11 @@ def sharded_robust_pool(
             other placements than above.
         RuntimeError: `torch.distributed` has no process group.
     """
-    functional._check_flag(_NAME, "keepdim", keepdim)
-    problem = functional._Problem(_NAME, x, penalty, alpha, dim, weight, None)
-    functional._check_types(problem, functional._Solver(solver, max_iter, tol))
-    local, alpha_local, weight_local, placed = x, alpha, weight, None
+    check_flag(_NAME, "keepdim", keepdim)
+    given = Arguments(_NAME, x, penalty, alpha, dim, weight, None, solver, max_iter, tol).checked()
+    own, placed = given, None
     if isinstance(x, DTensor):
-        local, alpha_local, weight_local, group, placed = _localised(x, alpha, weight, dim, group)
+        own, group, placed = _localised(given, group)
     elif isinstance(alpha, DTensor) or isinstance(weight, DTensor):
         raise TypeError(f"{_NAME}: `alpha` or `weight` is a DTensor, and x is none; expected x too")
     if not dist.is_initialized():
@@ -123,11 +114,12 @@ def sharded_robust_pool(
             f"{_NAME}: torch.distributed has no process group; expected one: call "
             "torch.distributed.init_process_group first"
         )
-    dims = _checked(local, penalty, alpha_local, dim, weight_local, solver, max_iter, tol)
-    options = _Options(_FULL_NAMES.get(penalty, penalty), dims, group, solver, max_iter, tol)
-    value, tensor = (1.0, alpha_local) if isinstance(alpha_local, Tensor) else (alpha_local, None)
+    dims = _checked(own)
+    options = _Options(
+        _FULL_NAMES.get(penalty, penalty), dims, group, solver, own.max_iter, own.tol
+    )
     y: Tensor = _ShardedPool.apply(  # type: ignore[no-untyped-call]
-        local, value, tensor, weight_local, options
+        own.x, *own.inner_alpha(), own.weight, options
     )
     gone = [] if keepdim else dims
     if gone:
@@ -154,20 +146,16 @@ def _placed(y: Tensor, x: Any, placed: list[Any], dims: list[int], gone: list[in
     return whole
 
 
-def _checked(
-    x: Tensor,
-    penalty: str,
-    alpha: Any,
-    dim: Any,
-    weight: Tensor | None,
-    solver: str,
-    max_iter: int | None,
-    tol: float | None,
-) -> list[int]:
+def _pooled(given: Arguments) -> list[int]:
+    """The pooled dims, of those that are in range; in any order."""
+    rank = given.x.dim()
+    return [d % rank for d in given.dim if -rank <= d < rank] if given.dim else list(range(rank))
+
+
+def _checked(given: Arguments) -> list[int]:
     """Checks as the operators do, and returns sorted dims. No points are none of x's faults."""
-    given = [dim] if isinstance(dim, int) else list(dim)
-    rank = x.dim()
-    pooled = [d % rank for d in given if -rank <= d < rank] if given else list(range(rank))
+    x, weight = given.x, given.weight
+    rank, pooled = x.dim(), _pooled(given)
     shape = [max(size, 1) if d in pooled else size for d, size in enumerate(x.shape)]
     like = x if list(x.shape) == shape else x.new_empty(shape)
     if like is not x and weight is not None:
@@ -176,22 +164,13 @@ def _checked(
             for d, size in enumerate(weight.shape)
         ]
         weight = weight.new_empty(grown)
-    value, tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
-    try:
-        dims: list[int] = torch.ops.ddn._robust_pool_check(
-            like, penalty, value, tensor, given, weight, None, solver, max_iter, tol
-        )
-    except (TypeError, ValueError, IndexError) as error:
-        message = str(error).replace("robust_pool:", f"{_NAME}:", 1)
-        raise type(error)(message) from None
-    return list(dims)
+    return list(given._replace(x=like, weight=weight).dims())
 
 
-def _localised(x: DTensor, alpha: Any, weight: Any, dim: Any, group: Any) -> tuple[Any, ...]:
-    """Local tensors, the group, and y's placements with keepdim."""
-    mesh, rank = x.device_mesh, x.dim()
-    given = [dim] if isinstance(dim, int) else list(dim)
-    pooled = [d % rank for d in given if -rank <= d < rank] if given else list(range(rank))
+def _localised(given: Arguments, group: Any) -> tuple[Arguments, Any, list[Any]]:
+    """Those of this rank, the group, and y's placements with keepdim."""
+    x: Any = given.x
+    mesh, rank, pooled = x.device_mesh, x.dim(), _pooled(given)
     by = [m for m, p in enumerate(x.placements) if isinstance(p, Shard) and p.dim in pooled]
     plain = all(type(p) in (Shard, Replicate) for p in x.placements)
     if len(by) != 1 or not plain or group is not None:
@@ -226,13 +205,12 @@ def _localised(x: DTensor, alpha: Any, weight: Any, dim: Any, group: Any) -> tup
             )
         return t.to_local(grad_placements=shares)
 
-    return (
-        x.to_local(),
-        local("alpha", alpha, points=False),
-        local("weight", weight, points=True),
-        mesh.get_group(by[0]),
-        placed,
+    own = given._replace(
+        x=x.to_local(),
+        alpha=local("alpha", given.alpha, points=False),
+        weight=local("weight", given.weight, points=True),
     )
+    return own, mesh.get_group(by[0]), placed
 
 
 class _Answer(NamedTuple):
@@ -266,7 +244,7 @@ class _ShardedPool(torch.autograd.Function):
         options: _Options = ctx.options
         by_x, _, by_alpha, by_weight, _ = ctx.needs_input_grad
         if all(x.shape[d] for d in options.dims):
-            of_x, of_weight, of_alpha = OPERATORS["_robust_pool_backward"](
+            of_x, of_weight, of_alpha = _operators.op("_robust_pool_backward")(
                 grad.contiguous(),
                 x,
                 y,
@@ -320,7 +298,7 @@ def _solve(
     points = math.prod(x.shape[d] for d in dims)
     own = None
     if points:
-        call = OPERATORS["_robust_pool_forward"]
+        call = _operators.op("_robust_pool_forward")
         start = call(x, "huber", alpha_value, alpha, weight, None, dims, "local", None, None)
         own = start[0].double().flatten()
     flat = _flattened(x, dims, points)
@@ -358,7 +336,7 @@ def _solve(
             wide, one = x.to(real), torch.ones_like(remainder)
             along = one.new_ones(()).expand(x.shape)
             problem = (penalty, alpha_value, alpha, weight, None, dims)
-            tangent = OPERATORS["_robust_pool_tangent"]
+            tangent = _operators.op("_robust_pool_jvp")
             moved = tangent(along, None, None, wide, y.to(real), remainder, one, *problem)
             of_points = moved.flatten()[open_sets].double()
         bends = torch.zeros_like(u)
@@ -472,6 +450,3 @@ def _iteratively(
         if penalty == "welsch":
             rounded = 2 * at.depth - at.curvature
     return at.u, at.curvature, rounded
-
-
-_dtensor.register()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import numbers
-import sys
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor
 
-from ddn_cuda import _functions, _operators
+from ddn_cuda import _C, _operators
+from ddn_cuda._arguments import Arguments, check_flag
+from ddn_cuda._autograd import recorder
 
 
 class RobustPoolInfo(NamedTuple):
@@ -43,59 +43,6 @@ class RobustPoolInfo(NamedTuple):
     objective: Tensor
     gap: Tensor
     status: Tensor
-
-
-def _check_flag(function: str, name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{function}: `{name}` is {value!r}; expected True or False")
-
-
-def _number(value: Any) -> Any:
-    """NumPy's numbers as Python's own; all else as it is."""
-    if isinstance(value, (int, float, Tensor)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value
-
-
-def _dims(dim: Any) -> Any:
-    return [_number(d) for d in dim] if isinstance(dim, (tuple, list)) else _number(dim)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def _check_types(problem: _Problem, solver: _Solver) -> None:
-    """What the dispatcher would refuse with the operator's whole schema for a message."""
-    name, x, penalty, alpha, dim, weight, _ = problem
-    several = isinstance(dim, (tuple, list)) and all(_is_int(d) for d in dim)
-    max_iter, tol = solver.max_iter, solver.tol
-    is_number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
-    for argument, value, good, expected in (
-        ("x", x, isinstance(x, Tensor), "a tensor"),
-        ("penalty", penalty, isinstance(penalty, str), "a string"),
-        (
-            "alpha",
-            alpha,
-            isinstance(alpha, (int, float, Tensor)) and not isinstance(alpha, bool),
-            "a float or a floating-point tensor",
-        ),
-        ("dim", dim, _is_int(dim) or several, "an int or several"),
-        ("weight", weight, weight is None or isinstance(weight, Tensor), "a tensor or None"),
-        ("solver", solver.name, isinstance(solver.name, str), "a string"),
-        ("max_iter", max_iter, max_iter is None or _is_int(max_iter), "a positive int or None"),
-        ("tol", tol, tol is None or is_number, "a positive float or None"),
-    ):
-        if not good:
-            raise TypeError(f"{name}: `{argument}` is {value!r}; expected {expected}")
-
-
-def _check_values(function: str, name: str, values: Tensor, good: Tensor, expected: str) -> None:
-    if not bool(good.all()):
-        bad = values[~good].flatten()[0].item()
-        raise ValueError(f"{function}: `{name}` holds {bad}; expected {expected}")
 
 
 @overload
@@ -233,16 +180,15 @@ def robust_pool(
     Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
     proposition 4.4 (the gradient) and section 5.2 (the penalties).
     """
-    _check_flag("robust_pool", "keepdim", keepdim)
-    dim = _dims(dim)
-    y, info = _pool(
-        _Problem("robust_pool", x, penalty, _number(alpha), dim, weight, None),
-        _Solver(solver, _number(max_iter), _number(tol)),
-        return_info=return_info,
-        validate=validate,
-    )
+    if return_info is False and validate is False and not torch.compiler.is_compiling():
+        y = _eager(x, None, penalty, alpha, dim, keepdim, weight, solver, max_iter, tol)
+        if y is not None:
+            return y
+    check_flag("robust_pool", "keepdim", keepdim)
+    given = Arguments("robust_pool", x, penalty, alpha, dim, weight, None, solver, max_iter, tol)
+    dims, y, info = _pool(given, return_info=return_info, validate=validate)
     if not keepdim:
-        y, *info = (t.squeeze(_squeezed(x, dim)) for t in (y, *info))
+        y, *info = (t.squeeze(dims) for t in (y, *info))
     return (y, RobustPoolInfo(*info)) if return_info else y
 
 
@@ -333,54 +279,67 @@ def segment_robust_pool(
     """
     if not isinstance(ptr, Tensor):
         raise TypeError(f"segment_robust_pool: `ptr` is {ptr!r}; expected an int64 tensor")
-    y, info = _pool(
-        _Problem("segment_robust_pool", x, penalty, _number(alpha), 0, weight, ptr),
-        _Solver(solver, _number(max_iter), _number(tol)),
-        return_info=return_info,
-        validate=validate,
+    if return_info is False and validate is False and not torch.compiler.is_compiling():
+        y = _eager(x, ptr, penalty, alpha, 0, True, weight, solver, max_iter, tol)
+        if y is not None:
+            return y
+    given = Arguments(
+        "segment_robust_pool", x, penalty, alpha, 0, weight, ptr, solver, max_iter, tol
     )
+    _, y, info = _pool(given, return_info=return_info, validate=validate)
     return (y, RobustPoolInfo(*info)) if return_info else y
 
 
-class _Problem(NamedTuple):
-    name: str  # of the function, for messages
-    x: Tensor
-    penalty: str
-    alpha: float | Tensor
-    dim: int | Sequence[int]
-    weight: Tensor | None
-    ptr: Tensor | None
+_record = recorder(_operators.function("_robust_pool_forward"))
 
 
-class _Solver(NamedTuple):
-    name: str
-    max_iter: int | None
-    tol: float | None
+def _eager(
+    x: Any,
+    ptr: Any,
+    penalty: Any,
+    alpha: Any,
+    dim: Any,
+    keepdim: Any,
+    weight: Any,
+    solver: Any,
+    max_iter: Any,
+    tol: Any,
+) -> Tensor | None:
+    """The short way of plain arguments, which is all that most calls take; None for others."""
+    done = _C.pool(x, ptr, penalty, alpha, dim, keepdim, weight, solver, max_iter, tol)
+    if not isinstance(done, list):
+        return done
+    value, tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
+    y: Tensor = _record(x, penalty, value, tensor, weight, ptr, done, solver, max_iter, tol)[0]
+    return y if keepdim else y.squeeze(done)
 
 
-def _squeezed(x: Tensor, dim: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(dim, int):
-        return (dim,) if x.dim() else ()
-    return tuple(dim) or tuple(range(x.dim()))
-
-
-def _validate(problem: _Problem) -> None:
-    name, x, _, alpha, _, weight, ptr = problem
-    if isinstance(alpha, Tensor):
-        limit = 1e30 if x.dtype == torch.float64 else 1e15
-        # As the kernels have it: a limit may have been rounded to single precision.
-        wide = alpha.double()  # compared in 16 bits, the limits would be 0 and infinity
-        good = (wide >= (1 - 1e-6) / limit) & (wide <= (1 + 1e-6) * limit)
-        expected = f"positive finite values from {1 / limit:g} to {limit:g}"
-        _check_values(name, "alpha", alpha, good, expected)
-    if weight is not None:
-        good = torch.isfinite(weight) & (weight >= 0)
-        _check_values(name, "weight", weight, good, "non-negative finite values")
-    if ptr is not None:
-        good = (ptr >= 0) & (ptr <= x.shape[0])
-        _check_values(name, "ptr", ptr, good, f"offsets from 0 to {x.shape[0]}")
-        descends = torch.cat([ptr.new_zeros(1, dtype=torch.bool), ptr[1:] < ptr[:-1]])
-        _check_values(name, "ptr", ptr, ~descends, "offsets none of which is below the one before")
+def _pool(
+    given: Arguments, *, return_info: bool, validate: bool
+) -> tuple[tuple[int, ...], Tensor, Sequence[Tensor]]:
+    """The pooled dims, the answers with keepdim, and what is told of them."""
+    check_flag(given.function, "return_info", return_info)
+    check_flag(given.function, "validate", validate)
+    given = given.checked()
+    if validate:
+        given.validate()
+    options = (given.solver, given.max_iter, given.tol)
+    name = "_robust_pool_forward_info" if return_info else "_robust_pool_forward"
+    if torch.compiler.is_compiling():
+        _check_no_tangents(given)
+        y = _compiled(given)
+        # The operator has checked the arguments.
+        dims = [0] if given.ptr is not None else _sorted_dims(given.x, given.dim)
+        if not return_info:
+            return tuple(dims), y, ()
+        call = _operators.op(name)  # nobody uses the answer above, and compilers drop it
+    else:
+        dims = given.dims()
+        call = _operators.function(name).apply
+    y, _remainder, _curvature, *info = call(
+        given.x, given.penalty, *given.inner_alpha(), given.weight, given.ptr, dims, *options
+    )
+    return tuple(dims), y, info
 
 
 def _sorted_dims(x: Tensor, dims: Sequence[int]) -> list[int]:
@@ -390,74 +349,28 @@ def _sorted_dims(x: Tensor, dims: Sequence[int]) -> list[int]:
     return sorted(d % x.dim() for d in dims) or list(range(x.dim()))
 
 
-def _compiled(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> Tensor:
+def _compiled(given: Arguments) -> Tensor:
     """The public operators: what exported programs hold."""
-    _, x, penalty, alpha, _, weight, ptr = problem
-    options: dict[str, Any] = {"weight": weight, "alpha": alpha, "solver": solver.name}
-    options |= {"max_iter": solver.max_iter, "tol": solver.tol}
-    if ptr is not None:
+    x, alpha = given.x, given.alpha
+    options: dict[str, Any] = {"weight": given.weight, "alpha": alpha, "solver": given.solver}
+    options |= {"max_iter": given.max_iter, "tol": given.tol}
+    if given.ptr is not None:
         segments = torch.ops.ddn.segment_robust_pool
         call = segments.tensor if isinstance(alpha, Tensor) else segments.default
-        return cast(Tensor, call(x, ptr, penalty, **options))
+        return cast(Tensor, call(x, given.ptr, given.penalty, **options))
     sets = torch.ops.ddn.robust_pool
     call = sets.tensor if isinstance(alpha, Tensor) else sets.default
-    return cast(Tensor, call(x, penalty, dim=dims, keepdim=True, **options))
+    return cast(Tensor, call(x, given.penalty, dim=given.dim, keepdim=True, **options))
 
 
-def _checked_dims(problem: _Problem, solver: _Solver, dims: Sequence[int]) -> list[int]:
-    """The operators' checks; returns sorted dims."""
-    name, x, penalty, alpha, _, weight, ptr = problem
-    value, tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
-    check = torch.ops.ddn._robust_pool_check
-    tensors = sys.modules.get("torch.distributed.tensor")
-    if tensors is None or not isinstance(x, tensors.DTensor):
-        return check(x, penalty, value, tensor, dims, weight, ptr, *solver)  # type: ignore[no-any-return]
-    # A DTensor has no rule for what returns no tensors: its shape and type are all that is checked.
-    from ddn_cuda import distributed
-
-    x, tensor, weight, ptr = map(distributed.without_data, (x, tensor, weight, ptr))
-    checked: list[int] = check(x, penalty, value, tensor, dims, weight, ptr, *solver)
-    distributed.check_sharding(name, problem.x, problem.weight, checked, problem.alpha, problem.ptr)
-    return checked
-
-
-def _check_no_tangents(name: str, *tensors: Tensor | None) -> None:
+def _check_no_tangents(given: Arguments) -> None:
     """Compilers would drop forward mode's tangents without a word."""
-    for t in tensors:
-        if t is None:
+    for t in (given.x, given.alpha, given.weight):
+        if not isinstance(t, Tensor):
             continue
         dual = torch.autograd.forward_ad.unpack_dual(t)  # type: ignore[no-untyped-call]
         if dual.tangent is not None:
             raise NotImplementedError(
-                f"{name}: a tensor carries a forward-mode tangent under torch.compile; expected "
-                "none: forward mode is for eager mode"
+                f"{given.function}: a tensor carries a forward-mode tangent under torch.compile; "
+                "expected none: forward mode is for eager mode"
             )
-
-
-def _pool(
-    problem: _Problem, solver: _Solver, *, return_info: bool, validate: bool
-) -> tuple[Tensor, Sequence[Tensor]]:
-    """The answers with keepdim, and what is told of them."""
-    name, x, penalty, alpha, dim, weight, ptr = problem
-    _check_flag(name, "return_info", return_info)
-    _check_flag(name, "validate", validate)
-    _check_types(problem, solver)
-    dims = [dim] if isinstance(dim, int) else dim
-    if validate:
-        _validate(problem)
-    alpha_value, alpha_tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
-    if torch.compiler.is_compiling():
-        _check_no_tangents(name, x, alpha_tensor, weight)
-        y = _compiled(problem, solver, dims)
-        if not return_info:
-            return y, ()
-        # The answer above has checked the arguments; nobody uses it, and compilers drop it.
-        checked = [0] if ptr is not None else _sorted_dims(x, dims)
-        call = _operators.FORWARD_INFO
-    else:
-        checked = _checked_dims(problem, solver, dims)
-        call = _functions.FORWARD_INFO if return_info else _functions.CALLS.forward
-    y, _remainder, _curvature, *info = call(
-        x, penalty, alpha_value, alpha_tensor, weight, ptr, checked, *solver
-    )
-    return y, info

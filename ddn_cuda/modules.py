@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ddn_cuda._operators import opmath
+from ddn_cuda._roles import opmath
 from ddn_cuda.functional import robust_pool
 
 

@@ -1,4 +1,4 @@
-"""Sphinx's settings: pages in Markdown, notebooks executed while they are read, no network."""
+"""Configuration of Sphinx: Markdown pages, executed notebooks, no network access."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ extensions = [
     "sphinx-mathjax-offline",
 ]
 root_doc = "index"
-exclude_patterns = ["_build", "tutorial/*.ipynb"]  # these are what the notebooks gave
+exclude_patterns = ["_build", "tutorial/*.ipynb"]  # the committed outputs, not sources
 smartquotes = False
 html_theme = "furo"
 html_title = f"ddn_cuda {release}"
@@ -35,8 +35,8 @@ default_role = "py:obj"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 napoleon_use_ivar = True
-# Nothing is fetched, so that what other projects document cannot be linked. A word in backquotes
-# is a link where something has that name, else code; what begins with ddn_cuda must exist.
+# No inventory of another project is fetched, so its objects cannot be linked. A word in backquotes
+# is a link if an object has that name, and code otherwise; names in ddn_cuda must exist.
 nitpick_ignore_regex = [
     (r"py:obj", r"(?!ddn_cuda\.).*"),
     (r"py:.*", r"(torch|torch_geometric|collections)\..*|Tensor|ddn_cuda\.(\w+\.)?_.*"),
@@ -56,29 +56,19 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 
 
-# The files in the repository's root that are pages too.
-FROM_ROOT = {
-    "README.md": "start.md",
-    "CHANGELOG.md": "changelog.md",
-    "CONTRIBUTING.md": "contributing.md",
-}
+# The files in the repository's root that are also pages of the site.
+FROM_ROOT = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 
 
 def read_source(app: Sphinx, docname: str, content: list[str]) -> None:
-    """Reads the pages of the root from there, and lets links lead to where they are on the site."""
+    """Replaces the stub of a page by its file in the root, with links relative to docs/."""
     text = content[0]
     for source, page in FROM_ROOT.items():
         if page == f"{docname}.md":
             app.env.note_dependency(str(ROOT / source))
-            text = (ROOT / source).read_text()
-            for start in ("bench/", "CITATION.cff"):
-                text = text.replace(f"]({start}", f"](../{start}")
-            # On the site the tutorial's pages have their outputs themselves.
-            text = re.sub(r"\]\(docs/([^)]*)", lambda m: f"]({m[1].replace('.ipynb', '.md')}", text)
-            for other, its_page in FROM_ROOT.items():
-                text = text.replace(f"]({other}", f"]({its_page}")
+            text = (ROOT / source).read_text().replace("](docs/", "](")
     for source, page in FROM_ROOT.items():
-        text = text.replace(f"](../{source}", f"]({page}")
+        text = re.sub(rf"\]\((\.\./)?{re.escape(source)}", f"]({page}", text)
     content[0] = text
 
 

@@ -1,8 +1,8 @@
-"""Compares the tutorial's committed outputs (tutorial/*.ipynb) to those of the build before.
+"""Compares the tutorial's committed outputs (tutorial/*.ipynb) with those of the last build.
 
-Sources have to be equal, and printed outputs, numbers of them up to a relative 1e-3 and figures by
-their being there. What differs from machine to machine by its nature (a time, a trained network) is
-in cells that are tagged "varies".
+Sources and printed outputs have to be equal, except that numbers may differ by a relative 1e-3; of
+figures only their presence is compared. Cells tagged "varies" (times, trained networks) are not
+compared.
 
     python docs/outputs.py            # compare; the exit status says whether all agree
     python docs/outputs.py --write    # replace the committed ones
@@ -25,15 +25,15 @@ NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?")
 
 
 def clean(notebook: Any) -> Any:
-    """Without what changes from run to run: times, counts and identifiers."""
+    """Removes metadata that changes from run to run: times, counts and identifiers."""
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i}"
         tags = cell.metadata.get("tags")
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
             cell.execution_count = None
-            # What was printed in pieces has been gathered in the first of them (nb_merge_streams),
-            # and the others are left in place.
+            # nb_merge_streams gathers the pieces of a stream in the first one and leaves the others
+            # in place.
             pieces = [output for output in cell.outputs if output.get("name") == "stdout"]
             cell.outputs = [
                 output
@@ -50,7 +50,7 @@ def clean(notebook: Any) -> Any:
 
 
 def printed(cell: Any) -> str:
-    """The text of a cell's outputs, a word for each picture."""
+    """The text of a cell's outputs, with a placeholder for each figure."""
     parts = []
     for output in cell.get("outputs", []):
         data = output.get("data", {})
@@ -59,7 +59,7 @@ def printed(cell: Any) -> str:
 
 
 def agree(one: str, other: str) -> bool:
-    """Whether texts are the same but for the last digits of their numbers."""
+    """Whether texts are equal up to the last digits of their numbers."""
     numbers = [[float(n) for n in NUMBER.findall(text)] for text in (one, other)]
     words = [re.sub(r"\s+", " ", NUMBER.sub("#", text)) for text in (one, other)]
     return words[0] == words[1] and all(
@@ -68,19 +68,19 @@ def agree(one: str, other: str) -> bool:
 
 
 def differences(kept: Any, executed: Any) -> list[str]:
-    """What of an executed notebook is not in the one that was kept."""
+    """The differences of an executed notebook from the committed one."""
     if [cell.source for cell in kept.cells] != [cell.source for cell in executed.cells]:
-        return ["the cells are others"]
+        return ["the cells differ"]
     return [
-        f"cell {i} gave\n{printed(new)}\nand not\n{printed(old)}"
+        f"cell {i} printed\n{printed(new)}\ninstead of\n{printed(old)}"
         for i, (old, new) in enumerate(zip(kept.cells, executed.cells, strict=True))
         if "varies" not in new.metadata.get("tags", []) and not agree(printed(old), printed(new))
     ]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare or keep the tutorial's outputs.")
-    parser.add_argument("--write", action="store_true", help="keep the outputs of this build")
+    parser = argparse.ArgumentParser(description="Compare the tutorial's committed outputs.")
+    parser.add_argument("--write", action="store_true", help="replace them by those of this build")
     write = parser.parse_args().write
     wrong = 0
     paths = sorted(EXECUTED.glob("*.ipynb"))
@@ -93,7 +93,7 @@ def main() -> int:
             nbformat.write(executed, committed)
         elif not committed.exists():
             wrong += 1
-            print(f"{committed}: not there", file=sys.stderr)
+            print(f"{committed}: missing", file=sys.stderr)
         else:
             for difference in differences(nbformat.read(committed, 4), executed):
                 wrong += 1
@@ -101,9 +101,9 @@ def main() -> int:
     for committed in sorted(TUTORIAL.glob("*.ipynb")):
         if not committed.with_suffix(".md").exists():
             wrong += 1
-            print(f"{committed}: its page is gone", file=sys.stderr)
+            print(f"{committed}: has no page", file=sys.stderr)
     if wrong:
-        print("make docs DOCS_ARGS=--write keeps the new outputs", file=sys.stderr)
+        print("make docs DOCS_ARGS=--write replaces the committed outputs", file=sys.stderr)
     else:
         print(f"{len(paths)} notebooks {'written' if write else 'as committed'}")
     return int(wrong > 0)

@@ -1,13 +1,13 @@
-"""Which pooling still recognises a digit when outliers replace its points?
+"""Compares poolings on handwritten digits whose points are partly replaced by outliers.
 
-Trains one classifier of point sets per pooling, alike in all else, on clean handwritten digits, and
-tests each on held-out digits of which a share of the points is replaced by outliers that no
-network saw in training: in small, the experiment of Gould, Hartley and Campbell, "Deep Declarative
-Networks" (2022). Prints the table, writes it with machine, versions and commit to digits.json and
-its plot to digits.png.
+Trains one point-set classifier per pooling, otherwise identical, on clean handwritten digits, and
+tests it on held-out digits with a share of the points replaced by outliers. No network sees
+outliers in training. This is a small version of the experiment of Gould, Hartley and Campbell,
+"Deep Declarative Networks" (2022). Prints the table, and writes it with machine, versions and
+commit to digits.json and its plot to digits.png.
 
-Mean and quadratic are the same function and train alike up to rounding: the gap between their rows
-shows how much of a difference is chance.
+Mean and quadratic are the same function and train alike up to rounding: the difference between
+their rows is training noise.
 
     python -m examples.digits
     python -m examples.digits --penalty mean huber welsch --epochs 10
@@ -58,13 +58,13 @@ LINES = {
 
 
 def label(pool: str) -> str:
-    """The name of a pool as people read it: "huber (H)"."""
+    """The display name of a pool, such as "huber (H)"."""
     alias = ddn_cuda.PENALTIES.get(pool)
     return f"{pool} ({alias})" if alias else pool
 
 
 def pool_name(text: str) -> str:
-    """The pool meant by an argument: a name, or a penalty's alias."""
+    """The full name of a pool, from its name or a penalty's alias."""
     names = {alias: name for name, alias in ddn_cuda.PENALTIES.items()}
     name = names.get(text, text)
     if name not in POOLS:
@@ -114,7 +114,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=at_least(1), default=2,
         help="CPU threads; the table is repeatable for a given number (default: %(default)s)"
         )  # fmt: skip
-    add("--quick", action="store_true", help="a shortened run, to see that everything works")
+    add("--quick", action="store_true", help="a short run, as a smoke test")
     add("--output", type=Path, default=Path("demo-output"), metavar="DIR",
         help="folder for digits.json and digits.png (default: ./%(default)s)")  # fmt: skip
     args = parser.parse_args(argv)
@@ -129,7 +129,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """What an earlier run wrote; ValueError names a file that is none."""
+    """The result of an earlier run; raises ValueError for a file that is not one."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -142,12 +142,12 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 @contextmanager
 def repeatable(threads: int, device: torch.device) -> Iterator[None]:
-    """The same numbers in every run: torch's settings for it within, as they were after.
+    """Makes runs reproducible, and restores torch's settings on exit.
 
-    On the CPU a fixed number of threads suffices; elsewhere torch has to choose its deterministic
-    algorithms too.
+    On the CPU a fixed number of threads suffices; other devices also require torch's deterministic
+    algorithms.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by torch on CUDA
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by torch on CUDA
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(before[1] or device.type != "cpu")
@@ -204,7 +204,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run depends on: its options, the machine, the versions and the commit."""
+    """Everything a run depends on: options, machine, versions and commit."""
     return {
         "settings": {k: v for k, v in vars(args).items() if k != "output"},
         "machine": machine.describe(),
@@ -244,7 +244,7 @@ def draw_lines(axes: Axes, places: Sequence[float], table: dict[str, list[float]
 
 
 def draw_chance(axes: Axes, percent: float) -> None:
-    """A line at the accuracy of a guess."""
+    """Draws a line at chance level."""
     axes.axhline(percent, color="#bbbbbb", lw=1)
     axes.annotate("chance", (0, percent), xytext=(0, 3), textcoords="offset points",
                   color="#777777")  # fmt: skip

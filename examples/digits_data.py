@@ -1,8 +1,8 @@
 """Scikit-learn's handwritten digits as point sets in the unit disc, clean or with outliers.
 
-A digit is 8 x 8 pixels of ink. Read as a density, the ink yields as many points as one asks for: a
-point set with the digit's shape, on which a network over sets can be trained. The data comes with
-scikit-learn, so nothing is downloaded.
+A digit is an image of 8 x 8 pixels. With its ink as a density, any number of points can be drawn
+from it, which gives a point set in the shape of the digit. The data comes with scikit-learn, so
+nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Digits:
     """Images of digits.
 
     Attributes:
-        ink: float32 (n, 64), the intensity of each pixel in row-major order, 0 where there is none.
+        ink: float32 (n, 64), the intensity of each pixel in row-major order.
         labels: int64 (n,), the digit shown, 0 to 9.
     """
 
@@ -52,9 +52,9 @@ def split_digits() -> tuple[Digits, Digits]:
 def draw_points(ink: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw a point set from each image.
 
-    A point falls on a pixel with a probability proportional to its ink, and anywhere on that pixel
-    alike. Each set is then centred at its mean and scaled so that its farthest point lies on the
-    unit circle.
+    A point falls on a pixel with a probability proportional to its ink, uniformly on that pixel.
+    Each set is then centred at its mean and scaled so that its farthest point lies on the unit
+    circle.
 
     Args:
         ink: float32 (n, 64), as in :class:`Digits`.

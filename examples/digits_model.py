@@ -1,4 +1,4 @@
-"""A PointNet-style classifier of point sets whose pooling is an argument, its training and test."""
+"""A PointNet-style classifier of point sets with a configurable pooling, its training and test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_pool(name: str, alpha: float = 1.0) -> nn.Module:
 
     Args:
         name: "max", "mean", or a penalty of :data:`ddn_cuda.PENALTIES`.
-        alpha: where a penalty stops trusting a point; max and mean have no use for it.
+        alpha: the scale of a penalty; unused by max and mean.
     """
     if name == "max":
         return Reduction(torch.amax)
@@ -44,8 +44,8 @@ def make_pool(name: str, alpha: float = 1.0) -> nn.Module:
 def pointwise(widths: tuple[int, ...]) -> nn.Sequential:
     """A network applied to each point alike, (B, widths[0], N) to (B, widths[-1], N).
 
-    It ends in a batch norm, so each feature it hands to a pool has mean 0 and variance 1 over the
-    training points: alpha = 1 is one standard deviation.
+    It ends in a batch norm, so each pooled feature has mean 0 and variance 1 over the training
+    points: alpha = 1 is one standard deviation.
     """
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(widths):
@@ -99,8 +99,8 @@ def train(
 ) -> None:
     """Train on clean point sets, drawn from the images anew in each epoch.
 
-    Point sets and their order depend on the seed alone. They are drawn on the CPU and used where
-    the model is.
+    Point sets and their order depend on the seed alone. They are drawn on the CPU and moved to the
+    device of the model.
 
     Args:
         model: trained in place.

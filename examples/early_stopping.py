@@ -1,33 +1,35 @@
-"""What does it cost to stop a robust pool's solver early?
+"""Measures the error of stopping a robust pool's solver early.
 
-A declarative node returns the solution of an optimisation problem; stopped early it returns a
-suboptimal one, and the gradient formula, which holds at a solution, is evaluated where it does not
-hold. This script sweeps `max_iter` and shows, for each penalty (and each solver where they differ):
+A declarative node returns the solution of an optimisation problem. A solve that is stopped early
+returns a suboptimal point, and the gradient formula, which is exact at a solution, is evaluated
+there. This script sweeps `max_iter` and measures, for each penalty (and each solver where they
+differ):
 
-1. the forward error |y - y_converged| / alpha, its median and 95th percentile over many sets;
-2. the gradient error |dx - dx_converged| / |dx_converged| of a set, Euclidean norms, likewise;
+1. the forward error |y - y_converged| / alpha: median and 95th percentile over many sets;
+2. the gradient error |dx - dx_converged| / |dx_converged| of a set, in the Euclidean norm,
+   likewise;
 3. the accuracy of the digit classifiers of `examples.digits` with the pool stopped early in
-   training and test alike: on the digits trained on, on held-out ones, and on held-out ones of
-   which a fifth of the points is replaced by outliers.
+   training and test: on training digits, on held-out digits, and on held-out digits with a fifth
+   of the points replaced by outliers.
 
-Held fixed in 1 and 2: alpha = 1 and the sets, of 1,024 float64 points, of two families:
-"benchmark", standard normal points, a tenth of them replaced by outliers uniform in [-10, 10]; and
-"bimodal", clusters N(-3, 1) and N(3, 0.3^2), the first with a share of the points uniform in
-[0.3, 0.7]. "Converged" is the same solver with `max_iter=None` at its default accuracy: errors are
-to that answer, which for a local solver need not be the global minimum. They are exactly zero once
-the bound no longer stops the solve; Huber's gradient error and the truncated quadratic's already
-when the right points lie within alpha. A set whose converged gradient is zero has no gradient
-error; the JSON counts them, and the zero gradients of the stopped solves.
+Fixed in 1 and 2: alpha = 1 and the sets of 1,024 float64 points, of two families. "benchmark" is
+standard normal points, a tenth of them replaced by outliers uniform in [-10, 10]. "bimodal" is
+two clusters N(-3, 1) and N(3, 0.3^2), the first with a share of the points uniform in [0.3, 0.7].
+"Converged" is the same solver with `max_iter=None` at its default accuracy; for a local solver
+that need not be the global minimum. Errors are exactly zero once the bound no longer stops the
+solve. The gradient errors of Huber and the truncated quadratic are zero as soon as the set of
+points within alpha is correct. A set whose converged gradient is zero has no gradient error; the
+JSON counts such sets, and the zero gradients of stopped solves.
 
-Held fixed in 3: alpha = 1, points per digit (float32), epochs, optimiser and, for each of a few
-seeds, the initial weights, the points and their order. The spread over the seeds is what chance
-does. The quadratic penalty is the mean, which `max_iter` does not touch: it is trained once.
+Fixed in 3: alpha = 1, points per digit (float32), epochs, optimiser and, for each of a few seeds,
+the initial weights, the points and their order. The spread over the seeds is training noise. The
+quadratic penalty is the mean, which `max_iter` does not affect: it is trained once.
 
-`max_iter` counts the passes of all descents of a solve. Those of "welsch" and "truncated_quadratic"
-with the local solver begin with a Huber descent, so with few passes they return its last iterate.
+`max_iter` counts the passes of all descents of a solve. With the local solver, "welsch" and
+"truncated_quadratic" begin with a Huber descent, so with few passes they return its last iterate.
 
 Prints tables, writes all figures with machine, versions and commit to early_stopping.json, and
-draws early_stopping.png from that file alone.
+draws early_stopping.png from that file.
 
     python -m examples.early_stopping
     python -m examples.early_stopping --quick --output /tmp/early
@@ -66,7 +68,7 @@ QUICK_DIGIT_MAX_ITER = (1, None)
 DIGIT_OUTLIERS = 0.2
 TRAIN_POINTS = 3_000_000  # added to the seed, beside the example's own TEST_POINTS, TEST_OUTLIERS
 
-NON_CONVEX = ("welsch", "truncated_quadratic")  # whose local minima make the solvers differ
+NON_CONVEX = ("welsch", "truncated_quadratic")  # local minima make the solvers differ
 UNTOUCHED = "quadratic"
 
 Case = tuple[str, str]  # penalty, solver
@@ -102,7 +104,7 @@ FAMILIES: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 
 
 def find_cases() -> tuple[list[Case], list[Row]]:
-    """The penalties, each with the solvers that differ for it, and those that are not there yet."""
+    """The penalties with their distinct solvers, and the solvers that are not available."""
     cases: list[Case] = []
     left_out: list[Row] = []
     for penalty in ddn_cuda.PENALTIES:
@@ -274,7 +276,7 @@ def digit_table(result: Row) -> str:
 
 
 def as_text(result: Row) -> str:
-    """All tables, and a line on the solvers that are not there."""
+    """All tables, and a line on the solvers that are not available."""
     blocks = [
         error_table(result, family, figure)
         for family in result["families"]
@@ -305,7 +307,7 @@ def dress(axes: Axes, title: str, ticks: Sequence[int | None]) -> None:
 
 
 def plot_errors(axes: Axes, result: Row, family: str, figure: str) -> None:
-    """95th percentiles of the cases that iterate, beside each other where they are equal."""
+    """Draws 95th percentiles of the iterative cases, side by side where they are equal."""
     cases = [case for case in cases_of(result["pooling"]) if case[0] != UNTOUCHED]
     for i, case in enumerate(cases):
         high = [row[figure]["p95"] for row in select(result["pooling"], case, family=family)]
@@ -324,7 +326,7 @@ def plot_digits(axes: Axes, result: Row, kind: str) -> None:
         known = {row["max_iter"] for row in select(rows, case)}
         places, middle, below, above = [], [], [], []
         for at, max_iter in enumerate(ticks):
-            # One training without a bound stands for all where max_iter makes no difference.
+            # Where max_iter makes no difference, one unbounded training represents all values.
             values = seed_values(rows, case, max_iter if max_iter in known else None, kind)
             places.append(at + 0.06 * (i - (len(cases) - 1) / 2))
             middle.append(mean(values))
@@ -389,7 +391,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=at_least(1), default=2,
         help="CPU threads; figures are repeatable for a given number (default: %(default)s)"
         )  # fmt: skip
-    add("--quick", action="store_true", help="a shortened run, to see that everything works")
+    add("--quick", action="store_true", help="a short run, as a smoke test")
     add("--output", type=Path, metavar="DIR",
         help=f"folder for {NAME}.json and {NAME}.png (default: ./demo-output; with --plot-only, "
         "the folder of that file)")  # fmt: skip
@@ -405,7 +407,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace) -> Row:
-    """All figures, with what they were measured on."""
+    """All figures, with the machine and versions they were measured on."""
     start = time.perf_counter()
     cases, left_out = find_cases()
     result = digits.settings(args)

@@ -1,17 +1,19 @@
-"""Do a node's neighbours still help to classify it when the features of some are corrupted?
+"""Compares aggregations in a graph network when the features of some neighbours are corrupted.
 
-Two data sets of scikit-learn as graphs, each sample a node that hears its 10 nearest neighbours:
-1,797 handwritten digits and 569 tissue samples (breast cancer). GraphSAGE networks of two layers,
-alike but for their aggregation, are trained on the clean features of 30% of the nodes, then tested
-on the others after a share of all nodes has its features replaced:
+Two data sets of scikit-learn as graphs, in which each sample is a node connected to its 10
+nearest neighbours: 1,797 handwritten digits and 569 tissue samples (breast cancer). Two-layer
+GraphSAGE networks that differ only in their aggregation are trained on the clean features of 30%
+of the nodes. They are tested on the others after the features of a share of all nodes have been
+replaced:
 
-    noise     by normal numbers of deviation 10, where features have 1
-    swapped   by those of another node, drawn at random: nothing is out of range
+    noise     by normal numbers of standard deviation 10; features have standard deviation 1
+    swapped   by the features of another node, drawn at random: nothing is out of range
 
-Told is the accuracy over the test nodes whose own features are intact, so that what is seen is what
-their neighbours do to them. The graph is made from the clean features: links are reliable, features
-are not. Nothing is tuned: features have deviation 1, alpha is 1. Each seed draws a split, initial
-weights and corrupted nodes; figures are means over the seeds, with the deviation over them.
+The accuracy is over the test nodes whose own features are intact, so it isolates the effect of
+their neighbours. The graph is built from the clean features: links are reliable, features are
+not. Nothing is tuned: features have standard deviation 1, alpha is 1. Each seed draws a split,
+initial weights and corrupted nodes; figures are means over the seeds with their standard
+deviation.
 
 Prints the table of docs/graphs.md and writes it with machine, versions and commit to JSON.
 
@@ -72,7 +74,7 @@ class Graph:
     """Samples and their neighbours.
 
     Attributes:
-        x: float32 (n, features), each feature of mean 0 and deviation 1; a constant one is 0.
+        x: float32 (n, features), each of mean 0 and standard deviation 1; a constant feature is 0.
         y: int64 (n,), classes.
         edges: int64 (2, n * 10): from each node's neighbours to it, grouped by the latter.
     """
@@ -104,7 +106,7 @@ def corrupt(x: Tensor, kind: str, share: float, random: torch.Generator) -> tupl
         random: the source of all randomness.
 
     Returns:
-        New features, and a mask (n,) of the nodes that were left alone.
+        New features, and a mask (n,) of the intact nodes.
     """
     n = len(x)
     order = torch.randperm(n, generator=random)
@@ -118,7 +120,7 @@ def corrupt(x: Tensor, kind: str, share: float, random: torch.Generator) -> tupl
 
 
 class Network(nn.Module):
-    """Two layers of GraphSAGE; between them a batch norm, so that alpha = 1 is one deviation."""
+    """Two layers of GraphSAGE with a batch norm between them: alpha = 1 is one deviation."""
 
     def __init__(self, features: int, classes: int, aggregation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -162,7 +164,7 @@ def accuracies(graph: Graph, aggregation: Callable[[], nn.Module], epochs: int, 
 
 
 def measure(epochs: int, seeds: int) -> Row:
-    """All figures, with what they were measured on."""
+    """All figures, with the machine and versions they were measured on."""
     start = time.perf_counter()
     rows: list[Row] = []
     bar = tqdm(total=len(DATA_SETS) * len(AGGREGATIONS) * seeds, unit="network")
@@ -200,7 +202,7 @@ def measure(epochs: int, seeds: int) -> Row:
 
 
 def as_table(result: Row) -> str:
-    """The figures as a table in Markdown: mean, and the deviation over the seeds."""
+    """The figures as a Markdown table: mean and standard deviation over the seeds."""
     head = ["data", "corruption", "aggregation", *(f"{p}%" for p in result["corrupted_percent"])]
     lines = [head, ["---"] * len(head)]
     for row in result["rows"]:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ import torch
 
 from tests.support import reference as ref
 from tests.support.contract import DTYPES
-from tests.support.devices import REQUIRE_CUDA, cuda_missing
+from tests.support.devices import REQUIRE_CUDA, cuda_missing, gpu_missing
 
 DEADLINE = float(os.environ.get("DDN_TEST_DEADLINE", "inf"))  # in seconds, as time.time() counts
+
+
+LEFT_OUT = pytest.StashKey[Counter]()  # how many tests, by what is said of them
 
 
 def require(missing):
@@ -22,13 +26,58 @@ def require(missing):
         pytest.skip(missing)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items):
+def mark(items):
     """Marks the tests that need CUDA."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         if parameters.get("device") == "cuda" or "cuda" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cuda)
+
+
+def needs_gpu(item):
+    """Why a test cannot run for want of a GPU or of a build for one, or None where it can."""
+    if item.get_closest_marker("cuda"):
+        return cuda_missing()
+    return gpu_missing() if item.get_closest_marker("cpu_only_build") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config, items):
+    mark(items)
+    slow = {item for item in items if item.get_closest_marker("slow")}
+    yield  # -m and -k select
+    said = config.stash[LEFT_OUT]
+    if config.option.markexpr == "not slow" and slow:
+        said["slow tests were left out: `make test-slow` runs them"] = len(slow)
+    if REQUIRE_CUDA:
+        return
+    lacking = {item: reason for item in items if (reason := needs_gpu(item))}
+    items[:] = [item for item in items if item not in lacking]
+    config.hook.pytest_deselected(items=list(lacking))
+    for reason, count in Counter(lacking.values()).items():
+        where = "`make gpu-check` runs them where there is one"
+        said[f"tests need a GPU ({reason}): {where}"] = count
+
+
+def pytest_configure(config):
+    config.stash[LEFT_OUT] = Counter()
+    if hasattr(config, "workerinput"):  # one of several processes, which share the cores
+        torch.set_num_threads(1)
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = dict(session.config.stash[LEFT_OUT])
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose processes each collect all tests
+def pytest_testnodedown(node):
+    node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left out"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line, count in config.stash[LEFT_OUT].items():
+        terminalreporter.write_line(f"{count:,} {line}")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -86,11 +135,11 @@ def pytest_addoption(parser):
 
 
 @pytest.fixture(scope="session")
-def source_library(tmp_path_factory):
+def source_library():
     """The CUDA kernels, compiled for the host by the C++ compiler."""
     from tests.support.cuda_shim import shim
 
-    return shim.build(tmp_path_factory.mktemp("cuda_shim"))
+    return shim.build()
 
 
 @pytest.fixture(scope="session")

@@ -50,9 +50,9 @@ class BreakpointSums {
 
  private:
   static constexpr bool first = std::is_same_v<P, HuberFirst>;
-  static constexpr bool squares = !P::convex || first, beyond = P::convex;
+  static constexpr bool squares = !is_convex<P> || first, beyond = is_convex<P>;
   // Of the list, in units of alpha.
-  static constexpr double width = P::convex && !first ? 0.1 : 0.15;
+  static constexpr double width = is_convex<P> && !first ? 0.1 : 0.15;
 
   DDN_COLD void look(double u) {
     known_ = lister_.template look<squares, beyond>(u, alpha_ * (1 - width), alpha_ * (1 + width));

@@ -95,7 +95,7 @@ DDN_HOST_DEVICE Iterate descend_to_accuracy(const Set& set, double start, const 
   using Real = typename Set::Real;
   Iterate it = descend<P, Real>(set, start, bounds, problem, passes_left, at_start);
   if (sizeof(Real) < sizeof(double) && !it.stopped) {
-    const double mass = P::convex ? set.total_weight() : it.at.density;
+    const double mass = is_convex<P> ? set.total_weight() : it.at.density;
     if (!(lasting_dpsi<P>(it.at) >= mass / 16)) {
       it = descend<P, double>(set, it.u, bounds, problem, passes_left);
     }
@@ -114,7 +114,7 @@ DDN_HOST_DEVICE double first_step(const Set& set, double start, const Problem& p
     if (passes_left == 0 || passes_left == 1) return start;  // its end is not looked at here
     --passes_left;
     auto descent = make_descent<P, Real>(set, start, bounds, problem);
-    const Sums approximate = set.template sums<typename P::Approximate, Real>(start, problem.alpha);
+    const Sums approximate = set.template sums<ApproximateOf<P>, Real>(start, problem.alpha);
     descent.update(approximate);
     const double doubt = 0x1p-12 * set.total_weight() * problem.alpha;
     if (approximate.psi > doubt) bounds.hi = start;
@@ -187,7 +187,7 @@ DDN_HOST_DEVICE Iterate descend_from_robust_start(const Set& set, double start,
                                                   int64_t& passes_left) {
   using Real = typename Set::Real;
   const double alpha = problem.alpha;
-  if constexpr (P::is_smooth) {
+  if constexpr (is_gaussian<P>) {
     using Look = typename P::AndHuber;
     if (passes_left != 0) {
       --passes_left;

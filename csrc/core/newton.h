@@ -39,7 +39,7 @@ DDN_HOST_DEVICE V lasting_dpsi(const SumsIn<V>& at) {
 // What the rounding error of the sum of psi is proportional to: the weight of the points that pull.
 template <class P, class V>
 DDN_HOST_DEVICE V pulling_weight(const SumsIn<V>& at, V total_weight) {
-  return P::convex ? total_weight : at.density;
+  return is_convex<P> ? total_weight : at.density;
 }
 
 template <class V>
@@ -126,7 +126,7 @@ class Descent {
   DDN_HOST_DEVICE Mask update(const At& at) {
     const bool first = ++passes_ == 1;
     Mask worse{};
-    if constexpr (!P::convex) {
+    if constexpr (!is_convex<P>) {
       if (!first) worse = at.density < allowed_density();
     }
     const Mask ended = !worse & stationary(at);
@@ -138,7 +138,7 @@ class Descent {
       const Mask turned = !worse & !ended & ((end_ > best_) != right);  // or the trial is at end_
       end_ = worse ? trial_ : (turned ? best_ : end_);
       end_seen_ = end_seen_ | worse | turned;
-      if constexpr (!P::convex) growth_ = worse | turned ? Math<V>::splat(0) : growth_;
+      if constexpr (!is_convex<P>) growth_ = worse | turned ? Math<V>::splat(0) : growth_;
     }
     best_ = worse ? best_ : trial_;
     take(!worse, at);
@@ -168,7 +168,7 @@ class Descent {
     const V noise = options_.rounding * pulling_weight<P, V>(at, options_.total_weight);
     const V floor = noise * min(options_.range, options_.alpha);
     Mask ends = absolute(at.psi) <= max(options_.step * lasting_dpsi<P, V>(at), floor);
-    if constexpr (!P::convex) ends = ends & (at.dpsi >= -4.0 * noise);
+    if constexpr (!is_convex<P>) ends = ends & (at.dpsi >= -4.0 * noise);
     return ends;
   }
 
@@ -176,7 +176,7 @@ class Descent {
     const V psi = at_best_.psi, dpsi = at_best_.dpsi, alpha = options_.alpha;
     const V newton = -psi / dpsi;  // NaN or infinite where psi' vanishes
     V step = newton;
-    if constexpr (!P::convex) {
+    if constexpr (!is_convex<P>) {
       // Where psi' is not positive, or Newton's step leads out of its neighbourhood, the step is
       // that of mean shift: to the minimiser of the quadratic that touches the objective here and
       // is nowhere below it. It descends, however far it leads. Its second derivative sums psi(z) /
@@ -232,7 +232,7 @@ class Descent {
     }
     const V half = added(-0.5 * best_, Math<V>::splat(0.5), end_), own = step();
     V s = own;
-    if constexpr (P::convex) {
+    if constexpr (is_convex<P>) {
       s = absolute(own) <= absolute(previous_step_) ? own : half;
     } else {
       // Slow progress in one direction: lengthen the stride; a trial that overshoots moves `end`.
@@ -282,7 +282,7 @@ class Descent {
             error <= options_.accuracy * dpsi)) {
         return false;
       }
-      if (!P::convex) at.density -= series.integral(t);
+      if (!is_convex<P>) at.density -= series.integral(t);
       at.dpsi = dpsi;
       at.psi = psi * options_.alpha;  // no more than that
       return true;

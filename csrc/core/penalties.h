@@ -1,106 +1,23 @@
-// The penalties phi(z; alpha), z = u - x, one struct each: the only place where they are written.
-//
-// Everything is divided by phi''(0), so that sums over a set are free of the penalty's scale:
-//
-//   slope(z)     = phi'(z)  / phi''(0)     in the units of z
-//   curvature(z) = phi''(z) / phi''(0)     a number; 1 at z = 0
-//   density(z)     = (phi(inf) - phi(z)) / (phi(inf) - phi(0))   for the non-convex ones, which
-//                  saturate: 1 at z = 0, 0 far away. A larger sum of densities is a smaller
-//                  objective, and unlike the objective it loses nothing to the points far away.
-//   psi''(z)     = alpha phi'''(z) / phi''(0)   for the smooth ones: how the curvature changes
-//
-// A Newton step is then -sum(slope) / sum(curvature) and the implicit gradient
-// curvature(z_i) / sum(curvature), for every penalty.
-//
-// Of the smooth penalties terms, moments and dpsi_dalpha are given t = z / alpha in place of z;
-// add_moments<true> is told that |t| is at most `most_bounded`.
-//
-// `terms` has slope, curvature and psi'' of one point. What solvers need are their sums over a set,
-// and `add_moments` adds fewer numbers, of which `sums` makes the others: add(k, a, b) adds a b,
-// two factors that one instruction multiplies and adds, to the k-th of `moments` sums; add.count(k,
-// a, b) counts the points with a <= b in one of those from `first_count` on. The sums from
-// `first_approximate` on to those are only wanted to some digits.
-//
-// Every slope is alpha times a function of t = z / alpha alone, so that `psi''` and one more number
-// give all second derivatives by z and alpha (core/second_order.h):
-//
-//   dpsi_dalpha(z)  = d slope / d alpha   free of cancellation; not in `terms`, as no solver needs
-//   it
-//
-// Besides,
-//
-//   value(z)                   phi(z) itself, free of cancellation
-//   second(alpha)              phi''(0)
-//   limit(alpha)               phi(inf) of the non-convex ones
-//
-// A penalty says whether it is `convex`, whether its answer `is_mean`, whether its minimisers can
-// fill an interval (`has_flat_minima`), whether it is a parabola between two breakpoints at
-// distance alpha
-// (`has_breakpoints`), and whether it `is_smooth`: then its descent ends with a step of which the
-// outcome is known (core/newton.h), and if it is not convex the global search goes another way
-// (core/certify/search.h). Of a smooth one `sums` has the Taylor polynomial of slope(u + alpha t) /
-// alpha up to t^`degree`, and no point's derivative after the last of these exceeds `max_rest`.
-//
-// docs/adding_a_penalty.md says how to add one.
+// The penalties, one struct each: the only place where their formulas are written. core/penalty.h
+// says what a struct has.
 //
 // Sources: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
 // section 5.2 (the five penalties); P. J. Huber, Ann. Math. Statist. 35, 1964 (huber); J. E.
-// Dennis, R. E. Welsch, Comm. Statist. B7, 1978 (welsch).
+// Dennis, R. E. Welsch, Comm. Statist. B7, 1978 (welsch). `tuning`: P. W. Holland, R. E. Welsch,
+// Comm. Statist. A6(9), 1977 (huber 1.345; welsch 2.985, over sqrt(2), as theirs is exp(-(z / c)^2)
+// and here it is exp(-z^2 / (2 alpha^2)); truncated_quadratic 2.795, Talwar's function);
+// pseudo_huber found numerically (tests/core/test_scale.py).
 #pragma once
 
-#include "core/math.h"
+#include "core/penalty.h"
 
 namespace ddn {
-
-// alpha and its reciprocal in the type of the computation.
-template <class V>
-struct Alpha {
-  V alpha;
-  V inverse;
-  V breakpoint{};  // a distance from a breakpoint, for Huber
-};
-
-// That distance for a set of so many points, in units of alpha: such that usually none is nearer.
-DDN_HOST_DEVICE double breakpoint_margin(int64_t points) {
-  const double distance = 0.2 / static_cast<double>(points);
-  return distance < 1e-5 ? 1e-5 : (distance < 2e-3 ? distance : 2e-3);
-}
-
-// No product of its powers with an exponential at its limit is anything.
-constexpr double most_bounded = 1e3;
-
-template <class V>
-struct Terms {
-  V psi;
-  V dpsi;
-  V d2psi;  // of the smooth penalties; no term is larger than their max_d2psi
-};
-
-// Sums over a set at one point u. V: double, or a SIMD vector with those of a set in each lane.
-template <class V>
-struct SumsIn {
-  V psi{};
-  V dpsi{};
-  V density{};  // of the non-convex penalties; for Huber, see there
-  V d2psi{};    // of the smooth penalties
-};
-using Sums = SumsIn<double>;
-// Of those whose `degree` is above two, with the Taylor coefficients from the third on.
-struct SeriesSums : Sums {
-  double higher[4];
-};
-
-// Points that pass no breakpoint as u moves by `shift`, as they were before: the number of those
-// between the breakpoints with the sums of z and z^2, and of those beyond, the left of u minus the
-// right. A penalty that `has_breakpoints` tells their sums after the move.
-struct FixedSums {
-  double inside, sum, squares, beyond;
-};
 
 struct Quadratic {
   static constexpr const char* name = "quadratic";
   static constexpr const char* alias = "Q";
-  static constexpr bool convex = true;
+  static constexpr double tuning = 1;  // alpha has no effect
+  static constexpr Certificate certificate = Certificate::convex;
   static constexpr bool is_mean = true;
   static constexpr bool is_smooth = false;
   static constexpr bool has_breakpoints = false;
@@ -134,7 +51,8 @@ struct PseudoHuber {
   using Approximate = PseudoHuberApproximate;
   static constexpr const char* name = "pseudo_huber";
   static constexpr const char* alias = "PH";
-  static constexpr bool convex = true;
+  static constexpr double tuning = 1.287;
+  static constexpr Certificate certificate = Certificate::convex;
   static constexpr bool is_mean = false;
   static constexpr bool is_smooth = true;
   static constexpr bool has_breakpoints = false;
@@ -199,7 +117,8 @@ struct PseudoHuberApproximate : PseudoHuber {
 struct Huber {
   static constexpr const char* name = "huber";
   static constexpr const char* alias = "H";
-  static constexpr bool convex = true;
+  static constexpr double tuning = 1.345;
+  static constexpr Certificate certificate = Certificate::convex;
   static constexpr bool is_mean = false;
   static constexpr bool is_smooth = false;
   static constexpr bool has_breakpoints = true;
@@ -252,7 +171,8 @@ struct Welsch {
   using AndHuber = WelschAndHuber;
   static constexpr const char* name = "welsch";
   static constexpr const char* alias = "W";
-  static constexpr bool convex = false;
+  static constexpr double tuning = 2.985 / 1.4142135623730951;
+  static constexpr Certificate certificate = Certificate::gaussian;
   static constexpr bool is_mean = false;
   static constexpr bool has_flat_minima = false;
   static constexpr bool is_smooth = true;
@@ -363,7 +283,8 @@ struct WelschAndHuber : WelschFar {
 struct TruncatedQuadratic {
   static constexpr const char* name = "truncated_quadratic";
   static constexpr const char* alias = "TQ";
-  static constexpr bool convex = false;
+  static constexpr double tuning = 2.795;
+  static constexpr Certificate certificate = Certificate::parabola;
   static constexpr bool is_mean = false;
   static constexpr bool has_flat_minima = false;
   static constexpr bool is_smooth = false;
@@ -406,10 +327,6 @@ struct TruncatedQuadratic {
   static DDN_HOST_DEVICE double second(double) { return 1; }
   static DDN_HOST_DEVICE double limit(double alpha) { return 0.5 * alpha * alpha; }
 };
-
-// What P::sums returns.
-template <class P>
-using SumsOf = decltype(P::sums(static_cast<const double*>(nullptr), 0.0));
 
 template <class... P>
 struct TypeList {

@@ -49,7 +49,7 @@ DDN_HOST_DEVICE bool solve_directly(const Set& set, double alpha, SetStatistics&
     }
     // An infinite point pulls with alpha at most, and so do all finite ones together with the rest.
     const double doubt = P::has_flat_minima ? detail::balance_doubt<Set>() * finite : 0;
-    if (P::convex && ::fabs(pull) >= finite - doubt) {
+    if (is_convex<P> && ::fabs(pull) >= finite - doubt) {
       const double side = pull > 0 ? 1 : -1;
       // In balance, Huber's minimisers begin where the last finite point ceases to pull.
       const bool balanced = P::has_flat_minima && ::fabs(pull) <= finite + doubt;
@@ -57,7 +57,7 @@ DDN_HOST_DEVICE bool solve_directly(const Set& set, double alpha, SetStatistics&
           balanced ? (side > 0 ? statistics.hi : statistics.lo) + side * alpha : side * infinity;
       return solution = fixed(y, 0, balanced ? Status::flat : Status::not_finite), true;
     }
-    if (P::convex && pull != 0) {
+    if (is_convex<P> && pull != 0) {
       // Past every finite point the slope's sign is settled at the distance t alpha with
       // finite * t / sqrt(1 + t^2) = |pull|.
       const double p = ::fabs(pull), t = p / ::sqrt((finite - p) * (finite + p));
@@ -110,7 +110,7 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
     const detail::Bounds bounds{statistics.lo, statistics.hi, statistics.hi - statistics.lo};
     const double middle = max(min(statistics.middle, statistics.hi), statistics.lo);
     detail::Iterate it;
-    if constexpr (P::convex) {
+    if constexpr (is_convex<P>) {
       detail::Bounds within = bounds;
       const double near = detail::first_step<P>(set, middle, problem, within, passes_left);
       it = detail::descend_to_accuracy<P>(set, near, within, problem, passes_left);
@@ -122,7 +122,7 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
         }
       }
     } else if constexpr (global) {
-      const Global found = GlobalSearch<P, Set>(set, statistics, problem, passes_left).run();
+      const Global found = find_global_minimum<P>(set, statistics, problem, passes_left);
       it = found.it;
       solution.bound = found.bound;
       solution.slack = found.slack;
@@ -138,9 +138,7 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
     // zero is returned for it. The terms of a smooth non-convex curvature are themselves
     // differences, density minus (density minus curvature): what is rounded is the sum of the two.
     double rounded = it.at.dpsi;
-    if constexpr (!P::convex) {
-      if (P::is_smooth) rounded = added(-it.at.dpsi, 2.0, it.at.density);
-    }
+    if constexpr (is_gaussian<P>) rounded = added(-it.at.dpsi, 2.0, it.at.density);
     const bool vanishes =
         !(it.at.dpsi > 16 * detail::rounding<Real>() * rounded) || it.at.dpsi < least_curvature;
     solution.y = it.u;
@@ -169,7 +167,7 @@ DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set
     if (objective != objective) objective = detail::infinity;  // the errors of an infinite sum
     residual = ::fabs(at.psi) * P::second(alpha) / total;
     curvature = at.dpsi * P::second(alpha);
-    if constexpr (P::convex) {
+    if constexpr (is_convex<P>) {
       gap = 0;
       if (at.psi != 0) {
         const double side = at.psi > 0 ? -1 : 1;

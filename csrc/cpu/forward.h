@@ -85,8 +85,8 @@ inline void forward_tensor(const ForwardArgs& args, const cpu::ParallelFor& para
     with_real(args.dtype, [&](auto zero) {
       using P = decltype(penalty);
       using T = decltype(zero);
-      range = !P::convex && args.global ? &forward_range<P, !P::convex, T>
-                                        : &forward_range<P, false, T>;
+      range = !is_convex<P> && args.global ? &forward_range<P, !is_convex<P>, T>
+                                           : &forward_range<P, false, T>;
     });
   });
   const SetLayout& layout = args.layout;

@@ -30,7 +30,7 @@ class LaneBatch {
   // Whether sets of so many points are for lane batches: of more they gain little or nothing.
   template <class P, bool global>
   static constexpr bool takes(int64_t points) {
-    constexpr int each = P::is_mean ? 4 : !global ? 16 : P::is_smooth ? 4 : 8;
+    constexpr int each = P::is_mean ? 4 : !global ? 16 : is_gaussian<P> ? 4 : 8;
     return points > 1 && points <= each * lanes;
   }
 
@@ -234,7 +234,7 @@ class LaneBatch {
   template <class P, bool global, bool bounded>
   void find() {
     if constexpr (P::is_mean) return;
-    constexpr bool sweeps = global && !P::is_smooth;
+    constexpr bool sweeps = global && is_parabola<P>;
     PerLane<T> inliers;
     if constexpr (sweeps) {
       sort_lanes<T>(points_, lengths_, least_, most_);
@@ -245,12 +245,12 @@ class LaneBatch {
         active_[p] &= window.certain.part[p] > 0.5;
         passes_.part[p] += 1;
       }
-    } else if constexpr (!P::convex) {
+    } else if constexpr (!is_convex<P>) {
       descend<Huber, bounded>();
       go_on();
     }
     descend<P, bounded>();
-    if constexpr (global && P::is_smooth) keep_proven<P>();
+    if constexpr (global && is_gaussian<P>) keep_proven<P>();
     if constexpr (sweeps) {
       // The best window is that of a minimum if all of it is near its mean.
       for (int p = 0; p < parts; ++p) {
@@ -360,7 +360,7 @@ class LaneBatch {
       const double way =
           (std::max(accepted_[lane], rounding * reach_[lane]) + 4.5e-16 * std::fabs(u_[lane])) /
           set.alpha;
-      if (P::is_smooth && lo_[lane] < hi_[lane]) {
+      if (is_gaussian<P> && lo_[lane] < hi_[lane]) {
         const double slope = total * (way + 4 * rounding);
         solution.slack = slope * slope / (-2 * bend_[lane]);
       } else {

@@ -99,7 +99,7 @@ LaneWindow<T> sweep_lanes(const Vector<T>* points, int64_t most, const PerLane<T
   for (int p = 0; p < parts; ++p) {
     const Part mass = best_mass.part[p], all = weight.part[p];
     const Part u = base.part[p] + alpha.part[p] * (best_s1.part[p] / mass);
-    // Twice the error of a loss at most: docs/global.md, section 7.
+    // Twice the error of a loss at most: docs/global.md, A7.
     const Part far = max(hi.part[p] - base.part[p], base.part[p] - lo.part[p]) * inverse.part[p];
     const Part doubt = 32 * detail::rounding<double>() * all * all * (1 + far * far);
     const Part lead = next_loss.part[p] / next_mass.part[p] - best_loss.part[p] / mass;

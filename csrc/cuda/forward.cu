@@ -8,7 +8,7 @@ namespace {
 
 bool is_global(const ForwardArgs& args) {
   bool convex = true;
-  with_penalty(args.penalty, [&](auto penalty) { convex = decltype(penalty)::convex; });
+  with_penalty(args.penalty, [&](auto penalty) { convex = is_convex<decltype(penalty)>; });
   return args.global && !convex;
 }
 

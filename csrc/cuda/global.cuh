@@ -34,7 +34,7 @@ inline int64_t channel_lists(const SetLayout& layout) {
 
 // Blocks on a multiprocessor: as many as registers allow without a spill.
 template <class P, class T, int threads, bool weighted>
-constexpr int least_blocks = sizeof(T) == 4 && !weighted ? (P::is_smooth ? 256 : 512) / threads : 1;
+constexpr int least_blocks = sizeof(T) == 4 && !weighted ? (is_gaussian<P> ? 256 : 512) / threads : 1;
 
 template <class P, class T, int threads, bool weighted>
 __global__ void __launch_bounds__(threads, (least_blocks<P, T, threads, weighted>))
@@ -138,7 +138,7 @@ cudaError_t global_of_type(const ForwardArgs& args, cudaStream_t stream) {
   cudaError_t error = cudaSuccess;
   with_penalty(args.penalty, [&](auto penalty) {
     using P = decltype(penalty);
-    if constexpr (!P::convex) error = launch_global<P, T, weighted>(args, stream);
+    if constexpr (!is_convex<P>) error = launch_global<P, T, weighted>(args, stream);
   });
   return error;
 }

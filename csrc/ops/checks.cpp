@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 
 #include "core/args.h"
 #include "core/penalties.h"
@@ -37,7 +38,31 @@ void check_same_device(const at::Tensor& t, const at::Tensor& x, const char* op,
                     " but x is on ", x.device(), "; expected both on the same device");
 }
 
+std::string penalty_names() {
+  std::string names;
+  for (int i = 0; i < Penalties::size; ++i) {
+    with_penalty(i, [&](auto penalty) {
+      using P = decltype(penalty);
+      names += std::string(i == 0 ? "" : ", ") + P::name + " (" + P::alias + ")";
+    });
+  }
+  return names;
+}
+
 }  // namespace
+
+int Checks::penalty(std::string_view name) const {
+  int number = -1;
+  for (int i = 0; i < Penalties::size; ++i) {
+    with_penalty(i, [&](auto penalty) {
+      using P = decltype(penalty);
+      if (name == P::name || name == P::alias) number = i;
+    });
+  }
+  TORCH_CHECK_VALUE(number >= 0, op, ": `penalty` is '", name, "'; expected one of ",
+                    penalty_names());
+  return number;
+}
 
 void Checks::points(const at::Tensor& x) const {
   TORCH_CHECK_TYPE(x.defined(), op, ": `x` is None; expected a tensor");
@@ -69,6 +94,19 @@ std::vector<int64_t> Checks::dims(const at::Tensor& x, at::IntArrayRef dim) cons
                       ", which is empty in pooled dim ", d, "; expected at least one point");
   }
   return dims;
+}
+
+void Checks::sorted_dims(const at::Tensor& x, at::IntArrayRef dim, bool segments) const {
+  int64_t previous = -1;
+  for (const int64_t d : dim) {
+    TORCH_CHECK_VALUE(previous < d && d < x.dim(), op, ": `dim` of an inner operator is ", dim,
+                      "; expected sorted non-negative dims of x, without repeats");
+    TORCH_CHECK_VALUE(segments || x.size(d) != 0, op, ": `x` is empty in pooled dim ", d,
+                      "; expected at least one point");
+    previous = d;
+  }
+  TORCH_CHECK_VALUE(!segments || dim.equals({0}), op, ": `dim` of an inner operator with ptr is ",
+                    dim, "; expected 0");
 }
 
 void Checks::alpha(double alpha, const at::Tensor& x) const {

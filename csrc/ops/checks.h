@@ -13,10 +13,15 @@ namespace ddn {
 struct Checks {
   const char* op;  // the function whose arguments these are
 
+  // The number of a penalty's name or short name.
+  int penalty(std::string_view name) const;
+
   void points(const at::Tensor& x) const;
 
   // dim as sorted non-negative dims; none given means all.
   std::vector<int64_t> dims(const at::Tensor& x, at::IntArrayRef dim) const;
+  // The dims of an inner operator, which are sorted and not negative; none given means none.
+  void sorted_dims(const at::Tensor& x, at::IntArrayRef dim, bool segments) const;
 
   void alpha(double alpha, const at::Tensor& x) const;
   void alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef dim,
@@ -27,8 +32,8 @@ struct Checks {
 
   void weight(const at::Tensor& weight, const at::Tensor& x) const;
 
-  // t: how x, weight or alpha moves, an argument `name` of an inner operator. Its shape is checked
-  // where it is expanded.
+  // t: the tangent of x, weight or alpha, argument `name` of an inner operator. Its shape is
+  // checked where it is expanded.
   void direction(const at::Tensor& t, const char* name, const at::Tensor& x) const;
 
   // Raises when t carries a forward-mode tangent, which would be lost in silence.

@@ -5,6 +5,7 @@
 
 #include "core/penalties.h"
 #include "cpu/robust_pool_cpu.h"
+#include "ops/eager.h"
 
 namespace {
 
@@ -42,4 +43,5 @@ PYBIND11_MODULE(_C, m) {
       .value("not_finite", Status::not_finite)
       .finalize();
   m.def("cpu_isa", &ddn::cpu::instruction_set);
+  m.def("pool", &ddn::eager_pool);
 }

@@ -1,4 +1,4 @@
-"""Files that training resumes from, never half written."""
+"""Checkpoints, written atomically."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-Settings = dict[str, Any]  # all that a trained network depends on
+Settings = dict[str, Any]  # everything a trained network depends on
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a file that is whole or not there, whenever the process or the machine dies."""
+    """Writes a file atomically: after a crash it is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".draft")
     with draft.open("wb") as file:
@@ -23,7 +23,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path | None, settings: Settings | None = None) -> dict[str, Any] | None:
-    """A checkpoint, its tensors on the CPU; None where there is none.
+    """A checkpoint, with its tensors on the CPU; None if the file does not exist.
 
     Raises:
         ValueError: it is damaged, or was written with other settings; names file and settings.
@@ -45,7 +45,7 @@ def read_checkpoint(path: Path | None, settings: Settings | None = None) -> dict
 
 
 def require_same(wanted: Settings, written: Settings, what: str) -> None:
-    """Raises ValueError, naming what differs, where a file was written with other settings."""
+    """Raises ValueError, naming the differences, if a file was written with other settings."""
     differing = [
         f"{key} {written.get(key)!r} (now {wanted.get(key)!r})"
         for key in sorted(wanted.keys() | written.keys())

@@ -1,4 +1,4 @@
-"""Point clouds to classify, and the batches that a network is trained on.
+"""Labelled point clouds, and training batches.
 
 Three sources, each a pair of (training, test) :class:`Clouds`:
 
@@ -7,7 +7,7 @@ Three sources, each a pair of (training, test) :class:`Clouds`:
   its `SamplePoints`.
 - "shapes": generated, see `examples.pointcloud.shapes`; needs no files.
 
-Nothing is ever downloaded: where files are missing, the error says which and where they go.
+Nothing is downloaded. An error names the missing files and where they belong.
 
 Source of ModelNet40: Z. Wu et al., "3D ShapeNets: A Deep Representation for Volumetric Shapes",
 2015; of the HDF5 release: C. R. Qi et al., "PointNet: Deep Learning on Point Sets for 3D
@@ -39,14 +39,14 @@ ROOTS = {
 }
 HDF5_ARCHIVE = "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip"
 MESH_ARCHIVE = "http://modelnet.cs.princeton.edu/ModelNet40.zip"
-# Clouds in the whole of each; smaller sets of other classes are possible.
+# Clouds in the complete data sets; smaller sets of other classes are possible.
 SIZES = {
     "modelnet40": {"train": 9840, "test": 2468},
     "modelnet40-meshes": {"train": 9843, "test": 2468},
 }
-JITTER_LIMIT = 5  # deviations
+JITTER_LIMIT = 5  # standard deviations
 
-# What a random number is for: each purpose has a stream of its own.
+# Purposes of random numbers; each has its own stream.
 TRAINING, TEST, ORDER, AUGMENTATION, SUBSET, OUTLIERS, DROPOUT = range(7)
 
 
@@ -70,7 +70,7 @@ class Clouds:
         return len(self.labels)
 
     def subset(self, share: float, seed: int) -> Clouds:
-        """A random share of each class, one cloud at least; smaller shares lie in larger ones.
+        """A random share of each class, at least one cloud; smaller shares are nested in larger.
 
         Args:
             share: above 0, up to 1; rounded to whole clouds of each class.
@@ -140,7 +140,7 @@ def load(settings: Settings, root: Path | None, team: Team) -> tuple[Clouds, Clo
 
 
 def missing(path: Path, root: Path, archive: str, holds: str) -> FileNotFoundError:
-    """The error for a file that is not there."""
+    """The error for a missing file."""
     return FileNotFoundError(
         f"{path} is missing. ModelNet40 is not part of this project: unpack {archive} so that "
         f"{root} holds {holds}"
@@ -148,7 +148,7 @@ def missing(path: Path, root: Path, archive: str, holds: str) -> FileNotFoundErr
 
 
 def require_all(source: str, split: str, names: tuple[str, ...], found: int, where: Path) -> None:
-    """Raises ValueError where the classes are ModelNet40's and clouds are missing."""
+    """Raises ValueError if the classes are ModelNet40's and clouds are missing."""
     all_of_them = SIZES[source][split]
     if (len(names), names[0], names[-1]) == (40, "airplane", "xbox") and found < all_of_them:
         raise ValueError(
@@ -157,7 +157,7 @@ def require_all(source: str, split: str, names: tuple[str, ...], found: int, whe
 
 
 def scaled(points: Tensor, where: Path) -> Tensor:
-    """Clouds of a file (n, 3, count), normalised; raises ValueError where one has no size."""
+    """Clouds of a file (n, 3, count), normalised; raises ValueError if one has zero extent."""
     reach = points.abs().amax((1, 2))
     extent = (points.amax(2) - points.amin(2)).amax(1)
     # Beyond, squares leave the range of float32; equal points differ by rounding at most.
@@ -212,7 +212,7 @@ def modelnet_hdf5(root: Path, split: str, count: int) -> Clouds:
     listed = root / f"{split}_files.txt"
     parts: list[Tensor] = []
     labels: list[Tensor] = []
-    # Paths in the list are those of the machine that it was made on: only the names count.
+    # Paths in the list are those of the machine that created it: only the names matter.
     for path in [present(root / Path(line).name) for line in lines(listed.name)]:
         try:
             with h5py.File(path, "r") as file:
@@ -301,14 +301,14 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
             return meshes
 
     def checked(path: Path) -> Data:
-        """A mesh with all that its header announces, on which points can be drawn."""
+        """A complete mesh, as announced by its header, that can be sampled."""
         try:
             mesh = read_off(str(path))
             with path.open() as file:
                 # In some files of ModelNet40 the numbers follow OFF in the same line.
                 head = (file.readline().strip().removeprefix("OFF") or file.readline()).split()
             vertices, faces = int(head[0]), int(head[1])
-            if mesh.face.size(1) < faces:  # they come last: what is cut off lacks some
+            if mesh.face.size(1) < faces:  # faces come last, so a truncated file lacks some
                 raise ValueError(f"{mesh.face.size(1)} faces of {faces} announced")
             if mesh.pos.shape != (vertices, 3):
                 raise ValueError(f"vertices of shape {tuple(mesh.pos.shape)}, {vertices} announced")
@@ -327,7 +327,7 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
     sampled = SamplePoints(count)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # torch-geometric announces on stderr that it processes: that takes long, so let it.
+        # torch-geometric reports on stderr that it is processing, which takes long: keep that.
         try:
             meshes = Meshes(str(root), "40", train=split == "train")
         except (FileNotFoundError, ValueError):
@@ -348,7 +348,7 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
         # One at a time: the meshes are large, their samples small.
         try:
             clouds = torch.stack([sampled(mesh).pos.T for mesh in meshes])
-        except RuntimeError as error:  # parsed by others, who do not look at them
+        except RuntimeError as error:  # torch-geometric does not validate them
             raise ValueError(
                 f"{processed} holds a mesh that cannot be sampled; delete {processed.parent} to "
                 f"begin anew: {error}"
@@ -387,7 +387,7 @@ def rotate(points: Tensor, angle: Tensor, up: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a training cloud each time that it is shown.
+    """Augmentation of a training cloud, drawn anew each time it is used.
 
     Attributes:
         rotate: turned by any angle about the up axis.
@@ -400,7 +400,7 @@ class Augmentation:
     outliers: float = 0.0
 
     def __call__(self, points: Tensor, up: int, random: torch.Generator) -> Tensor:
-        """Clouds (n, 3, count) to augmented ones; always as many random numbers."""
+        """Augments clouds (n, 3, count), with a fixed number of random numbers."""
         if self.rotate:
             points = rotate(points, torch.rand(len(points), generator=random) * 2 * math.pi, up)
         if self.jitter:
@@ -452,7 +452,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         self.order = lru_cache(maxsize=1)(self._order)
 
     def _order(self, epoch: int) -> Tensor:
-        """The clouds of an epoch: random orders of all, one after the other."""
+        """The clouds of an epoch: concatenated random permutations of all clouds."""
         random = generator(self.seed, ORDER, epoch)
         rounds = -(-self.steps * self.size // len(self.clouds))
         return torch.cat(
@@ -469,7 +469,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
         return points[mine].contiguous(), self.clouds.labels[chosen[mine]]
 
     def __getstate__(self) -> dict[str, object]:
-        """For workers that are spawned: without the cache."""
+        """Pickles without the cache, for spawned workers."""
         return {name: value for name, value in vars(self).items() if name != "order"}
 
     def __setstate__(self, state: dict[str, object]) -> None:

@@ -65,7 +65,7 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
         labels: (n,).
 
     Raises:
-        ValueError: a class has no cloud: its precision is not defined.
+        ValueError: a class has no cloud, so its precision is undefined.
     """
     truth = labels.unsqueeze(1) == torch.arange(scores.size(1))
     absent = (~truth.any(0)).nonzero().flatten().tolist()

@@ -1,4 +1,4 @@
-"""PointNet, its pooling an argument.
+"""PointNet with a configurable pooling.
 
 Source: C. R. Qi, H. Su, K. Mo, L. J. Guibas, "PointNet: Deep Learning on Point Sets for 3D
 Classification and Segmentation", 2017.
@@ -35,9 +35,9 @@ def perceptron(widths: tuple[int, ...], dropout: float = 0.0) -> nn.Sequential:
 
 
 class InputTransform(nn.Module):
-    """Multiplies each cloud by a 3 x 3 matrix that a small PointNet reads off it.
+    """Multiplies each cloud by a 3 x 3 matrix predicted by a small PointNet.
 
-    It starts as the identity.
+    The matrix is initially the identity.
 
     Args:
         pool: maps features (B, C, N) to (B, C).
@@ -64,8 +64,8 @@ class PointNet(nn.Module):
     """A classifier of point clouds: one encoder for all points, a pool over them, and a head.
 
     Args:
-        pool: maps features (B, C, N) to (B, C). With a transform, a copy of it pools there too, so
-            that no pooling is left that outliers can take over.
+        pool: maps features (B, C, N) to (B, C). With a transform, a copy of it pools there too,
+            so that no max pooling remains.
         classes: number of classes.
         transform: whether clouds pass through an :class:`InputTransform` first.
         channels: widths of the encoder's layers; the last is the C of the pool.
@@ -84,7 +84,7 @@ class PointNet(nn.Module):
         dropout: float = 0.3,
     ) -> None:
         super().__init__()
-        # Made first, so that weights do not depend on whether there is a transform.
+        # Created first, so its weights do not depend on whether there is a transform.
         self.encoder = pointwise((3, *channels))
         self.head = perceptron((channels[-1], *head, classes), dropout)
         self.pool = pool

@@ -1,9 +1,9 @@
-"""Sixteen classes of 3-D shapes, drawn with random proportions and pose: data where there is none.
+"""Generates sixteen classes of 3-D shapes with random proportions and pose.
 
-A shape is a triangle mesh whose surface is sampled uniformly by area, as ModelNet40's meshes are.
-Within a class, proportions are drawn anew for each shape, which then is stretched a little along
-each axis, tilted from the vertical by up to 15 degrees and turned about it by any angle. Each cloud
-is centred at its mean and scaled to the unit sphere.
+A shape is a triangle mesh whose surface is sampled uniformly by area, like the meshes of
+ModelNet40. Each shape of a class has random proportions, is stretched slightly along each axis,
+tilted from the vertical by up to 15 degrees and rotated about it by any angle. Each cloud is
+centred at its mean and scaled to the unit sphere.
 
     python -m examples.pointcloud.shapes --output demo-output     # a picture of all classes
 """
@@ -49,7 +49,7 @@ class Mesh(NamedTuple):
 
 
 def join(*meshes: Mesh) -> Mesh:
-    """Several surfaces as one."""
+    """Concatenates surfaces."""
     offsets = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
     return Mesh(
         np.concatenate([mesh.vertices for mesh in meshes]),
@@ -58,7 +58,7 @@ def join(*meshes: Mesh) -> Mesh:
 
 
 def grid(points: Array) -> Mesh:
-    """The surface through a grid of points (rows, columns, 3): two triangles for each cell."""
+    """The surface through a grid of points (rows, columns, 3), two triangles per cell."""
     rows, columns, _ = points.shape
     corner = np.arange(rows * columns).reshape(rows, columns)
     a, b, c, d = corner[:-1, :-1], corner[:-1, 1:], corner[1:, :-1], corner[1:, 1:]
@@ -75,7 +75,7 @@ def revolve(profile: Sequence[tuple[float, float]] | Array, segments: int = ROUN
 
 
 def extrude(outline: Sequence[tuple[float, float]], height: float) -> Mesh:
-    """A prism over an outline all of which is seen from the origin, in or on it."""
+    """A prism over an outline that is star-shaped with respect to the origin."""
     ring = np.asarray([*outline, outline[0]], dtype=float)
     levels = [np.column_stack((ring, np.full(len(ring), z))) for z in (0.0, height)]
     centres = [np.broadcast_to((0.0, 0.0, z), (len(ring), 3)) for z in (0.0, height)]
@@ -239,8 +239,8 @@ def sample(mesh: Mesh, count: int, random: Random) -> Array:
 def draw(per_class: int, count: int, seed: int, purpose: int) -> tuple[Tensor, Tensor]:
     """Draw clouds of every class.
 
-    A shape depends on the seed, the purpose, its class and its number alone: more shapes per class
-    leave the first ones as they are.
+    A shape depends only on the seed, the purpose, its class and its index, so more shapes per class
+    leave the first ones unchanged.
 
     Args:
         per_class: clouds of each class.

@@ -1,19 +1,20 @@
-"""The table of the paper: one PointNet per pooling, trained clean, tested with 0 to 90% outliers.
+"""Trains one PointNet per pooling on clean clouds and tests it with 0 to 90% outliers.
 
     python -m examples.pointcloud.table --quick
     python -m examples.pointcloud.table --data modelnet40 --device cuda --workers 2 --output run
     python -m examples.pointcloud.table --share 5 25 --pool max huber --output few    # few clouds
 
-The second is the protocol of Gould, Hartley and Campbell, "Deep Declarative Networks" (2022), as
-their program has it: all 2,048 points, batches of 24, 60 epochs of SGD at 0.01 with momentum 0.9,
-halved every 20 epochs, rotations about the up axis. Unlike it, training sees no outliers unless
---train-outliers is given, test clouds are not rotated, and the mean average precision is over all
-classes. With a --share below 100, networks take as many steps as with all clouds.
+The second command is the protocol of Gould, Hartley and Campbell, "Deep Declarative Networks"
+(2022), as in their program: all 2,048 points, batches of 24, 60 epochs of SGD at 0.01 with
+momentum 0.9, halved every 20 epochs, rotations about the up axis. Unlike theirs, training sees no
+outliers unless --train-outliers is given, test clouds are not rotated, and the mean average
+precision is over all classes. With a --share below 100, networks are trained for the same number
+of steps.
 
-Each network has a checkpoint, and a JSON once it is tested: started again with the same options,
-the command goes on where it was; with others it needs another --output. It runs under torchrun as
-`examples.pointcloud.train` does.
-Prints the table, writes it with machine, versions and commit to NAME.json and its plot to NAME.png.
+Each network has a checkpoint, and a JSON once it is tested. Started again with the same options,
+the command resumes; other options require another --output. It runs under torchrun like
+`examples.pointcloud.train`. Prints the table, and writes it with machine, versions and commit to
+NAME.json and its plot to NAME.png.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ NAMES = {"shapes": "shapes", "modelnet40": "modelnet40", "modelnet40-meshes": "m
 def train_and_test(
     args: argparse.Namespace, pool: str, share: float, data: tuple[Clouds, Clouds], team: Team
 ) -> Row:
-    """One network's figures, from its file where it has been tested already."""
+    """The figures of one network, from its file if it has been tested already."""
     settings = settings_of(args, pool, share, args.seed)
     name = f"{pool}-{share:g}-{args.seed}"
     done = args.output / f"{name}.json"
@@ -77,7 +78,7 @@ def train_and_test(
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Write a PNG from what the JSON holds: accuracy over outliers, and over shares if several."""
+    """Writes a PNG from the JSON: accuracy over outliers, and over shares if there are several."""
     shares = result["shares"]
     rows = {(row["settings"]["pool"], row["settings"]["share"]): row for row in result["rows"]}
     pools = list(dict.fromkeys(pool for pool, _ in rows))

@@ -1,4 +1,4 @@
-"""One process or several: what `torchrun` starts, and what the others have to know."""
+"""Training in one process, or in several under `torchrun`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # its default arguments keep a group that is there when it is imported
+import torch.distributed.nn  # its default arguments capture a process group that exists at import
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)  # as long as the leader may take to parse ModelNet40's meshes
+PATIENCE = timedelta(hours=2)  # for the leader to parse ModelNet40's meshes
 
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a training; without `torchrun`, this one alone.
+    """The processes of a training run; without `torchrun`, this process alone.
 
     Attributes:
         device: where this process computes.
-        rank, world: its number and how many there are. Rank 0 alone reads and writes files.
-        joined: whether they have a process group, as under `torchrun` even one alone has.
+        rank, world: the rank of this process and their number. Only rank 0 reads and writes files.
+        joined: whether they have a process group, as even a single process has under `torchrun`.
     """
 
     device: torch.device
@@ -41,7 +41,7 @@ class Team:
         return self.rank == 0
 
     def agree(self, make: Callable[[], T]) -> T:
-        """What `make` returns in the leader, in all processes; what it raises there, all raise."""
+        """Broadcasts the result of `make` on the leader; if it raises there, all raise."""
         if not self.joined:
             return make()
         box: list[Any] = [None, None]
@@ -57,15 +57,15 @@ class Team:
         return received
 
     def leader_first(self, make: Callable[[], T]) -> T:
-        """What `make` returns. The leader, which may leave a cache, calls it before the others."""
+        """Calls `make` on the leader first, which may leave a cache, and then on the others."""
         made: list[T] = []
         self.agree(lambda: made.append(make()))
         return made[0] if made else make()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: gradients are averaged over the processes.
+        """Wraps the model so that gradients are averaged over the processes.
 
-        On GPUs batch norms average over all processes. On CPUs torch cannot: each process
+        On GPUs batch norms average over all processes. On CPUs torch has no such norm: each process
         normalises by its own part of the batch, and the running means are those of rank 0.
         """
         if not self.joined:
@@ -76,7 +76,7 @@ class Team:
         return DistributedDataParallel(model)
 
     def align(self, model: nn.Module) -> None:
-        """Gives all processes the leader's buffers."""
+        """Broadcasts the leader's buffers."""
         if self.joined:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -88,7 +88,7 @@ class Team:
         return value.item() / self.world
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, on the CPU, where each has computed every world-th one."""
+        """Interleaves the rows of all processes, computed with stride `world`, on the CPU."""
         if not self.joined:
             return rows.cpu()
         parts: list[Any] = [None] * self.world
@@ -100,7 +100,7 @@ class Team:
 
 
 def device_name(text: str) -> str:
-    """The type of a device that is there; not touched yet, since torchrun may say which it is."""
+    """Validates a device type without initialising it; torchrun may select the device."""
     try:
         kind = torch.device(text).type
     except RuntimeError as error:
@@ -111,8 +111,11 @@ def device_name(text: str) -> str:
 
 
 def end(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
-    """Ends the process with one line. Under `torchrun` that names the rank; it starts all processes
-    again, as often as --max-restarts has it, since it cannot tell that the error will be back."""
+    """Exits with a one-line error, which under `torchrun` names the rank.
+
+    torchrun cannot distinguish a permanent error from a crash, so it restarts all processes up to
+    --max-restarts times.
+    """
     under = "TORCHELASTIC_RUN_ID" in os.environ
     rank = f"rank {os.environ['RANK']}: " if under else ""
     parser.exit(1, f"{parser.prog}: {rank}{error}\n")
@@ -120,7 +123,7 @@ def end(parser: argparse.ArgumentParser, error: Exception) -> NoReturn:
 
 @contextmanager
 def join(device: str) -> Iterator[Team]:
-    """The team of this process: that of `torchrun`, with NCCL on GPUs and gloo on CPUs.
+    """The team of this process: that of `torchrun`, with NCCL on GPUs and Gloo on CPUs.
 
     Args:
         device: a torch device. "cuda" under `torchrun` is the GPU of the process's local rank.
@@ -132,8 +135,8 @@ def join(device: str) -> Iterator[Team]:
     if kind.type == "cuda":
         kind = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(kind)
-    # The store outlives a restart, with the addresses of processes that are gone, so each life gets
-    # keys of its own. Over several machines the counts of restarts differ, and torch has no other.
+    # The store survives a restart with the addresses of dead processes, so each start uses its own
+    # keys. Over several machines the restart counts differ, and torch provides no other number.
     store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
     if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
         store = dist.PrefixStore(f"life {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)

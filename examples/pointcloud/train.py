@@ -1,17 +1,17 @@
-"""Trains one PointNet, on one device or, unchanged, under torchrun; resumes where it was stopped.
+"""Trains one PointNet, on one device or under torchrun; resumes from a checkpoint.
 
     python -m examples.pointcloud.train --pool welsch --checkpoint run/welsch.pt
     torchrun --nproc-per-node 4 --max-restarts 3 -m examples.pointcloud.train --device cuda \
         --data modelnet40 --pool huber --amp bfloat16 --workers 2 --checkpoint run/huber.pt
 
-The checkpoint is written after each epoch, to another file that then takes its name: a process that
-is killed leaves a whole one. Started again with the same options, by hand or by torchrun, training
-goes on after the last whole epoch, with the numbers that an uninterrupted run would have had (on
-one kind of machine, and with as many processes and threads). Results do not depend on --workers.
+The checkpoint is written atomically after each epoch. Started again with the same options, by
+hand or by torchrun, training resumes after the last complete epoch, with the numbers of an
+uninterrupted run (on one kind of machine, with the same number of processes and threads). Results
+do not depend on --workers.
 
---batch is the size over all processes. On GPUs batch norms are synchronised. On CPUs, with several
-processes, each one normalises by its own part of the batch, so that there --batch / processes is
-what a batch norm sees, and results differ a little from those of one process.
+--batch is the batch size over all processes. On GPUs batch norms are synchronised. On CPUs with
+several processes, each process normalises by its own part of the batch, --batch / processes
+clouds, so results differ slightly from those of a single process.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Recipe:
         name: "predecessor": SGD with momentum 0.9, its rate halved after each third of the epochs;
             "strong": AdamW, its rate falling to 0 along a cosine.
         rate: the first learning rate.
-        augmentation: what is done to the clouds.
+        augmentation: of the training clouds.
         epochs: passes over the training clouds, in whole batches.
         batch: clouds per batch, over all processes.
     """
@@ -98,19 +98,19 @@ def fit(
     settings: Settings | None = None,
     on_epoch: Callable[[int, float, float], None] = lambda epoch, loss, rate: None,
 ) -> list[float]:
-    """Train, from the checkpoint on if there is one. Seeds torch's global generators.
+    """Trains, resuming from the checkpoint if it exists. Seeds torch's global generators.
 
     Args:
         model: trained in place, on the team's device; the same in all processes.
         clouds: the training clouds; all of them in all processes.
-        recipe: how.
+        recipe: optimiser, schedule and batches.
         team: the processes.
         seed: of order, augmentation and dropout.
-        steps: batches per epoch; None: as many whole ones as the clouds make.
+        steps: batches per epoch; None: the number of complete batches.
         workers: processes that prepare batches.
         amp: a name in :data:`AMP`: the dtype of matrix products; None: float32 throughout.
-        checkpoint: read if it is there, written after each epoch.
-        settings: goes into the checkpoint, which has to have been written with the same ones.
+        checkpoint: read if it exists, written after each epoch.
+        settings: stored in the checkpoint; an existing one must have the same settings.
         on_epoch: called in the leader after each epoch with its number, mean loss and rate.
 
     Returns:
@@ -135,7 +135,7 @@ def fit(
     network.train()
     stream = batches.stream(len(losses), recipe.epochs, workers, pin=device.type == "cuda")
     for epoch in range(len(losses), recipe.epochs):
-        # Dropout's numbers depend on the epoch, not on what was drawn before an interruption.
+        # Dropout depends on the epoch, not on the numbers drawn before an interruption.
         torch.manual_seed(generator(seed, DROPOUT, epoch, team.rank).initial_seed())
         total = torch.zeros((), device=device)
         rate = float(schedule.get_last_lr()[0])
@@ -203,18 +203,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=at_least(0), default=0,
         help="processes that prepare batches, for each process that trains (default: none)"
         )  # fmt: skip
-    add("--tensorboard", type=Path, metavar="DIR", help="its files go there (default: nowhere)")
+    add("--tensorboard", type=Path, metavar="DIR", help="folder for its files (default: none)")
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """The recipe that the options mean."""
+    """The recipe of the options."""
     base = RECIPES[args.recipe]
     augmentation = Augmentation(jitter=base.augmentation.jitter, outliers=args.train_outliers / 100)
     return Recipe(base.name, base.rate, augmentation, args.epochs, args.batch)
 
 
 def settings_of(args: argparse.Namespace, pool: str, share: float, seed: int) -> Settings:
-    """All that a trained network depends on, for the checkpoint."""
+    """Everything a trained network depends on, for the checkpoint."""
     shared = ("data", "points", "alpha", "transform", "channels", "head", "amp")
     recipe = asdict(recipe_of(args))
     chosen = {"pool": pool, "share": share, "seed": seed}
@@ -224,10 +224,10 @@ def settings_of(args: argparse.Namespace, pool: str, share: float, seed: int) ->
 
 
 class Log:
-    """Scalars for TensorBoard, or nowhere.
+    """Scalars for TensorBoard, or none.
 
     Args:
-        folder: where its files go; None: nowhere.
+        folder: for its files; None: nothing is written.
         writes: whether this process is the one that writes them.
 
     Raises:
@@ -248,7 +248,7 @@ class Log:
             self.writer.add_scalar(name, value, int(step))
 
     def add_test(self, row: Row) -> None:
-        """Accuracy and mean average precision, the share of outliers in place of the step."""
+        """Logs accuracy and mean average precision, with the share of outliers as the step."""
         for figure in ("accuracy", "map"):
             for percentage, value in zip(row["outlier_percent"], row[figure], strict=True):
                 self.add(f"test/{figure}", value, percentage)
@@ -266,7 +266,7 @@ def run(
     checkpoint: Path | None,
     log: Log,
 ) -> PointNet:
-    """Train the network of these settings, telling how it goes; returns it."""
+    """Trains the network of these settings and reports progress; returns the network."""
     model = build(settings, len(clouds.names)).to(team.device)
     start = time.perf_counter()
 
@@ -309,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--seed", type=digits.at_least(0), default=0,
         help="of shapes, weights, order, augmentation and outliers (default: %(default)s)"
         )  # fmt: skip
-    add("--checkpoint", type=Path, metavar="FILE", help="resumed if it is there, and written")
+    add("--checkpoint", type=Path, metavar="FILE", help="resumed if it exists, and written")
     args = parser.parse_args(argv)
     try:
         with join(args.device) as team, digits.repeatable(args.threads, team.device):

@@ -13,7 +13,7 @@ from tests.support import ROOT
 
 CORE = ROOT / "csrc" / "core"
 BINS, SERIES, SWEEP, PENALTIES = (
-    (CORE / name).read_text() for name in ("bins.h", "series.h", "sweep.h", "penalties.h")
+    next(CORE.rglob(name)).read_text() for name in ("bins.h", "series.h", "sweep.h", "penalties.h")
 )
 
 
@@ -69,7 +69,7 @@ def test_bounds_on_derivatives_of_slopes(penalty):
         assert degree == 2
     else:
         twist, rest = kernel(LINE, 3), kernel(LINE, degree + 2)
-    bounds = [(rest, constant(struct, r"most_rest = ([\d.]+);"))]
+    bounds = [(rest, constant(struct, r"max_rest = ([\d.]+);"))]
     if "most_twist" in struct:
         bounds.append((twist, constant(struct, r"most_twist = ([\d.]+);")))
     for values, bound in bounds:
@@ -92,9 +92,9 @@ void print() {
       add.m = m;
       P::template add_moments<BOUNDED>(z, ddn::Alpha<double>{0.5, 2.0}, add);
       const auto sums = P::sums(m, 0.5);
-      const ddn::SlopeSeries<P> series(sums, 2.0);
+      const ddn::PsiSeries<P> series(sums, 2.0);
       std::printf("%.17g %.17g %.17g %.17g %.17g %.17g\\n", z, t, series.value(t),
-                  series.derivative(t), sums.depth - series.integral(t), series.rest(t));
+                  series.derivative(t), sums.density - series.integral(t), series.remainder(t));
     }
   }
 }
@@ -208,8 +208,8 @@ def test_sums_over_bins_in_single_precision(penalty):
 
 
 def test_errors_of_losses():
-    """docs/global.md, section 9: what a last step changes that is not looked at."""
-    source = (CORE / "global.h").read_text()
+    """docs/global.md, A9: what a last step changes that is not looked at."""
+    source = (CORE / "certify" / "search.h").read_text()
     for name, accepted, curvature in (("single", 1e-6, 1 / 16), ("double", 1e-12, 1)):
         allowed = constant(source, rf"last_step_{name} = ([\d.e-]+);")
         # The longest step that is accepted: 1.1 m most_twist s^2 = accepted curvature / 2.
@@ -353,7 +353,7 @@ def test_the_least_loss_of_all_windows_is_the_least_objective():
 
 def test_the_bound_on_a_cell_of_a_run():
     """What `narrow` in core/certify/sweep.h says of the places in a run, by its own arithmetic."""
-    cells = int(constant(SWEEP, r"kink_cells = (\d+);"))
+    cells = int(constant(SWEEP, r"breakpoint_cells = (\d+);"))
     per_kink = constant(SWEEP, r"moving, M::splat\(([\d.]+) \* g\)")
     rng = np.random.default_rng(4)
     over = 0

@@ -8,6 +8,7 @@ import torch
 
 import ddn_cuda
 from tests.support import contract, sets
+from tests.support.sweeps import sweep
 
 HALVES = [torch.float16, torch.bfloat16]
 OPS = torch.ops.ddn
@@ -299,6 +300,7 @@ def test_segments(half, penalty, device):
             assert not y[s].any()
 
 
+@pytest.mark.parametrize("penalty", sweep(ddn_cuda.PENALTIES, ["welsch"]))
 def test_opcheck(half, penalty, device):
     x = torch.randn(3, 9, device=device).to(half).requires_grad_()
     alpha = torch.full((3, 1), 0.5, dtype=half, device=device, requires_grad=True)
@@ -414,7 +416,7 @@ def test_gradients_of_broadcast_weights(shape, sizes, segments, half, penalty, d
         torch.testing.assert_close(a.float(), b, rtol=tolerance, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("shape", BROADCAST, ids=str)
+@pytest.mark.parametrize("shape", sweep(BROADCAST, [(5, 1), (1, 6)]), ids=str)
 def test_transforms_and_compilers_of_broadcast_weights(shape, half, device):
     """The bits of a loop, and of eager mode."""
     inputs, _ = weighted(half, shape, (4, 5, 6), device)

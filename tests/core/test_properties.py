@@ -14,7 +14,7 @@ from tests.support import reference as ref
 
 # Deterministic: a run that fails fails again. Each example costs about a millisecond.
 SETTINGS = settings(
-    max_examples=200,
+    max_examples=60,
     deadline=None,
     derandomize=True,
     database=None,

@@ -117,6 +117,7 @@ def test_contraction_would_be_noticed(tmp_path):
     assert fused != separate
 
 
+@pytest.mark.slow
 def test_ptxas_has_nothing_to_contract_in_a_kernel(tmp_path):
     ptx = to_ptx(tmp_path, KERNEL, FLAGS)
     assert len(CONTRACTIBLE.findall(ptx)) > 1000

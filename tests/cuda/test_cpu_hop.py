@@ -111,7 +111,7 @@ def test_an_error_of_the_operator_passes_through():
 
 def test_the_hop_is_registered_just_where_there_are_no_kernels():
     """Without CUDA kernels Python ones take their place; with them nothing hops."""
-    inner = ("forward", "forward_info", "backward", "tangent", "double_backward")
+    inner = ("forward", "forward_info", "backward", "jvp", "double_backward")
     for name in (f"_robust_pool_{part}" for part in inner):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ddn::{name}", "CUDA")
         registered = torch._C._dispatch_dump(f"ddn::{name}")

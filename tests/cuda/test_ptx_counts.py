@@ -7,7 +7,10 @@ from tests.support.ptx_emulator import build
 
 SOURCE = build.HERE / "known_counts.cu"
 
-pytestmark = pytest.mark.skipif(build.missing() is not None, reason=str(build.missing()))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(build.missing() is not None, reason=str(build.missing())),
+]
 
 
 @pytest.fixture(scope="module")

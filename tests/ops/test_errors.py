@@ -322,7 +322,7 @@ def test_the_inner_operators_check_what_their_kernels_rely_on(bad):
         lambda: ops._robust_pool_forward(x, *problem, "local", None, None),
         lambda: ops._robust_pool_forward_info(x, *problem, "local", None, None),
         lambda: ops._robust_pool_backward(y, *sets, every),
-        lambda: ops._robust_pool_tangent(torch.ones_like(x), None, None, *sets),
+        lambda: ops._robust_pool_jvp(torch.ones_like(x), None, None, *sets),
         lambda: ops._robust_pool_double_backward(y, torch.ones_like(x), None, None, *sets, every),
     ):
         with pytest.raises(errors, match="robust_pool"):
@@ -343,7 +343,7 @@ def test_the_inner_derivatives_check_their_per_set_tensors(place):
             ops._robust_pool_double_backward(grad, x, None, None, *sets, *problem, every)
         if place > 0:
             with pytest.raises(ValueError, match="robust_pool"):
-                ops._robust_pool_tangent(x, None, None, *sets, *problem)
+                ops._robust_pool_jvp(x, None, None, *sets, *problem)
 
 
 def test_the_inner_derivatives_check_their_directions():
@@ -361,7 +361,7 @@ def test_the_inner_derivatives_check_their_directions():
         (None, None, torch.ones(3, 4)),
     ):
         with pytest.raises((ValueError, RuntimeError)):
-            ops._robust_pool_tangent(*direction, *sets)
+            ops._robust_pool_jvp(*direction, *sets)
         with pytest.raises((ValueError, RuntimeError)):
             ops._robust_pool_double_backward(y, *direction, *sets, every)
 
@@ -376,7 +376,7 @@ def calls_with_a_direction(name, part, device, call=lambda op, *args: op(*args))
     sets = (x, y, y, y, "huber", 1.0, None, None, None, [1])
     ops = torch.ops.ddn
     return (
-        lambda: call(ops._robust_pool_tangent.default, *direction, *sets),
+        lambda: call(ops._robust_pool_jvp.default, *direction, *sets),
         lambda: call(ops._robust_pool_double_backward.default, y, *direction, *sets, [True] * 3),
     )
 

@@ -6,6 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ddn_cuda
 from tests.support import reference as ref
+from tests.support.contract import DTYPES
+from tests.support.sweeps import sweep
 
 OPS = torch.ops.ddn
 opcheck = torch.library.opcheck  # all of its checks, where nothing else is said
@@ -54,7 +56,7 @@ def test_public_operator_on_other_layouts(name, device, dtype):
     opcheck(OPS.robust_pool.default, (leaf, "huber"), {"dim": [1]})
 
 
-@pytest.mark.parametrize("channels", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("channels", sweep([(), (3,), (2, 3)], [(3,)]))
 def test_public_segment_operator(channels, penalty, device, dtype):
     x = torch.randn(30, *channels, dtype=dtype, device=device, requires_grad=True)
     ptr = torch.tensor([0, 7, 7, 30], device=device)
@@ -87,12 +89,15 @@ PROBLEMS = [
 ]
 
 
-# Each problem with one penalty, two of them with all.
-EVERY = [(problem, "welsch") for problem in PROBLEMS]
-EVERY += [(PROBLEMS[i], p) for i in (3, 6) for p in ref.PENALTIES if p != "welsch"]
+# Each problem with one penalty, two of them with all. Few: each problem once, of either dtype.
+PAIRS = [(problem, "welsch") for problem in PROBLEMS]
+PAIRS += [(PROBLEMS[i], p) for i in (3, 6) for p in ref.PENALTIES if p != "welsch"]
+EVERY = [(*pair, dtype) for pair in PAIRS for dtype in DTYPES]
+FEW = [(problem, "welsch", DTYPES[i % 2]) for i, problem in enumerate(PROBLEMS)]
+every_problem = pytest.mark.parametrize("case", sweep(EVERY, FEW), ids=str)
 
 
-def inner_problem(problem, penalty, device, dtype, requires_grad=True):
+def inner_problem(problem, penalty, dtype, device, requires_grad=True):
     """x, and what follows it in the schemas up to dim."""
     alpha_shape, weight_shape, offsets = problem
     x = torch.randn(5, 4, 33, dtype=dtype, device=device, requires_grad=requires_grad)
@@ -114,9 +119,9 @@ def solved(x, problem):
         return (x, *OPS._robust_pool_forward(x, *problem, "global", None, None), *problem)
 
 
-@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
-def test_inner_forwards(problem, penalty, device, dtype):
-    x, problem = inner_problem(problem, penalty, device, dtype)
+@every_problem
+def test_inner_forwards(case, device):
+    x, problem = inner_problem(*case, device)
     for operator in (OPS._robust_pool_forward, OPS._robust_pool_forward_info):
         opcheck(operator.default, (x, *problem, "local", None, None))
 
@@ -128,9 +133,9 @@ def all_or_one_wanted(problem):
     return [there, *alone] if len(alone) > 1 else alone
 
 
-@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
-def test_inner_backward(problem, penalty, device, dtype):
-    x, problem = inner_problem(problem, penalty, device, dtype)
+@every_problem
+def test_inner_backward(case, device):
+    x, problem = inner_problem(*case, device)
     sets = solved(x, problem)
     grad = torch.randn_like(sets[1]).requires_grad_()
     for wanted in all_or_one_wanted(problem):
@@ -145,19 +150,19 @@ def directions(x, y, problem):
     return [parts, *(part for part in alone if any(t is not None for t in part))]
 
 
-@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
-def test_inner_tangent(problem, penalty, device, dtype):
-    x, problem = inner_problem(problem, penalty, device, dtype)
+@every_problem
+def test_inner_tangent(case, device):
+    x, problem = inner_problem(*case, device)
     sets = solved(x, problem)
     for direction in directions(x, sets[1], problem):
-        opcheck(OPS._robust_pool_tangent.default, (*direction, *sets))
+        opcheck(OPS._robust_pool_jvp.default, (*direction, *sets))
 
 
-@pytest.mark.parametrize(("problem", "penalty"), EVERY, ids=str)
-def test_inner_double_backward(problem, penalty, device, dtype):
+@every_problem
+def test_inner_double_backward(case, device):
     """Its own derivatives are not supported: they raise, which the checks of autograd's
     registration would count as a failure."""
-    x, problem = inner_problem(problem, penalty, device, dtype, requires_grad=False)
+    x, problem = inner_problem(*case, device, requires_grad=False)
     sets = solved(x, problem)
     grad = torch.randn_like(sets[1])
     for direction in directions(x, sets[1], problem):

@@ -92,8 +92,8 @@ def test_streams(cuda, penalty, dtype):
             assert_same(a, b)
 
 
-# The code path that these assert on a GPU: Operands in csrc/ops/robust_pool.cpp makes views and
-# asks the caching allocator for outputs, csrc/ops/robust_pool_cuda.cpp launches on the current
+# The code path that these assert on a GPU: Operands in csrc/ops/layout.cpp makes views and
+# asks the caching allocator for outputs, csrc/ops/register_cuda.cpp launches on the current
 # stream. No value is read, and nothing waits.
 CAPTURED = {
     "float alpha": lambda x, a, w: ddn_cuda.robust_pool(x, "welsch", 0.7),

@@ -422,7 +422,7 @@ def test_no_tangent_is_lost_in_an_inner_operator(segments, mapped, device):
         OPS._robust_pool_forward: (x, *problem, *solver),
         OPS._robust_pool_forward_info: (x, *problem, *solver),
         OPS._robust_pool_backward: (y, *sets, wanted),
-        OPS._robust_pool_tangent: (x, weight, alpha, *sets),
+        OPS._robust_pool_jvp: (x, weight, alpha, *sets),
         OPS._robust_pool_double_backward: (y, x, weight, alpha, *sets, wanted),
     }
     name = "segment_robust_pool" if segments else "robust_pool"

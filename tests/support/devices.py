@@ -7,10 +7,15 @@ import torch
 REQUIRE_CUDA = os.environ.get("DDN_REQUIRE_CUDA") == "1"
 
 
+def gpu_missing() -> str | None:
+    available = torch.cuda.is_available()
+    return None if available else "needs a CUDA device: torch.cuda.is_available() is False"
+
+
 def cuda_missing() -> str | None:
     """Why tests cannot run on CUDA, or None where they can."""
-    if not torch.cuda.is_available():
-        return "needs a CUDA device: torch.cuda.is_available() is False"
+    if missing := gpu_missing():
+        return missing
     import ddn_cuda
 
     if ddn_cuda.build_info()["cuda"] is None:

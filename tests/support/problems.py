@@ -9,6 +9,9 @@ import ddn_cuda
 from tests.support import reference as ref
 from tests.support import sets
 
+OPS = torch.ops.ddn
+NAMES = ("x", "alpha", "weight")
+
 
 class Problem(NamedTuple):
     """What is pooled, and how; alpha and weight as they broadcast."""
@@ -75,3 +78,15 @@ def _is_regular(problem, penalty):
     bent = torch.tensor(weight * ref.dpsi(z, penalty, alpha) / ref.dpsi_at_zero(penalty, alpha))
     share = bent.sum(problem.dim) / torch.tensor(weight).sum(problem.dim)
     return bool((np.abs(np.abs(z) / alpha - 1) > 1e-2).all() and (share > 0.2).all())
+
+
+def moving(problem, moved):
+    """The problem's tensors, those that are named as leaves."""
+    return tuple(
+        t.detach().clone().requires_grad_(name in moved)
+        for name, t in zip(NAMES, problem, strict=False)
+    )
+
+
+def scalar(penalty, alpha, weight):
+    return lambda x: ddn_cuda.robust_pool(x, penalty, alpha, weight=weight).sin().sum()

@@ -282,7 +282,7 @@ def test_missing_compiler_is_one_line(tmp_path):
 
 @pytest.fixture
 def tree(tmp_path):
-    names = ["cpu/b.cpp", "cpu/a.cpp", "cpu/a.h", "ops/module.cpp", "ops/robust_pool_cuda.cpp"]
+    names = ["cpu/b.cpp", "cpu/a.cpp", "cpu/a.h", "ops/module.cpp", "ops/register_cuda.cpp"]
     for name in [*names, "cuda/pool.cu", "cuda/pool.h", "core/math.h"]:
         path = tmp_path / "csrc" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -300,11 +300,11 @@ def test_sources_of_a_build_without_cuda(tree):
 
 def test_sources_of_a_cuda_build(tree):
     extra = set(find_sources(tree, cuda=True)) - set(find_sources(tree, cuda=False))
-    assert extra == {"csrc/cuda/pool.cu", "csrc/ops/robust_pool_cuda.cpp"}
+    assert extra == {"csrc/cuda/pool.cu", "csrc/ops/register_cuda.cpp"}
 
 
 def test_the_file_that_only_cuda_builds_compile_is_there():
-    assert "csrc/ops/robust_pool_cuda.cpp" in find_sources(ROOT, cuda=True)
+    assert "csrc/ops/register_cuda.cpp" in find_sources(ROOT, cuda=True)
 
 
 def test_macros():

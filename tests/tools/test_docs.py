@@ -26,7 +26,12 @@ PAGES = sorted(
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```[ ]*$", re.M | re.S)
 
 # What no program reads: directives of the site, and what blocks print.
-NOT_CODE = {"{toctree}", "{literalinclude}", "text"}
+NOT_CODE = {"{toctree}", "{include}", "{literalinclude}", "text"}
+
+# The code column of the site.
+COLUMNS = 84
+# Output of a command as it is, wider than the column; tests/tools/test_gpu_model.py compares it.
+WIDE = {("docs/gpu_model.md", "text")}
 
 # Names that a page takes for granted, as its reader has them.
 PYG = """
@@ -37,12 +42,14 @@ batch = Batch.from_data_list(graphs)
 h, ptr, confidence = batch.x, batch.ptr, torch.rand(10)
 """
 GIVEN = {
-    "README.md": PYG,
     "docs/graphs.md": PYG,
     "docs/compat.md": "import torch\nx, alpha_tensor = torch.randn(2, 3, 50), torch.ones(1)\n",
 }
 # The size of a real use takes seconds and half a gigabyte.
-SMALLER = {"README.md": [("torch.randn(32, 1024, 2048)", "torch.randn(3, 4, 2048)")]}
+SMALLER = {
+    "README.md": [("torch.randn(32, 1024, 2048)", "torch.randn(3, 4, 2048)")],
+    "docs/index.md": [("torch.randn(32, 128, 2048)", "torch.randn(3, 4, 2048)")],
+}
 
 
 def blocks(page):
@@ -76,6 +83,21 @@ def test_every_block_says_what_it_is(page):
     for language, _, line in blocks(page):
         known = {"python", "{code-cell}"} | NOT_CODE
         assert language in known, f"{page}:{line}: a block of `{language}`; expected one of {known}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_fits_its_column(page):
+    wide = [
+        f"{page}:{line + i}: {len(text)} columns"
+        for language, source, line in blocks(page)
+        if (page, language) not in WIDE
+        for i, text in enumerate(source.splitlines())
+        if len(text) > COLUMNS
+    ]
+    # Blocks of commands are indented by four spaces.
+    prose = FENCE.sub("", (ROOT / page).read_text())
+    wide += [f"{page}: {line}" for line in re.findall(rf"^    (\S.{{{COLUMNS},}})$", prose, re.M)]
+    assert not wide
 
 
 @pytest.mark.parametrize("page", pages_with("python"))

@@ -217,11 +217,12 @@ inline void fill_parabola_table(KernelTable& table) {
 template <class P>
 inline KernelTable make_kernel_table() {
   KernelTable table{};
-  constexpr int block_bits = P::is_smooth ? 3 : 4;  // docs/global.md, section 3
+  static_assert(is_gaussian<P> || is_parabola<P>);
+  constexpr int block_bits = is_gaussian<P> ? 3 : 4;  // docs/global.md, section 3
   static_assert((1 << block_bits) % least_block == 0 &&
                 1 << block_bits <= KernelTable::most_per_alpha);
   table.block_bits = block_bits;
-  if constexpr (P::is_smooth) {
+  if constexpr (is_gaussian<P>) {
     fill_gaussian_table(table, /*reach_alpha=*/5);
   } else {
     fill_parabola_table(table);

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.support import ROOT
+from tests.support import ROOT, kept
 
 HERE = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
@@ -37,6 +37,10 @@ class ShimError(Exception):
     """A launch failed or a kernel did what CUDA leaves undefined."""
 
 
+def compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
 def compile_unit(
     source: Path,
     into: Path,
@@ -46,11 +50,10 @@ def compile_unit(
     language: str = "c++",
 ) -> Path:
     """The object file of one source, in the folder `into`."""
-    compiler = os.environ.get("CXX", "g++")
     compiled = into / (target or f"{source.name}.o")
     includes = [f"-I{HERE}", f"-I{csrc}"]
     files = ["-x", language, "-c", str(source), "-o", str(compiled)]
-    subprocess.run([compiler, *FLAGS, *flags, *includes, *files], check=True)
+    subprocess.run([compiler(), *FLAGS, *flags, *includes, *files], check=True)
     return compiled
 
 
@@ -62,8 +65,7 @@ def compile_units(jobs: Iterable[tuple[Any, ...]]) -> list[Path]:
 
 def link(objects: Iterable[Path], library: Path) -> Path:
     """Of a template that two objects hold, the first one's is taken."""
-    compiler = os.environ.get("CXX", "g++")
-    subprocess.run([compiler, "-shared", *objects, "-o", library], check=True)
+    subprocess.run([compiler(), "-shared", *objects, "-o", library], check=True)
     return library
 
 
@@ -373,16 +375,21 @@ class Library(NamedTuple):
     objects: dict[str, Path]  # by the name of the source file
 
 
-def build(folder: Path) -> Library:
+def compile_all(folder: Path) -> None:
     """All kernels and the shim, as they are in the source tree."""
-    kernels, scheduler = kernel_units(), shim_units()
-    jobs = [(unit, folder, CSRC, OPTIMIZE) for unit in kernels]
-    jobs += [(unit, folder, CSRC, ("-O2",)) for unit in scheduler]
-    objects = compile_units(jobs)
-    names = [unit.name for unit in kernels + scheduler]
-    return Library(
-        Shim(link(objects, folder / "libkernels.so")), dict(zip(names, objects, strict=True))
-    )
+    jobs = [(unit, folder, CSRC, OPTIMIZE) for unit in kernel_units()]
+    jobs += [(unit, folder, CSRC, ("-O2",)) for unit in shim_units()]
+    link(compile_units(jobs), folder / "libkernels.so")
+
+
+def build() -> Library:
+    """What compile_all() makes, kept in build/cuda_shim."""
+    version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True)
+    sources = sorted(f for folder in (CSRC, HERE) for f in folder.rglob("*.*") if f.is_file())
+    key = kept.digest(sources, version.stdout, *FLAGS, *OPTIMIZE)
+    folder = kept.keep(ROOT / "build" / "cuda_shim", key, compile_all)
+    names = [unit.name for unit in (*kernel_units(), *shim_units())]
+    return Library(Shim(folder / "libkernels.so"), {name: folder / f"{name}.o" for name in names})
 
 
 def in_every_schedule(shim, run):

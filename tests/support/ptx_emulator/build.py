@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import os
 import re
@@ -16,7 +14,7 @@ from typing import TypeVar
 
 from build_config import compile_flags
 from build_toolkit import find_toolkit
-from tests.support import ROOT
+from tests.support import ROOT, kept
 from tests.support.cuda_shim import shim
 from tests.support.ptx_emulator.counts import Block
 from tests.support.ptx_emulator.emulator import Emulator, demangled
@@ -59,13 +57,9 @@ def _ptx_arguments(flags: Sequence[str] = (), arch: str = ARCH) -> list[str]:
 
 def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
     """Of everything that the PTX of a source depends on."""
-    digest = hashlib.sha256()
-    digest.update(subprocess.run([nvcc(), "--version"], check=True, capture_output=True).stdout)
-    digest.update(" ".join(command).encode())
-    headers = sorted(h for folder in ("core", "cuda") for h in (csrc / folder).glob("*.*h"))
-    for file in (source, *headers):
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
+    version = subprocess.run([nvcc(), "--version"], check=True, capture_output=True, text=True)
+    headers = sorted(h for folder in ("core", "cuda") for h in (csrc / folder).rglob("*.*h"))
+    return kept.digest([source, *headers], version.stdout, *command)[:16]
 
 
 def compile_ptx(
@@ -75,8 +69,8 @@ def compile_ptx(
     takes minutes, is kept in build/ptx."""
     target = into / f"{source.stem}.ptx"
     command = _ptx_arguments(flags, arch)
-    kept = KEPT / f"{source.stem}-{_key(source, csrc, command)}.ptx"
-    if not kept.exists():
+    known = KEPT / f"{source.stem}-{_key(source, csrc, command)}.ptx"
+    if not known.exists():
         subprocess.run([nvcc(), *command, f"-I{csrc}", str(source), "-o", str(target)], check=True)
         if csrc != shim.CSRC:
             return target
@@ -84,10 +78,10 @@ def compile_ptx(
         for stale in KEPT.glob(f"{source.stem}-*.ptx"):
             stale.unlink()
         # Renamed in one step: another process may look for it.
-        shutil.copy(target, kept.with_suffix(f".{os.getpid()}"))
-        kept.with_suffix(f".{os.getpid()}").rename(kept)
+        shutil.copy(target, known.with_suffix(f".{os.getpid()}"))
+        known.with_suffix(f".{os.getpid()}").rename(known)
     else:
-        shutil.copy(kept, target)
+        shutil.copy(known, target)
     return target
 
 
@@ -162,13 +156,10 @@ def build(
 
 
 def _key_of_build(sources: Sequence[Path], match: str, count: bool) -> str:
-    digest = hashlib.sha256(f"{match} {count}".encode())
-    for source in sources:
-        digest.update(_key(source, shim.CSRC, _ptx_arguments()).encode())
-    for folder in (HERE, RUNTIME, shim.HERE):
-        for file in sorted(f for f in folder.iterdir() if f.is_file()):
-            digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()
+    keys = [_key(source, shim.CSRC, _ptx_arguments()) for source in sources]
+    folders = (HERE, RUNTIME, shim.HERE)
+    files = sorted(f for folder in folders for f in folder.iterdir() if f.is_file())
+    return kept.digest(files, match, str(count), *keys)
 
 
 def build_kept(
@@ -176,23 +167,15 @@ def build_kept(
 ) -> Emulator:
     """The same of the checkout's own sources, with the host's part. Takes minutes, and is kept in
     build/ptx until something changes that it depends on; of several processes one builds."""
-    folder = KEPT / name
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        known, blocks = folder / "key", folder / "blocks.json"
-        key = _key_of_build(sources, match, count)
-        if not known.exists() or known.read_text() != key:
-            known.unlink(missing_ok=True)
-            for part in ("host", "kernels"):
-                shutil.rmtree(folder / part, ignore_errors=True)
-            (folder / "host").mkdir()
-            host = shim.build(folder / "host")
-            emulator = build(folder / "kernels", host.objects, sources, match=match, count=count)
-            blocks.write_text(json.dumps(emulator.blocks))
-            known.write_text(key)
-        loaded = {
-            kernel: [Block(*block) for block in of_kernel]
-            for kernel, of_kernel in json.loads(blocks.read_text()).items()
-        }
-    return Emulator(folder / "kernels" / "libptx.so", loaded)
+
+    def make(into: Path) -> None:
+        objects = shim.build().objects
+        emulator = build(into / "kernels", objects, sources, match=match, count=count)
+        (into / "blocks.json").write_text(json.dumps(emulator.blocks))
+
+    made = kept.keep(KEPT / name, _key_of_build(sources, match, count), make)
+    blocks = {
+        kernel: [Block(*block) for block in of_kernel]
+        for kernel, of_kernel in json.loads((made / "blocks.json").read_text()).items()
+    }
+    return Emulator(made / "kernels" / "libptx.so", blocks)

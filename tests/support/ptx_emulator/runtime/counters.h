@@ -48,7 +48,7 @@ u32 ready_time(u32 issued, u32 position);
 // The lane uses a value that is ready at that time.
 void wait_for(u32 ready, u32 position);
 
-// For races.cpp and launch.cpp.
+// For races.cpp and translated.cpp.
 void next_epoch(unsigned warp);
 void next_epoch_of_all();
 void begin_launch(const char* kernel, u32 basic_blocks, unsigned shared_bytes);

@@ -104,7 +104,7 @@ struct FrameOf : Frame {
   ~FrameOf() { frames[thread()] = below; }
 };
 
-// For launch.cpp. The memory that kernels may touch, besides the arguments of a launch and what
+// For translated.cpp. The memory that kernels may touch, besides the arguments of a launch and what
 // their own files declare, lies in the ranges that the host has allowed.
 void allow(const void* begin, size_t bytes, bool writable);
 // Arguments may be read and are not in global memory: their loads are not counted.

@@ -1,4 +1,4 @@
-#include "launch.h"
+#include "translated.h"
 
 #include <algorithm>
 #include <map>

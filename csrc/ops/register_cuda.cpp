@@ -1,13 +1,12 @@
 // Nothing here or below it waits for the device or reads from it: the launches can be captured in a
 // CUDA graph.
-#include "cuda/robust_pool_cuda.h"
-
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "ops/kernels.h"
+#include "cuda/robust_pool_cuda.h"
+#include "ops/device_operators.h"
 
 namespace ddn {
 namespace {

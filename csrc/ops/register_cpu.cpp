@@ -1,8 +1,7 @@
-#include "cpu/robust_pool_cpu.h"
-
 #include <ATen/Parallel.h>
 
-#include "ops/kernels.h"
+#include "cpu/robust_pool_cpu.h"
+#include "ops/device_operators.h"
 
 namespace ddn {
 namespace {

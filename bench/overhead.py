@@ -1,0 +1,138 @@
+"""What a call costs besides its pool, in microseconds: for 16 points, which are pooled in one.
+
+The calls are `ddn_cuda.robust_pool`, the same as `torch.ops.ddn.robust_pool`, the function with its
+backward pass, and, as a measure of the machine, torch's own median without and with its backward
+pass. A figure is the median of many repetitions, each the mean of some calls. With one thread and
+with torch's default. Each run is a process of its own; with `--against` those of another tree, in
+which the extension has been built, alternate with those of this one.
+
+    python -m bench.overhead
+    python -m bench.overhead --against ../other --json bench/results/overhead-cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+POINTS = 16
+CALLS = 5  # a repetition: short, so that on a busy machine few are interrupted
+CASES = ("function", "operator", "function + backward", "median", "median + backward")
+
+
+def calls() -> dict[str, Callable[[], Any]]:
+    """The calls that are measured, by `CASES`."""
+    import ddn_cuda
+
+    pool, operator = ddn_cuda.robust_pool, torch.ops.ddn.robust_pool
+    x = torch.linspace(-1, 2, POINTS)
+    leaf = x.clone().requires_grad_()
+
+    def backward(y: torch.Tensor) -> None:
+        leaf.grad = None
+        y.backward()  # type: ignore[no-untyped-call]
+
+    return dict(
+        zip(
+            CASES,
+            (
+                lambda: pool(x),
+                lambda: operator(x),
+                lambda: backward(pool(leaf)),
+                lambda: x.median(),
+                lambda: backward(leaf.median()),
+            ),
+            strict=True,
+        )
+    )
+
+
+def measure(repetitions: int) -> dict[str, float]:
+    """Microseconds a call, of this process's threads."""
+    seconds: dict[str, list[float]] = {case: [] for case in CASES}
+    for case, call in calls().items():
+        for repetition in range(-repetitions // 4, repetitions):  # those below zero warm up
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                call()
+            if repetition >= 0:
+                seconds[case].append((time.perf_counter() - start) / CALLS)
+    return {case: 1e6 * statistics.median(values) for case, values in seconds.items()}
+
+
+def in_process(tree: Path, threads: int, repetitions: int) -> dict[str, float]:
+    """`measure` in a process that imports the extension of a tree. threads: 0 for the default."""
+    command = [sys.executable, __file__, "--worker", str(threads), "--repeat", str(repetitions)]
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def compare(trees: dict[str, Path], rounds: int, repetitions: int) -> dict[str, Any]:
+    """By threads and tree the median over the rounds of each case."""
+    results: dict[str, Any] = {}
+    for name, threads in (("1 thread", 1), ("default threads", 0)):
+        runs: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}
+        for _ in range(rounds):
+            for tree, path in trees.items():
+                runs[tree].append(in_process(path, threads, repetitions))
+        results[name] = {
+            tree: {case: round(statistics.median(r[case] for r in own), 2) for case in CASES}
+            for tree, own in runs.items()
+        }
+    return results
+
+
+def table(results: dict[str, Any]) -> str:
+    lines = [f"microseconds a call, {POINTS} points"]
+    for threads, by_tree in results.items():
+        lines.append("")
+        lines.append(f"{threads:<22}" + "".join(f"{tree:>10}" for tree in by_tree))
+        for case in CASES:
+            figures = "".join(f"{cases[case]:10.1f}" for cases in by_tree.values())
+            lines.append(f"{case:<22}{figures}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--against", type=Path, help="another tree, with a built extension")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--repeat", type=int, default=2000, help="repetitions of a run")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each tree")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.worker is not None:
+        if options.worker:
+            torch.set_num_threads(options.worker)
+        print(json.dumps(measure(options.repeat)))
+        return 0
+    from bench import machine
+
+    trees = {"this": machine.ROOT}
+    if options.against is not None:
+        trees["other"] = options.against.resolve()
+    share = machine.free_share(1)
+    results = compare(trees, options.rounds, options.repeat)
+    print(table(results))
+    if options.json is not None:
+        facts = {"machine": machine.describe(), "commit": machine.commit(), "free_share": share}
+        options.json.write_text(json.dumps({**facts, "microseconds": results}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The inner operators in autograd.
+
+The formulas of ddn_cuda/_derivatives.py are written once for the two ways in which autograd meets
+an operator:
+
+- as the operator itself, registered with `torch.library`: for compilers and `torch.ops`;
+- as a `torch.autograd.Function`, which compilers do not take, but which carries what
+  `torch.library` cannot: forward mode, and derivatives under `torch.func`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ddn_cuda._batching import batched
+from ddn_cuda._roles import Operator
+
+
+class Rule:
+    """An operator's derivative in terms of positions, as autograd calls it."""
+
+    def __init__(self, operator: Operator, calls: Any) -> None:
+        names, saves = [*operator.arguments], operator.derivative.saves
+        outputs = [output.name for output in operator.outputs]
+        self.operator, self.calls, self.names = operator, calls, names
+        self.saves = [name for name in saves if name in names]
+        self.saved_inputs = [names.index(name) for name in self.saves]
+        results = [name for name in saves if name in outputs]
+        self.saved_outputs = [outputs.index(name) for name in results]
+        self.saves += results
+        roles = operator.arguments.items()
+        self.constants = [name for name, role in roles if not role.is_tensor]
+        self.constant_places = [names.index(name) for name in self.constants]
+        self.opaque = [i for i, out in enumerate(operator.outputs) if not out.is_differentiable]
+        self.single = len(outputs) == 1
+
+    def setup(self, ctx: Any, inputs: Sequence[Any], output: Any) -> None:
+        outputs = (output,) if self.single else output
+        if self.opaque:
+            ctx.mark_non_differentiable(*[outputs[i] for i in self.opaque])
+        tensors = [inputs[i] for i in self.saved_inputs]
+        tensors += [outputs[i] for i in self.saved_outputs]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+        ctx.constants = [inputs[i] for i in self.constant_places]
+        ctx.set_materialize_grads(False)  # no zeros are made for what nobody asks for
+
+    def given(self, ctx: Any) -> dict[str, Any]:
+        given = dict(zip(self.saves, ctx.saved_tensors, strict=True))
+        given.update(zip(self.constants, ctx.constants, strict=True))
+        return given
+
+    def backward(self, ctx: Any, *grads: Tensor | None) -> Any:
+        if all(grad is None for grad in grads):
+            return (None,) * len(self.names)
+        needs = {n for n, need in zip(self.names, ctx.needs_input_grad, strict=True) if need}
+        found = self.operator.derivative.backward(self.calls, self.given(ctx), grads, needs)
+        return tuple(map(found.get, self.names))
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:
+        moved = {n: t for n, t in zip(self.names, tangents, strict=True) if t is not None}
+        found = [*self.operator.derivative.jvp(self.calls, self.given(ctx), moved)]
+        return self.operator.returned(found + [None] * len(self.opaque))
+
+
+def _below_autograd(op: Any, args: Sequence[Any]) -> Any:
+    """Past the kernels that `torch.library` makes for autograd, which are Python."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def function_of(operator: Operator, calls: Any) -> type[torch.autograd.Function]:
+    """An operator as an autograd function."""
+    rule, op = Rule(operator, calls), operator.op
+
+    class InnerOperator(torch.autograd.Function):
+        @staticmethod
+        def forward(*args: Any) -> Any:
+            return _below_autograd(op, args)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            rule.setup(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            return rule.backward(ctx, *grads)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            return rule.jvp(ctx, *tangents)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
+            return batched(operator, InnerOperator.apply)(info, in_dims, *args)
+
+    InnerOperator.__name__ = InnerOperator.__qualname__ = "".join(
+        part.title() for part in operator.name.split("_")
+    )
+    return InnerOperator
+
+
+def recorder(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """`function.apply` for calls that no transform of `torch.func` acts on: apply looks at the
+    signature of forward first, which takes longer than a small pool."""
+    return super(torch.autograd.Function, function).apply  # type: ignore[no-any-return, misc]
+
+
+def _is_recording() -> bool:
+    return (
+        torch.is_grad_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def _by_name(operator: Operator, call: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
+    pick = itemgetter(*operator.arguments)
+    return lambda values: call(*pick(values))
+
+
+def as_operators(operators: Sequence[Operator]) -> SimpleNamespace:
+    """The operators as formulas call them, under compilers and `torch.ops`."""
+    return SimpleNamespace(**{o.name.lstrip("_"): _by_name(o, o.op) for o in operators})
+
+
+def as_functions(operators: Sequence[Operator]) -> tuple[SimpleNamespace, dict[str, Any]]:
+    """The operators as formulas call them in eager mode, and the autograd functions behind them."""
+    calls, functions = SimpleNamespace(), {}
+    for operator in operators:
+        function = functions[operator.name] = function_of(operator, calls)
+
+        def call(*args: Any, function: Any = function, op: Any = operator.op) -> Any:
+            return function.apply(*args) if _is_recording() else _below_autograd(op, args)
+
+        setattr(calls, operator.name.lstrip("_"), _by_name(operator, call))
+    return calls, functions

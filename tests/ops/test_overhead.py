@@ -1,0 +1,50 @@
+"""The way of a call from Python to its kernel is short; `python -m bench.overhead` measures it.
+
+Counted are the calls that the interpreter makes: those do not depend on how busy a machine is.
+"""
+
+import sys
+
+import pytest
+import torch
+
+import ddn_cuda
+
+
+def python_calls(run):
+    """Of functions that are written in Python."""
+    run()  # what is done once is done here
+    calls = []
+
+    def record(frame, event, argument):
+        if event == "call":
+            calls.append(frame.f_code.co_name)
+
+    sys.setprofile(record)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+ALPHAS = {"float": lambda x: 0.5, "tensor": lambda x: x.new_ones(1)}
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_a_call_that_nothing_differentiates(alpha, penalty, device):
+    x = torch.randn(4, 9, device=device)
+    options = {"alpha": ALPHAS[alpha](x), "weight": torch.ones_like(x), "max_iter": 9, "tol": 1e-3}
+    ptr = torch.tensor([0, 2, 4], device=device)
+    calls = python_calls(lambda: ddn_cuda.robust_pool(x, penalty, dim=(0, 1), **options))
+    assert len(calls) <= 10, calls
+    calls = python_calls(lambda: ddn_cuda.segment_robust_pool(x, ptr, penalty, **options))
+    assert len(calls) <= 10, calls
+
+
+def test_a_call_with_its_gradient(device):
+    """Beside what torch itself calls for the gradient of a median."""
+    x = torch.randn(16, device=device, requires_grad=True)
+    calls = python_calls(lambda: ddn_cuda.robust_pool(x).backward())
+    others = python_calls(lambda: x.median().backward())
+    assert len(calls) - len(others) <= 60, calls

@@ -1,0 +1,43 @@
+"""Objectives in units of alpha, and what is known of their minima; see oracle.py."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tests.support import reference as ref
+
+EPS = 2.0**-52
+# Relative error of a sum of up to 1e5 terms of one sign: NumPy adds pairwise from 128 on.
+ROUNDING = 32 * EPS
+
+
+class Minimum(NamedTuple):
+    """The best found in each set, [sets] each, and a bound that no objective is below."""
+
+    anchor: np.ndarray
+    v: np.ndarray  # units of alpha, relative to the anchor
+    value: np.ndarray  # f there
+    lower: np.ndarray  # lower <= min f <= value
+    # Length of the interval of minimisers in units of alpha, of which v is the midpoint; -1 where
+    # rounding decides whether it is one. Only Huber has them.
+    flat: np.ndarray
+
+
+# ---- Objectives ----------------------------------------------------------------------------------
+
+
+def scaled(x, anchor, alpha):
+    """(x - anchor) / alpha for x [sets, points]: exact to a rounding or two of each difference."""
+    return (x - anchor[:, None]) / alpha[:, None]
+
+
+def objective(v, s, w, penalty):
+    return (w * ref.phi(v[:, None] - s, penalty, 1.0)).sum(1)
+
+
+def slope(v, s, w, penalty):
+    return (w * ref.psi(v[:, None] - s, penalty, 1.0)).sum(1)
+
+
+def curvature(v, s, w, penalty):
+    return (w * ref.dpsi(v[:, None] - s, penalty, 1.0)).sum(1)

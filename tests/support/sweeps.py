@@ -1,0 +1,11 @@
+"""Sweeps of a parameter, of which `make test` takes a few values."""
+
+from collections.abc import Container, Iterable
+from typing import Any
+
+import pytest
+
+
+def sweep(values: Iterable[Any], few: Container[Any]) -> list[Any]:
+    """The values for pytest.mark.parametrize; those that are not among the few are slow."""
+    return [v if v in few else pytest.param(v, marks=pytest.mark.slow) for v in values]
