@@ -1,5 +1,5 @@
 // The few functions that the penalties need of a number, for scalars. A number V is anything with
-// arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
+// arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd/
 // adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster: always in device
 // code. No compiler contracts anything else (build_config.py): the bits of a result depend neither
 // on the kernel nor on the copy of a function that computed it. gauss(t^2) is

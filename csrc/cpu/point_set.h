@@ -40,6 +40,7 @@ class PointSet {
   double total_weight() const { return total_weight_; }
   double unit() const { return unit_; }
 
+  // One thread is all of the group.
   int rank() const { return 0; }
   int size() const { return 1; }
   void sync() const {}
@@ -118,9 +119,11 @@ class PointSet {
                                });
   }
 
+  // Sums in the precision of the points skip the clipping where it changes nothing; sums in another
+  // one are too rare to compile them twice.
   template <class P, class V>
   auto sums(double u, double alpha) const {
-    if constexpr (P::is_smooth) {
+    if constexpr (P::is_smooth && std::is_same_v<V, T>) {
       if (range_ <= most_bounded * alpha) return sums<P, V, true>(u, alpha);
     }
     return sums<P, V, false>(u, alpha);

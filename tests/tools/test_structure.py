@@ -15,8 +15,6 @@ SOURCES = {".py", ".cpp", ".h", ".cu", ".cuh"}
 # Names that Python, pytest and make give.
 EVERYWHERE = {"__init__.py", "__main__.py", "conftest.py"}
 
-SHARED_NAMES = {"math.h"}  # a breach that is to go; nothing is to be added
-
 
 def module_name(file: Path) -> str:
     parts = file.relative_to(ROOT).with_suffix("").parts
@@ -96,6 +94,6 @@ def test_no_two_files_share_a_name():
     places = defaultdict(list)
     for folder in (*PACKAGES, "csrc", "docs"):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix in SOURCES and file.name not in EVERYWHERE | SHARED_NAMES:
+            if file.suffix in SOURCES and file.name not in EVERYWHERE:
                 places[file.name].append(str(file.relative_to(ROOT)))
     assert [paths for paths in places.values() if len(paths) > 1] == []
