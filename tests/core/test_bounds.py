@@ -1,5 +1,5 @@
-"""The constants and inequalities of docs/global.md, verified with NumPy alone. The constants are read
-from the sources, so a wrong constant fails the test."""
+"""The constants and inequalities of docs/global.md, by NumPy alone. The constants are read from the
+sources, so a wrong constant fails the test."""
 
 import math
 import os
