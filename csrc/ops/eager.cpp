@@ -1,6 +1,7 @@
-// Calls through torch.ops match each argument with a schema, box it, and enter autograd's kernels,
-// which torch.library makes in Python. A small pool takes less time than that: this converts the
-// arguments by hand and goes to the dispatcher below autograd.
+// A call through torch.ops matches each argument with a schema, boxes it, and enters autograd's
+// kernels, which torch.library implements in Python. Pooling a small tensor takes less time than
+// this overhead. The code below converts the arguments directly and enters the dispatcher below
+// autograd.
 #include "ops/eager.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
@@ -18,7 +19,7 @@ namespace {
 
 namespace py = pybind11;
 
-// Each returns false for an argument that is not plain.
+// Each read() converts a plain argument and returns false for any other.
 
 bool read(py::handle from, at::Tensor& to) {
   if (!THPVariable_CheckExact(from.ptr())) return false;

@@ -1,5 +1,5 @@
-// The Python module ddn_cuda._C: importing it registers the operators; besides, it says what was
-// built and what the Python side would otherwise have to repeat.
+// The Python module ddn_cuda._C. Its import registers the operators. Its attributes are the build
+// configuration and the constants that Python shares with C++.
 #include <pybind11/native_enum.h>
 #include <pybind11/pybind11.h>
 
@@ -9,8 +9,8 @@
 
 namespace {
 
-// Read from the file before it is loaded (ddn_cuda/_build.py): a library that was built with
-// another torch may not load at all.
+// ddn_cuda/_build.py reads this string from the file before loading it, because a library built
+// against another PyTorch version may fail to load.
 [[gnu::used]] const char built_with[] = "ddn_cuda built with torch " DDN_TORCH_VERSION ";";
 
 }  // namespace

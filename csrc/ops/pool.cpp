@@ -1,5 +1,4 @@
-// Robust pooling from its arguments to an inner operator: checks, and the public operators as
-// compositions of the inner ones.
+// The public operators: checks, and a call of an inner operator.
 #include "ops/pool.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -81,7 +80,7 @@ at::Tensor pool(const PoolCall& call, at::IntArrayRef dims, bool keepdim,
     return keepdim || call.ptr.has_value() ? y : y.squeeze(dims);
   };
   if (is_recorded(call) || is_transformed(call)) return answer();
-  // Nothing is to be recorded: autograd's kernels, which are Python, are passed by.
+  // Skips autograd's kernels, which are in Python, as there is nothing to record.
   at::AutoDispatchBelowADInplaceOrView guard;
   return answer();
 }
