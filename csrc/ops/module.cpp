@@ -1,6 +1,6 @@
-// The Python module ddn_cuda._C: importing it registers the operators. The module also tells what
-// was built, holds the lists that Python would otherwise repeat, and has the short way from Python
-// into the public operators.
+// The Python module ddn_cuda._C. Its import registers the operators. Its attributes are the build
+// configuration and the constants that Python shares with C++; its functions are the fast path from
+// Python to the public operators.
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <pybind11/native_enum.h>
 #include <pybind11/pybind11.h>
@@ -122,8 +122,8 @@ py::object eager_pool(py::handle x, py::handle ptr, py::handle penalty, py::hand
 
 namespace {
 
-// Read from the file before it is loaded (ddn_cuda/_build.py): a library that was built with
-// another torch may not load at all.
+// ddn_cuda/_build.py reads this string from the file before loading it, because a library built
+// against another PyTorch version may fail to load.
 [[gnu::used]] const char built_with[] = "ddn_cuda built with torch " DDN_TORCH_VERSION ";";
 
 }  // namespace

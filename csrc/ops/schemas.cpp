@@ -1,8 +1,8 @@
-// The operators of the namespace `ddn`, and the public ones as compositions of the inner ones.
+// The operators of the namespace `ddn`.
 //
-// The inner operators have kernels (register_cpu.cpp, register_cuda.cpp) and one entry each in
-// ddn_cuda/_operators.py, which gives them all else. The forward one hands its curvature to the
-// others.
+// The public operators are compositions of the inner ones. The inner operators have kernels
+// (register_cpu.cpp, register_cuda.cpp) and one entry each in ddn_cuda/_operators.py, from which
+// their other rules follow. The derivatives take y, remainder and curvature from the forward pass.
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -82,14 +82,14 @@ at::Tensor pool(const PoolCall& call, at::IntArrayRef dims, bool keepdim,
     return keepdim || call.ptr.has_value() ? y : y.squeeze(dims);
   };
   if (is_recorded(call) || is_transformed(call)) return answer();
-  // Nothing is to be recorded: autograd's kernels, which are Python, are passed by.
+  // Skips autograd's kernels, which are in Python, as there is nothing to record.
   at::AutoDispatchBelowADInplaceOrView guard;
   return answer();
 }
 
 namespace {
 
-// Raises for bad arguments; returns dim as sorted non-negative dims.
+// Raises for invalid arguments; returns dim as sorted non-negative dims.
 std::vector<int64_t> robust_pool_check(const at::Tensor& x, c10::string_view penalty,
                                        double alpha_value, const OptionalTensor& alpha,
                                        at::IntArrayRef dim, const OptionalTensor& weight,
@@ -133,9 +133,9 @@ at::Tensor segment_robust_pool_float(const at::Tensor& x, const at::Tensor& ptr,
                       {solver, max_iter, tol});
 }
 
-// Raises when an argument of an inner operator carries a forward-mode tangent, else goes on to its
-// kernel. That itself would look too late: below autograd's keys torch.func has taken tangents off
-// their tensors, while above them vmap may still hide them.
+// Raises if an argument of an inner operator carries a forward-mode tangent; otherwise redispatches
+// to its kernel. A kernel cannot make this check: below autograd's keys torch.func has removed the
+// tangents from their tensors, and above them vmap may still hide them.
 void refuse_tangents(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                      torch::jit::Stack* stack) {
   const std::vector<c10::Argument>& arguments = op.schema().arguments();
@@ -151,7 +151,7 @@ void refuse_tangents(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
   op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
 }
 
-// Those that have kernels.
+// The operators that have kernels.
 constexpr const char* inner_schemas[] = {
     "_robust_pool_forward(Tensor x, str penalty, float alpha_value, Tensor? alpha, "
     "Tensor? weight, Tensor? ptr, int[] dim, str solver, int? max_iter, float? tol) -> "
@@ -179,8 +179,8 @@ constexpr const char* inner_schemas[] = {
 }  // namespace
 
 TORCH_LIBRARY(ddn, m) {
-  // Overloads are tried in the order of their definition, and `float alpha` would take a
-  // one-element tensor by a silent .item() that loses its gradient: the tensor overload is first.
+  // Overloads are tried in the order of their definition. The tensor overload comes first, because
+  // `float alpha` would accept a one-element tensor by a silent .item() and lose its gradient.
   m.def(
       "robust_pool.tensor(Tensor x, str penalty=\"huber\", *, Tensor alpha, int[1] dim=-1, "
       "bool keepdim=False, Tensor? weight=None, str solver=\"global\", int? max_iter=None, "
@@ -207,8 +207,8 @@ TORCH_LIBRARY(ddn, m) {
   for (const char* schema : inner_schemas) m.def(schema);
 }
 
-// Under vmap too these are what they are composed of: without this, vmap would call them once for
-// each of its batch.
+// Registers the compositions for vmap as well, which would otherwise call the operators once for
+// each element of its batch.
 TORCH_LIBRARY_IMPL(ddn, FuncTorchBatched, m) {
   m.impl("robust_pool.tensor", robust_pool_tensor);
   m.impl("robust_pool", robust_pool_float);

@@ -1,6 +1,6 @@
-// Which points the sweep over a run of places u has to look at one by one: those that enter or
-// leave the inliers somewhere in the run. All others are inside throughout, and only their sums
-// matter, or they are outside throughout.
+// Classifies points for the sweep over a run of places u. Only the points that enter or leave the
+// inliers somewhere in the run are swept one by one. The others are inside throughout, where only
+// their sums matter, or outside throughout.
 #pragma once
 
 #include "core/certify/residual_from.h"
@@ -18,9 +18,9 @@ struct RunEdges {
     inverse = M::splat(1 / alpha);
   }
   ResidualFrom<M> from_centre;  // positive for points that may leave
-  V inner;    // up to this distance from the centre, points are inside throughout;
-  V outer;    // from there up to this one, they enter or leave
-  V inverse;  // 1 / alpha
+  V inner;                      // points up to this distance from the centre are inside throughout
+  V outer;                      // points beyond `inner` up to this distance enter or leave
+  V inverse;                    // 1 / alpha
 };
 
 }  // namespace ddn
