@@ -20,11 +20,12 @@ namespace py = pybind11;
 namespace ddn {
 namespace {
 
-// Calls through torch.ops match each argument with a schema, box it, and enter autograd's kernels,
-// which torch.library makes in Python. A small pool takes less time than that: this converts the
-// arguments by hand and goes to the dispatcher below autograd.
+// A call through torch.ops matches each argument with a schema, boxes it, and enters autograd's
+// kernels, which torch.library implements in Python. Pooling a small tensor takes less time than
+// this overhead. The code below converts the arguments directly and enters the dispatcher below
+// autograd.
 
-// Each returns false for an argument that is not plain.
+// Each read() converts a plain argument and returns false for any other.
 
 bool read(py::handle from, at::Tensor& to) {
   if (!THPVariable_CheckExact(from.ptr())) return false;
@@ -85,11 +86,10 @@ py::object to_python(const std::vector<int64_t>& dims) {
   return list;
 }
 
-// robust_pool, or with ptr segment_robust_pool, of plain arguments: tensors that are no subclass of
-// torch's, numbers, strings, tuples and lists of Python's own types, without a transform of
-// torch.func, a torch function mode or a forward-mode tangent. Returns the answer; where autograd
-// is to record it, the checked dims; None where an argument is not plain. Raises as the operators
-// do.
+// robust_pool, or with ptr segment_robust_pool, for plain arguments: tensors of no subclass, and
+// numbers, strings, tuples and lists of the built-in Python types, without a torch.func transform,
+// a torch function mode or a forward-mode tangent. Returns the answer; the checked dims if autograd
+// has to record the call; None if an argument is not plain. Raises the operators' errors.
 py::object eager_pool(py::handle x, py::handle ptr, py::handle penalty, py::handle alpha,
                       py::handle dim, py::handle keepdim, py::handle weight, py::handle solver,
                       py::handle max_iter, py::handle tol) {
