@@ -119,11 +119,9 @@ class PointSet {
                                });
   }
 
-  // Sums in the precision of the points skip the clipping where it changes nothing; sums in another
-  // one are too rare to compile them twice.
   template <class P, class V>
   auto sums(double u, double alpha) const {
-    if constexpr (P::is_smooth && std::is_same_v<V, T>) {
+    if constexpr (P::is_smooth) {
       if (range_ <= most_bounded * alpha) return sums<P, V, true>(u, alpha);
     }
     return sums<P, V, false>(u, alpha);
