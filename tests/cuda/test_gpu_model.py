@@ -148,7 +148,7 @@ def test_registers_of_the_report():
     assert known.of("void ddn::cuda::nothing<float>(ddn::cuda::LocalArgs)") is None
 
 
-# The rule. Expected values are computed by hand: a change here changes what was frozen.
+# The rule. Expected values are computed by hand. The rule is frozen and must not change.
 
 
 def times_of(machine=H200, registers=128, **changes):
@@ -163,7 +163,7 @@ def test_the_rule():
     assert times.shared == 128  # a request takes a cycle
     assert times.loads == 4 * 500 / 2  # two blocks of 256 threads with 128 registers
     assert times.memory == pytest.approx(512 * 32 / 16.45, rel=1e-3)
-    # 4 bytes x 512 threads are not enough in flight.
+    # 4 bytes for 512 threads are too few in flight.
     assert times.predicted == times.issue + times.loads
 
 
@@ -214,7 +214,7 @@ def test_launches_follow_each_other():
     assert one.memory == pytest.approx(1)
     assert two.predicted == pytest.approx(2 * one.predicted)
     unknown = rule.predict([(kernel, None)], 16384, H200)
-    assert unknown.loads == pytest.approx(2 * one.loads)  # one block of 255 registers a thread
+    assert unknown.loads == pytest.approx(2 * one.loads)  # one block of 255 registers per thread
 
 
 # Workloads
@@ -314,7 +314,7 @@ def test_goals_name_workloads():
 
 @dataclass
 class Emulated:
-    """Stands for the emulator: counts that are known."""
+    """A stand-in for the emulator, with known counts."""
 
     counts: KernelCounts
 
@@ -433,7 +433,7 @@ def test_all_workloads_are_counted(committed):
 
 @pytest.fixture(scope="module")
 def counting(request, committed):
-    """The emulator, where its counts have to be those of the table."""
+    """The emulator, if its counts must equal those of the table."""
     if request.config.getoption("--kernels") != "ptx":
         pytest.skip("takes minutes to build: needs --kernels=ptx, as in make test-ptx")
     if reason := build.missing():

@@ -1,4 +1,4 @@
-"""Where the pools run, threads, forks, CUDA graphs, streams; and the memory they take."""
+"""Devices, threads, forks, CUDA graphs, streams, and memory."""
 
 import concurrent.futures
 import copy
@@ -18,7 +18,7 @@ import ddn_cuda
 
 
 def pooled(x, penalty, alpha=0.7, weight=None, **options):
-    """The answer and the gradients of x and, where there is one, of weight."""
+    """The answer and the gradients of x and, if given, of weight."""
     leaves = [t.detach().requires_grad_() for t in (x, weight) if t is not None]
     y = ddn_cuda.robust_pool(leaves[0], penalty, alpha, weight=(*leaves, None)[1], **options)
     return (y.detach(), *torch.autograd.grad(y.sum(), leaves))
@@ -40,7 +40,8 @@ def assert_same(found, expected):
 
 
 def test_python_threads(penalty, device, dtype):
-    """Sets of several sizes at once, for all kernels, each with the bits it has alone."""
+    """Concurrent calls with sets of several sizes, for all kernels, give the bits of single
+    calls."""
     work = [torch.randn(60, n, dtype=dtype, device=device) for n in (5, 49, 700, 1024)]
     work.append(torch.randn(2, 20_000, dtype=dtype, device=device))
     calls = [lambda x=x: pooled(x, penalty) for x in work]
@@ -66,7 +67,7 @@ class Pools(torch.utils.data.Dataset):
 
 
 def test_data_loader_workers():
-    """After the parent has pooled with all its threads, whose locks a fork must not inherit."""
+    """After the parent has used all its threads; a fork must not inherit their locks."""
     x = torch.randn(12, 3, 700)
     expected = torch.stack([Pools(x)[i] for i in range(12)])
     pooled(torch.randn(512, 1000), "welsch")
@@ -92,9 +93,9 @@ def test_streams(cuda, penalty, dtype):
             assert_same(a, b)
 
 
-# The code path that these assert on a GPU: Operands in csrc/ops/layout.cpp makes views and
-# asks the caching allocator for outputs, csrc/ops/register_cuda.cpp launches on the current
-# stream. No value is read, and nothing waits.
+# The code path under test on a GPU: Operands in csrc/ops/layout.cpp creates views, outputs come
+# from the caching allocator, and csrc/ops/register_cuda.cpp launches on the current stream. No
+# value is read, and nothing synchronises.
 CAPTURED = {
     "float alpha": lambda x, a, w: ddn_cuda.robust_pool(x, "welsch", 0.7),
     "local": lambda x, a, w: ddn_cuda.robust_pool(x, "welsch", 0.7, solver="local"),
@@ -106,8 +107,8 @@ CAPTURED = {
 
 
 def offsets(x, w):
-    """Of segments of 1, 0, 3 (4 if the first weight is above 1), all other and 0 rows of x, made on
-    the device of what is there: a copy from the host could not be captured."""
+    """Offsets of segments of 1, 0, 3 (4 if the first weight is above 1), all other and 0 rows of x.
+    They are computed on the device, because a copy from the host could not be captured."""
     steps, more = torch.arange(6, device=x.device), (w[0] > 1).long()
     return steps.clamp(max=1) + (3 + more) * (steps > 2) + (len(x) - 4 - more) * (steps > 3)
 
@@ -120,7 +121,8 @@ def test_the_captured_segments_are_of_several_lengths():
 @pytest.mark.parametrize("name", CAPTURED)
 @pytest.mark.parametrize("n", [49, 1000, 20_000])
 def test_cuda_graphs(n, name, cuda, dtype):
-    """Forward and backward captured together, replayed with other numbers in the same memory."""
+    """Captures forward and backward together, and replays them with other numbers in the same
+    memory."""
 
     def operands():
         x, w = torch.randn(12, n, dtype=dtype, device=cuda), torch.rand(n, dtype=dtype, device=cuda)
@@ -185,7 +187,8 @@ COPIES = {
 
 @pytest.mark.parametrize("copied", COPIES)
 def test_modules_are_copied(copied, penalty, device):
-    """Compiled ones and ones that have run among them; a copy shares nothing with its origin."""
+    """Including compiled modules and modules that have run; a copy shares nothing with the
+    original."""
     pool = ddn_cuda.RobustPool(penalty, 0.3, dim=(0, 1), keepdim=True, tol=1e-3).to(device)
     x = torch.randn(3, 20, 2, device=device, requires_grad=True)
     pool(x).sum().backward()
@@ -240,7 +243,7 @@ def test_a_repr_is_told_from_another(penalty):
 
 
 def allocations(run, device):
-    """The sizes of what is asked of torch's allocator."""
+    """The sizes of allocations from PyTorch's allocator."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.memory._record_memory_history(max_entries=100_000)
@@ -268,7 +271,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
-    """Forward: y and two numbers per set. Backward: one tensor of x's size, the gradient."""
+    """Forward: y and two numbers per set. Backward: the gradient, of x's size."""
     make, dim = LAYOUTS[layout]
     x = make(torch.randn(4, 16, 1024, dtype=dtype, device=device))
     x = (x.to(torch.float16) if half else x).detach().requires_grad_()
@@ -282,7 +285,7 @@ def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
     grad = torch.ones_like(y)
     taken = allocations(forward, device)
     assert sum(taken) >= sets * x.element_size()  # it sees what is taken
-    # Each is rounded up to what the allocator hands out.
+    # The allocator rounds sizes up.
     assert sum(taken) <= sets * (x.element_size() + 2 * real) + 3 * 512
     assert max(taken) < bytes_of_x / 8
     taken = allocations(lambda: torch.autograd.grad(y, x, grad, retain_graph=True), device)
@@ -293,8 +296,8 @@ def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("shape", [(), (1024,), (16, 1), (4, 1, 1), (1, 16, 1024)], ids=str)
 def test_the_memory_of_broadcast_weights(shape, half, penalty, device, dtype):
-    """Not expanded in the forward; its gradient takes one temporary of x's size at most: of 16-bit
-    x, whose weights have gradients in float32, one after the other."""
+    """Weights are not expanded in the forward pass. Their gradient takes at most one temporary of
+    x's size; with 16-bit x, where it is in float32, it is computed in slices."""
     x = torch.randn(4, 16, 1024, dtype=dtype, device=device)
     x = x.bfloat16() if half else x
     weight = (0.5 + torch.rand(shape, dtype=dtype)).to(device).requires_grad_()
@@ -311,7 +314,7 @@ def test_the_memory_of_broadcast_weights(shape, half, penalty, device, dtype):
 
 
 def test_the_memory_of_a_mask(penalty, device):
-    """A mask is read as it is, and so is a weight of any type."""
+    """Masks and weights of any dtype are read without conversion."""
     x, mask = torch.randn(4, 16, 1024, device=device), torch.rand(16, 1024, device=device) < 0.7
     for weight in (mask, mask.half(), mask.bfloat16(), mask.double()):
         taken = allocations(
@@ -337,7 +340,7 @@ def test_the_memory_of_segments(penalty, device, dtype):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("channels", [4, 40])
 def test_the_lists_of_long_segments(channels, weighted, cuda, dtype):
-    """docs/features.md, Memory: of a global search over more points than the chip holds."""
+    """docs/features.md, Memory: a global search over more points than fit in shared memory."""
     points, segments = 20_000, 100
     x = torch.randn(points, channels, dtype=dtype, device=cuda)
     weight = torch.rand(points, 1, dtype=dtype, device=cuda) if weighted else None
@@ -356,7 +359,7 @@ def test_the_lists_of_long_segments(channels, weighted, cuda, dtype):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
 def test_the_peak_of_a_process():
-    """What the kernels allocate themselves is seen by no profiler of torch, but by the system."""
+    """PyTorch's profiler does not see the kernels' own allocations; the operating system does."""
     script = textwrap.dedent("""
         import torch, ddn_cuda
         torch.set_num_threads(2)
@@ -392,7 +395,7 @@ def test_the_peak_of_a_process():
     rows = [line.split() for line in run.stdout.splitlines()]
     assert len(rows) == 9
     for penalty, dim, up, down in rows:
-        # Room for what the system counts by and by; a copy of x would be 32 MiB.
+        # A margin for delayed accounting; a copy of x would be 32 MiB.
         assert float(up) < 8, (penalty, dim, up)
         assert 24 < float(down) < 32 + 8, (penalty, dim, down)
 
@@ -403,7 +406,7 @@ def test_the_peak_of_a_process():
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["sets", "segments"])
 def test_more_than_2_to_the_31_numbers(pool, device):
-    """Expanded from few: the last sets are as right as the first."""
+    """Expanded from few numbers; the last sets are as accurate as the first."""
     if pool == "sets":
         values = torch.randn(33, 1, device=device)
         x = values.expand(33, 2**31 // 33 + 7)
@@ -420,9 +423,9 @@ def test_more_than_2_to_the_31_numbers(pool, device):
 
 @pytest.mark.parametrize("shape", [(4096, 512), (2, 2**19)])
 def test_sets_and_chunks_are_shared_among_the_threads(shape):
-    """By the time for which other threads work, in units of what one thread needs for everything.
+    """Measured by the time that other threads work, relative to the time of a single thread.
 
-    The calling thread's own time says nothing on a busy machine: it includes waiting for the rest.
+    The time of the calling thread is useless on a busy machine, because it includes waiting.
     """
     if "OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("torch has no OpenMP")
@@ -440,7 +443,7 @@ def test_sets_and_chunks_are_shared_among_the_threads(shape):
     before = torch.get_num_threads()
     shares = []
     try:
-        for _ in range(20):  # where a core is taken, whoever comes first takes what there is to do
+        for _ in range(20):  # on a busy core, whichever thread runs first takes the work
             alone, others_of_one = seconds_of_work(1)
             assert others_of_one < 0.1 * alone
             _, others = seconds_of_work(2)
