@@ -128,8 +128,7 @@ def test_impossible_launches_are_reported(name, message, ordered):
         ordered.toy(name)
 
 
-# ---- Mutated kernels do not pass
-# ------------------------------------------------------------------
+# ---- Mutated kernels do not pass -----------------------------------------------------------------
 
 
 def run_probe(path, folder):
