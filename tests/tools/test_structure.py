@@ -1,5 +1,4 @@
-"""How the sources hang together: no module imports itself by way of others, no file name is used
-twice."""
+"""The structure of the sources: no cyclic imports, no duplicate file names."""
 
 import ast
 from collections import defaultdict
@@ -12,7 +11,7 @@ from tests.support import ROOT
 
 PACKAGES = ("ddn_cuda", "bench", "examples", "tests")
 SOURCES = {".py", ".cpp", ".h", ".cu", ".cuh"}
-# Names that Python, pytest and make give.
+# Names required by Python, pytest and make.
 EVERYWHERE = {"__init__.py", "__main__.py", "conftest.py"}
 
 
@@ -48,7 +47,7 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def find_cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
-    """A way from a module back to itself, or an empty one where there is none."""
+    """A path from a module to itself; empty if there is none."""
     done: set[str] = set()
 
     def search(way: list[str]) -> list[str]:

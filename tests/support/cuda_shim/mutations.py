@@ -1,4 +1,4 @@
-"""Ways to break the kernels that the tests have to notice, as replacements in their text."""
+"""Mutations of the kernels that the tests have to detect, as replacements in the sources."""
 
 import re
 import shutil
