@@ -336,6 +336,15 @@ struct TypeList {
 // A penalty's number is its place in this list.
 using Penalties = TypeList<Quadratic, PseudoHuber, Huber, Welsch, TruncatedQuadratic>;
 
+template <class P, class First, class... Rest>
+constexpr int number_of(TypeList<First, Rest...>) {
+  if constexpr (std::is_same_v<P, First>) {
+    return 0;
+  } else {
+    return 1 + number_of<P>(TypeList<Rest...>{});
+  }
+}
+
 // Calls f(P{}) with the penalty of that number.
 template <class F, class First, class... Rest>
 inline void with_penalty(int number, F&& f, TypeList<First, Rest...>) {
