@@ -102,8 +102,8 @@ def size_limits(penalty: str, solver: str, dtype: str, weighted: bool) -> tuple[
     """The most points of a small set and of a set in shared memory."""
     searched = solver == "global" and penalty in NONCONVEX
     number = (8 if dtype == "float64" else 4) * (2 if weighted else 1)
-    small, on_chip = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
-    return small, on_chip
+    small, shared = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
+    return small, shared
 
 
 def cases() -> list[Case]:
@@ -119,8 +119,8 @@ def _cases() -> Iterator[Case]:
     for dtype in reals:
         for penalty, solver in pools:
             for weight in (None, dtype):
-                small, on_chip = size_limits(penalty, solver, dtype, weight is not None)
-                for points in (SMALL, small, on_chip, on_chip + 1):
+                small, shared = size_limits(penalty, solver, dtype, weight is not None)
+                for points in (SMALL, small, shared, shared + 1):
                     gradients = ("points",) if weight is None else ("points", "weights")
                     yield Case(penalty, solver, dtype, points, weight=weight, gradients=gradients)
     # Sums over a set.
@@ -145,12 +145,12 @@ def _cases() -> Iterator[Case]:
     for dtype in (*reals, *HALVES):
         for penalty, solver in pools:
             for weight in (None, "bool"):
-                _, on_chip = size_limits(penalty, solver, dtype, weight is not None)
-                yield Case(penalty, solver, dtype, on_chip + 1, layout="segments", weight=weight)
+                _, shared = size_limits(penalty, solver, dtype, weight is not None)
+                yield Case(penalty, solver, dtype, shared + 1, layout="segments", weight=weight)
     # 16-bit points, and what a set may be besides contiguous.
     for penalty, solver in pools:
-        small, on_chip = size_limits(penalty, solver, "float32", weighted=False)
-        for points in (SMALL, small + 1, on_chip + 1):
+        small, shared = size_limits(penalty, solver, "float32", weighted=False)
+        for points in (SMALL, small + 1, shared + 1):
             for dtype in HALVES:
                 yield Case(penalty, solver, dtype, points)
             yield Case(penalty, solver, "float32", points, info=True)
@@ -162,9 +162,9 @@ def _cases() -> Iterator[Case]:
                 )  # fmt: skip
     # Weights of every type, where they are staged and where they are read in place.
     for penalty, solver in pools:
-        _, on_chip = size_limits(penalty, solver, "float32", weighted=True)
+        _, shared = size_limits(penalty, solver, "float32", weighted=True)
         for weight in ("bool", *HALVES, "float64"):
-            for points in (SMALL, on_chip + 1):
+            for points in (SMALL, shared + 1):
                 yield Case(penalty, solver, "float32", points, weight=weight)
 
 

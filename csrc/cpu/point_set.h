@@ -23,7 +23,7 @@ class PointSet {
   using Scalar = T;
   using Real = T;
   using BinMath = FloatMath;
-  static_assert(least_block % BinMath::lanes == 0, "vectors of cells fill blocks");
+  static_assert(min_block % BinMath::lanes == 0, "vectors of cells fill blocks");
   using Workspace = SearchWorkspace<T>;
   using Set = PointSpan<T, weighted_>;
   static constexpr bool weighted = weighted_;
@@ -41,6 +41,7 @@ class PointSet {
   double total_weight() const { return total_weight_; }
   double unit() const { return unit_; }
 
+  // One thread is all of the group.
   int rank() const { return 0; }
   int size() const { return 1; }
   void sync() const {}
@@ -81,7 +82,7 @@ class PointSet {
     for (int i = begin + 1; i < end; ++i) found = x[i] > x[found] ? i : found;
     return found;
   }
-  int most_cells() const { return Workspace::most_cells; }
+  int max_cells() const { return Workspace::max_cells; }
   template <class P>
   static const KernelTable& table() {
     static const KernelTable table = make_kernel_table<P>();
@@ -126,6 +127,8 @@ class PointSet {
     std::copy(all.m, all.m + Cell::numbers, sums);
   }
 
+  // Sums in the precision of the points skip the clipping where it changes nothing; sums in another
+  // one are too rare to compile them twice.
   template <class P, class V>
   auto sums(double u, double alpha) const {
     return sums<P, V>(u, alpha, alpha * breakpoint_margin(set_.n));
@@ -133,7 +136,7 @@ class PointSet {
   // breakpoint: see Alpha.
   template <class P, class V>
   auto sums(double u, double alpha, double breakpoint) const {
-    if constexpr (P::is_smooth) {
+    if constexpr (P::is_smooth && std::is_same_v<V, T>) {
       if (range_ <= most_bounded * alpha) return sums<P, V, true>(u, alpha, breakpoint);
     }
     return sums<P, V, false>(u, alpha, breakpoint);

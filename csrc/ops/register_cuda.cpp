@@ -1,5 +1,5 @@
-// But for sharded(), nothing here or below it waits for the device or reads from it: the launches
-// can be captured in a CUDA graph.
+// The CUDA kernels of the inner operators. Only sharded() synchronises with the device; no other
+// function called from here reads from it, so the launches can be captured in a CUDA graph.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>

@@ -303,13 +303,18 @@ MUTATIONS = [
     ),
     (
         Mutation(
-            "barrier before cells are discarded", "core/certify/search.h", r"set_\.sync\(\);", ""
+            "barrier before cells are discarded",
+            "core/certify/grid_search.h",
+            r"set_\.sync\(\);",
+            "",
         ),
         SEARCH,
         "race: ",
     ),
     (
-        Mutation("order of a block's bound", "core/certify/search.h", r"set_\.group_sync\(\);", ""),
+        Mutation(
+            "order of a block's bound", "core/certify/grid_search.h", r"set_\.group_sync\(\);", ""
+        ),
         SEARCH,
         "weakly ordered: ",
     ),

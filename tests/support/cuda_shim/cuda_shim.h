@@ -9,7 +9,8 @@
 // undefined in CUDA and can be seen from here ends the launch: it returns cudaErrorLaunchFailure
 // and error() says what happened and at which line.
 //
-// A back end may run other code in a kernel's place: tests/support/ptx_emulator runs what nvcc makes of it.
+// A back end may run other code in a kernel's place: tests/support/ptx_emulator runs what nvcc
+// makes of it.
 //
 // Not shown here: races between blocks, memory ordering, stream order, registers, alignment, speed.
 #pragma once

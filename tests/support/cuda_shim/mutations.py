@@ -69,7 +69,9 @@ MUTATIONS = (
         )
     ),
     *(
-        Mutation(name, "core/certify/search.h", r"set_\.sync\(\);", "", nth, "global_float32.cu")
+        Mutation(
+            name, "core/certify/grid_search.h", r"set_\.sync\(\);", "", nth, "global_float32.cu"
+        )
         for nth, name in (
             (1, "barrier after cells are resolved"),
             (2, "barrier after the masses of blocks"),
