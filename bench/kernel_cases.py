@@ -35,6 +35,14 @@ SMALL = 33  # points: more than the lanes of a warp, for each kind of set
 MOST_WARP_SUMS = 1024  # the largest set whose sums one warp computes (csrc/cuda/backward.cu)
 
 
+# The passes of the distributed solver (csrc/core/sharded_pass.h), the one that the penalty has a
+# kernel of its own for, and what they are asked: numbers of sets; for each the unit of weights,
+# alpha, the point u and a radius.
+SHARED_PASSES, SUMS_PASS = tuple(range(10)), 3
+PASS_SETS = np.array([0, 0, 1])
+PASS_PARAMETERS = np.array([[1, ALPHA, u, 0.1] for u in (0.0, 1.5, -0.3)])
+
+
 @dataclass(frozen=True)
 class Case:
     """One pool and its derivatives.
@@ -50,6 +58,7 @@ class Case:
         gradients: the first derivatives to compute, of "points", "weights" and "alpha".
         second_order: whether these and the answer are differentiated in a direction.
         info: whether the forward pass also reports its info.
+        passes: of the distributed solver, by their numbers, that are run over the points.
     """
 
     penalty: str
@@ -62,6 +71,7 @@ class Case:
     gradients: tuple[str, ...] = ("points",)
     second_order: bool = False
     info: bool = False
+    passes: tuple[int, ...] = ()
 
     @property
     def real(self) -> str:
@@ -129,6 +139,12 @@ def _cases() -> Iterator[Case]:
                     penalty, solver, dtype, points, layout=layout, weight="float32",
                     alpha_per_set=True, gradients=ORDER, second_order=True,
                 )  # fmt: skip
+    # The distributed solver.
+    for penalty in ddn_cuda.PENALTIES:
+        passes = SHARED_PASSES if penalty in NONCONVEX else (SUMS_PASS,)
+        for dtype, weight, layout in (("float32", None, "rows"), ("float16", "bool", "image")):
+            if penalty != "quadratic":
+                yield Case(penalty, "local", dtype, SMALL, layout, weight, passes=passes)
     # Segments of every size at once.
     for dtype in (*reals, *HALVES):
         for penalty, solver in pools:

@@ -21,6 +21,7 @@ constexpr int approximate_vectors = 64;  // of approximate sums; a multiple of a
 // Points one after the other and, if `weighted`, their weights.
 template <class T, bool weighted>
 struct PointSpan {
+  static constexpr bool is_weighted = weighted;
   const T* x;
   const T* weights;  // null unless `weighted`
   int64_t n;

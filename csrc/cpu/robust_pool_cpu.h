@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "core/args.h"
+#include "core/sharded_pass.h"
 
 namespace ddn::cpu {
 
@@ -14,6 +15,7 @@ using ParallelFor = std::function<void(int64_t begin, int64_t end, int64_t grain
 
 void robust_pool_forward(const ForwardArgs& args, const ParallelFor& parallel_for);
 void robust_pool_backward(const BackwardArgs& args, const ParallelFor& parallel_for);
+void sharded_passes(const ShardedArgs& args, const ParallelFor& parallel_for);
 
 // The instruction set in use: the widest that this machine has, or the one that the environment
 // variable DDN_CPU_ISA names (avx512, avx2, base). Throws std::runtime_error if this machine does

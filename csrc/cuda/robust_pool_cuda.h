@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/args.h"
+#include "core/sharded_pass.h"
 #include "cuda/launch.h"
 
 namespace ddn::cuda {
@@ -10,5 +11,6 @@ namespace ddn::cuda {
 cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream);
 int64_t robust_pool_workspace_bytes(const ForwardArgs& args);
 cudaError_t robust_pool_backward(const BackwardArgs& args, cudaStream_t stream);
+cudaError_t sharded_passes(const ShardedArgs& args, cudaStream_t stream);
 
 }  // namespace ddn::cuda
