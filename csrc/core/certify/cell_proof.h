@@ -62,7 +62,7 @@ DDN_HOST_DEVICE CellProof<V> prove_by_cells(V range, V place, V weight, typename
     met = met | (inside & here);
     curvatures = inside & may_hold & (curvature > curvatures) ? curvature : curvatures;
   }
-  return {open & met & (!suspect | own), curvatures};
+  return {open & met & ((!suspect) | own), curvatures};
 }
 
 }  // namespace ddn
