@@ -284,7 +284,7 @@ def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
     y = forward()
     grad = torch.ones_like(y)
     taken = allocations(forward, device)
-    assert sum(taken) >= sets * x.element_size()  # it sees what is taken
+    assert sum(taken) >= sets * x.element_size()  # the recorder sees allocations
     # The allocator rounds sizes up.
     assert sum(taken) <= sets * (x.element_size() + 2 * real) + 3 * 512
     assert max(taken) < bytes_of_x / 8
@@ -375,7 +375,7 @@ def test_the_peak_of_a_process():
 
         small = torch.randn(8, 64, 16, requires_grad=True)
         y = ddn_cuda.robust_pool(small, "welsch", dim=1)
-        torch.autograd.grad(y, small, torch.ones_like(y))  # what is loaded once is loaded now
+        torch.autograd.grad(y, small, torch.ones_like(y))  # excludes one-time loading
         x = torch.randn(32, 4096, 64).requires_grad_()  # 32 MiB
         for penalty in ("quadratic", "huber", "welsch"):
             for dim in (1, 2, (0, 1)):
