@@ -35,6 +35,14 @@ SMALL = 33  # points: more than the lanes of a warp, for each kind of set
 MOST_WARP_SUMS = 1024  # the largest set whose sums one warp computes (csrc/cuda/backward.cu)
 
 
+# The passes of the distributed solver (csrc/core/sharded_pass.h), the one that the penalty has a
+# kernel of its own for, and what they are asked: numbers of sets; for each the unit of weights,
+# alpha, the point u and a radius.
+SHARED_PASSES, SUMS_PASS = tuple(range(10)), 3
+PASS_SETS = np.array([0, 0, 1])
+PASS_PARAMETERS = np.array([[1, ALPHA, u, 0.1] for u in (0.0, 1.5, -0.3)])
+
+
 @dataclass(frozen=True)
 class Case:
     """One pool and its derivatives.
@@ -50,6 +58,7 @@ class Case:
         gradients: the first derivatives to compute, of "points", "weights" and "alpha".
         second_order: whether these and the answer are differentiated in a direction.
         info: whether the forward pass also reports its info.
+        passes: of the distributed solver, by their numbers, that are run over the points.
     """
 
     penalty: str
@@ -62,6 +71,7 @@ class Case:
     gradients: tuple[str, ...] = ("points",)
     second_order: bool = False
     info: bool = False
+    passes: tuple[int, ...] = ()
 
     @property
     def real(self) -> str:
@@ -96,8 +106,8 @@ def size_limits(penalty: str, solver: str, dtype: str, weighted: bool) -> tuple[
     """The largest numbers of points of a small set and of a set in shared memory."""
     searched = solver == "global" and penalty in NONCONVEX
     number = (8 if dtype == "float64" else 4) * (2 if weighted else 1)
-    small, on_chip = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
-    return small, on_chip
+    small, shared = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
+    return small, shared
 
 
 def cases() -> list[Case]:
@@ -113,8 +123,8 @@ def _cases() -> Iterator[Case]:
     for dtype in reals:
         for penalty, solver in pools:
             for weight in (None, dtype):
-                small, on_chip = size_limits(penalty, solver, dtype, weight is not None)
-                for points in (SMALL, small, on_chip, on_chip + 1):
+                small, shared = size_limits(penalty, solver, dtype, weight is not None)
+                for points in (SMALL, small, shared, shared + 1):
                     gradients = ("points",) if weight is None else ("points", "weights")
                     yield Case(penalty, solver, dtype, points, weight=weight, gradients=gradients)
     # Sums over a set.
@@ -129,16 +139,22 @@ def _cases() -> Iterator[Case]:
                     penalty, solver, dtype, points, layout=layout, weight="float32",
                     alpha_per_set=True, gradients=ORDER, second_order=True,
                 )  # fmt: skip
+    # The distributed solver.
+    for penalty in ddn_cuda.PENALTIES:
+        passes = SHARED_PASSES if penalty in NONCONVEX else (SUMS_PASS,)
+        for dtype, weight, layout in (("float32", None, "rows"), ("float16", "bool", "image")):
+            if penalty != "quadratic":
+                yield Case(penalty, "local", dtype, SMALL, layout, weight, passes=passes)
     # Segments of every size at once.
     for dtype in (*reals, *HALVES):
         for penalty, solver in pools:
             for weight in (None, "bool"):
-                _, on_chip = size_limits(penalty, solver, dtype, weight is not None)
-                yield Case(penalty, solver, dtype, on_chip + 1, layout="segments", weight=weight)
-    # 16-bit points, and sets that are not contiguous.
+                _, shared = size_limits(penalty, solver, dtype, weight is not None)
+                yield Case(penalty, solver, dtype, shared + 1, layout="segments", weight=weight)
+    # 16-bit points, and what a set may be besides contiguous.
     for penalty, solver in pools:
-        small, on_chip = size_limits(penalty, solver, "float32", weighted=False)
-        for points in (SMALL, small + 1, on_chip + 1):
+        small, shared = size_limits(penalty, solver, "float32", weighted=False)
+        for points in (SMALL, small + 1, shared + 1):
             for dtype in HALVES:
                 yield Case(penalty, solver, dtype, points)
             yield Case(penalty, solver, "float32", points, info=True)
@@ -150,9 +166,9 @@ def _cases() -> Iterator[Case]:
                 )  # fmt: skip
     # Weights of every dtype, staged and read in place.
     for penalty, solver in pools:
-        _, on_chip = size_limits(penalty, solver, "float32", weighted=True)
+        _, shared = size_limits(penalty, solver, "float32", weighted=True)
         for weight in ("bool", *HALVES, "float64"):
-            for points in (SMALL, on_chip + 1):
+            for points in (SMALL, shared + 1):
                 yield Case(penalty, solver, "float32", points, weight=weight)
 
 

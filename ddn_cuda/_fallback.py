@@ -45,5 +45,6 @@ def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
 
 def register() -> None:
     """Registers `via_cpu` as the CUDA kernel of the inner operators."""
-    for operator in OPERATORS:
-        torch.library.impl(f"ddn::{operator.name}", "CUDA")(partial(via_cpu, operator.op))
+    sharded_pass = torch.ops.ddn._sharded_pass.default
+    for op in (*(operator.op for operator in OPERATORS), sharded_pass):
+        torch.library.impl(op._schema.name, "CUDA")(partial(via_cpu, op))

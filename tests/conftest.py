@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.support import reference as ref
-from tests.support.contract import DTYPES
+from tests.support.contract import DTYPES, HALVES
 from tests.support.devices import REQUIRE_CUDA, cuda_missing, gpu_missing
 
 DEADLINE = float(os.environ.get("DDN_TEST_DEADLINE", "inf"))  # in seconds, as time.time() counts
@@ -102,6 +102,11 @@ def cuda():
 
 @pytest.fixture(params=DTYPES, ids=["float32", "float64"])
 def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=HALVES, ids=["float16", "bfloat16"])
+def half(request):
     return request.param
 
 

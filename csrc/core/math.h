@@ -1,6 +1,6 @@
 // Math<V>: the elementary functions that the penalties and solvers need, for scalars. V is a type
 // with arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them, whose
-// Math is in cpu/simd/math.h.
+// Math is in cpu/simd/vector_math.h.
 //
 // fma(a, b, c) is a b + c, rounded once where that is faster, and always in device code. Compilers
 // may not contract anything else (build_config.py), so a result does not depend on the kernel or

@@ -338,6 +338,15 @@ struct TypeList {
 // The number of a penalty is its index in this list.
 using Penalties = TypeList<Quadratic, PseudoHuber, Huber, Welsch, TruncatedQuadratic>;
 
+template <class P, class First, class... Rest>
+constexpr int number_of(TypeList<First, Rest...>) {
+  if constexpr (std::is_same_v<P, First>) {
+    return 0;
+  } else {
+    return 1 + number_of<P>(TypeList<Rest...>{});
+  }
+}
+
 // Calls f(P{}) with the penalty P of the given number.
 template <class F, class First, class... Rest>
 inline void with_penalty(int number, F&& f, TypeList<First, Rest...>) {

@@ -12,9 +12,10 @@ inline namespace DDN_ISA {
 
 // A set that no lane batch takes. takes_more: see solve_and_write().
 template <class P, bool global, class T, bool weighted>
-void forward_set(const ForwardArgs& args, int64_t index, const PointSpan<T, weighted>& points,
-                 double total_weight, double unit, const cpu::ParallelFor* parallel_for,
-                 SearchWorkspace<T>* workspace, bool takes_more = false) {
+DDN_HOST_DEVICE void forward_set(const ForwardArgs& args, int64_t index,
+                                 const PointSpan<T, weighted>& points, double total_weight,
+                                 double unit, const cpu::ParallelFor* parallel_for,
+                                 SearchWorkspace<T>* workspace, bool takes_more = false) {
   const PointSet<T, weighted> set(points, total_weight, unit, parallel_for, workspace);
   solve_and_write<P, global>(args, index, set, takes_more);
 }

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "core/certify/narrowing.h"
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {

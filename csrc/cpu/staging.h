@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/args.h"
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {

@@ -77,6 +77,18 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
   __device__ __forceinline__ auto sums(double u, double alpha) const {
     return points_.template sums<P>(u, alpha, points_.template alpha_in<V>(alpha));
   }
+  // breakpoint: see Alpha.
+  template <class P, class V>
+  __device__ __forceinline__ auto sums(double u, double alpha, double breakpoint) const {
+    return points_.template sums<P>(
+        u, alpha,
+        Alpha<V>{static_cast<V>(alpha), static_cast<V>(1 / alpha), static_cast<V>(breakpoint)});
+  }
+  template <class Cell>
+  __device__ __forceinline__ void cell_sums(double centre, double radius, double alpha,
+                                            double (&sums)[Cell::numbers]) const {
+    points_.template cell_sums<Cell>(centre, radius, alpha, sums);
+  }
   // Calls f with a function of u that returns the sums there.
   template <class P, class V, class F>
   __device__ __forceinline__ void with_sums(double alpha, const F& f) const {

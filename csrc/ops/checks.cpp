@@ -1,6 +1,5 @@
 #include "ops/checks.h"
 
-#include <ATen/WrapDimUtils.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>

@@ -52,6 +52,13 @@ at::Tensor safe_offsets(const std::optional<at::Tensor>& ptr, const at::Tensor& 
 
 }  // namespace
 
+std::vector<int64_t> PoolCall::shape_of_answer() const {
+  std::vector<int64_t> shape = x.sizes().vec();
+  for (const int64_t d : dim) shape[d] = 1;
+  if (ptr.has_value()) shape[0] = ptr->size(0) - 1;
+  return shape;
+}
+
 at::Tensor expanded(const std::optional<at::Tensor>& t, at::IntArrayRef shape,
                     at::ScalarType dtype) {
   if (!t.has_value()) return {};

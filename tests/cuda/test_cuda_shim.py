@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import kernel_cases
-from tests.support import contract
+from tests.support import contract, passes
 from tests.support import reference as ref
 from tests.support.cuda_shim.cases import NUMPY, SIZES, assert_right, incoming, points
 from tests.support.cuda_shim.shim import (
@@ -49,6 +49,9 @@ def run_case(shim, case):
     options = {"weight": weight, "ptr": given.ptr}
     info = Info.empty(given.grad.size) if case.info else None
     answer = shim.forward(x, case.penalty, alpha, solver=case.solver, info=info, **options)
+    for kind in case.passes:
+        asked = kernel_cases.PASS_SETS, kernel_cases.PASS_PARAMETERS
+        shim.sharded(x, case.penalty, passes.KINDS[kind], *asked, weight=weight)
     grad = as_shim_takes(given.grad.reshape(-1), case.dtype)
     for of in case.gradients:
         shim.backward(grad, x, answer, case.penalty, alpha, of=of, **options)

@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "checks.h"
+#include "answer_checks.h"
 #include "drawn_case.h"
 #include "run_kernels.h"
 

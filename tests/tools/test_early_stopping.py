@@ -21,6 +21,9 @@ CONVEX = [name for name in ddn_cuda.PENALTIES if name not in early.NON_CONVEX]
 ERRORS = ("forward_error", "gradient_error")
 
 
+slow = pytest.mark.slow  # the tests that take the run below, half a minute
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A quick run on a part of the digits: its result, its folder and its output."""
@@ -47,6 +50,7 @@ def expected_cases(result) -> list[tuple[str, str]]:
     return [c for c in both if (c[1] == "local" or c[0] in early.NON_CONVEX) and c not in missing]
 
 
+@slow
 def test_the_file_says_what_it_was_measured_on(run):
     result, _ = run
     assert result.keys() == {
@@ -63,6 +67,7 @@ def test_the_file_says_what_it_was_measured_on(run):
     assert result["max_iter"] == [1, 2, 3, 4, 5, 6, 8, 12, 20, None]
 
 
+@slow
 def test_each_penalty_solver_family_and_bound_has_its_row(run):
     result, _ = run
     cases = expected_cases(result)
@@ -88,6 +93,7 @@ def test_each_penalty_solver_family_and_bound_has_its_row(run):
             assert 0 <= row[kind] <= 100
 
 
+@slow
 @pytest.mark.parametrize("figure", ERRORS)
 @pytest.mark.parametrize("family", ["benchmark", "bimodal"])
 def test_more_passes_bring_smaller_errors(run, family, figure):
@@ -107,6 +113,7 @@ def test_more_passes_bring_smaller_errors(run, family, figure):
             assert by_bound[1]["p95"] > 1e-6, "one pass is not to be enough"
 
 
+@slow
 def test_the_errors_depend_on_the_seed_alone(run):
     result, _ = run
     cases = expected_cases(result)
@@ -115,6 +122,7 @@ def test_the_errors_depend_on_the_seed_alone(run):
     assert early.pooling_rows(cases, sets, 1) != result["pooling"]
 
 
+@slow
 def test_the_plot_comes_from_the_file_alone(run, tmp_path, monkeypatch):
     _, folder = run
     made = folder / "early_stopping.png"
@@ -141,6 +149,7 @@ def test_bad_files_end_with_one_line(tmp_path):
             early.main(argv)
 
 
+@slow
 def test_the_tables_name_everything(run):
     text = early.as_text(run[0])
     for heading in ("forward error, benchmark sets", "gradient error, bimodal sets", "welsch (W)"):

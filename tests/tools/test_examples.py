@@ -210,6 +210,7 @@ def few_digits(monkeypatch, split):
     )
 
 
+@pytest.mark.slow
 def test_run_writes_the_table_and_the_plot_and_repeats(few_digits, tmp_path: Path, capsys):
     argv = ["--points", "32", "--epochs", "4", "--penalty", "max", "H", "--output"]
     threads = torch.get_num_threads()
@@ -251,6 +252,7 @@ def test_run_writes_the_table_and_the_plot_and_repeats(few_digits, tmp_path: Pat
         assert heading in printed
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_table(few_digits, tmp_path: Path):
     argv = ["--quick", "--penalty", "mean", "--output", str(tmp_path)]
     tables = []

@@ -50,6 +50,7 @@ def test_corruption_is_nested_and_of_the_kind_asked_for(kind: str):
         assert (own[~fewer] != torch.arange(200)[~fewer]).all(), "of other nodes"
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(neighbours, "DATA_SETS", {"breast cancer": neighbours.load_breast_cancer})
     chosen = {name: neighbours.AGGREGATIONS[name] for name in ("max", "huber")}

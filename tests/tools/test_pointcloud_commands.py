@@ -132,6 +132,7 @@ def test_bad_options_end_with_one_line(module, argv, message, capsys, tmp_path, 
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

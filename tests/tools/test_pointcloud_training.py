@@ -143,6 +143,7 @@ def test_two_processes_one_killed_train_as_one(tmp_path: Path):
         assert (weight - start[name]).abs().max() > 1e-4, name
 
 
+@pytest.mark.slow
 def test_one_process_under_torchrun_trains_as_without(device: torch.device, tmp_path: Path):
     """With a process group: gloo, or NCCL and SyncBatchNorm, which has no effect with one
     process."""

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "core/certify/bins.h"
-#include "core/set.h"
+#include "core/certify/residual_from.h"
 
 namespace ddn {
 
@@ -16,22 +16,21 @@ class BinPlaces {
   using V = typename M::V;
 
   // round: adds half a unit, so that truncation rounds to nearest.
-  DDN_HOST_DEVICE BinPlaces(const Grid& grid, int place_bits, bool round) {
+  DDN_HOST_DEVICE BinPlaces(const Grid& grid, int place_bits, bool round)
+      : from_origin_(grid.origin) {
     const double one = 1 << place_bits;
-    const Split<typename M::Scalar, typename M::Scalar> at(grid.origin);
-    base_ = M::splat(at.base);
-    offset_ = M::splat(at.offset);
-    scale_ = M::splat(one / grid.width);
+    negative_scale_ = M::splat(-(one / grid.width));
     shift_ = M::splat((grid.pad + 1) * one + (round ? 0.5 : 0));
     limit_ = M::splat((grid.bins() - 1) * one + one / 2);
   }
   // The result has a fraction, which the conversion to an integer truncates.
   DDN_HOST_DEVICE V operator()(V x) const {
-    return max(min(M::fma(-residual(x, base_, offset_), scale_, shift_), limit_), M::splat(0));
+    return max(min(M::fma(from_origin_(x), negative_scale_, shift_), limit_), M::splat(0));
   }
 
  private:
-  V base_, offset_, scale_, shift_, limit_;
+  ResidualFrom<M> from_origin_;
+  V negative_scale_, shift_, limit_;
 };
 
 }  // namespace ddn

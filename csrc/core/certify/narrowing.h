@@ -1,6 +1,7 @@
 // Narrows the run of a sweep before its points are sorted.
 #pragma once
 
+#include "core/certify/residual_from.h"
 #include "core/certify/sweep.h"
 
 namespace ddn {
@@ -127,11 +128,9 @@ class BreakpointPlaces {
  public:
   using V = typename M::V;
 
-  DDN_HOST_DEVICE BreakpointPlaces(double centre, double half, double alpha, int place_bits) {
+  DDN_HOST_DEVICE BreakpointPlaces(double centre, double half, double alpha, int place_bits)
+      : from_centre_(centre) {
     const double one = 1 << place_bits;
-    const Split<typename M::Scalar, typename M::Scalar> at(centre);
-    base_ = M::splat(at.base);
-    offset_ = M::splat(at.offset);
     scale_ = M::splat(one * breakpoint_cells / (2 * half));
     to_leave_ = M::splat(half + alpha);
     to_enter_ = M::splat(half - alpha);
@@ -139,7 +138,7 @@ class BreakpointPlaces {
     second_half_ = M::splat(breakpoint_cells * one);
   }
   DDN_HOST_DEVICE V operator()(V x) const {
-    const V z = residual(x, base_, offset_), zero{};
+    const V z = from_centre_(x), zero{};
     const auto leaves = z > zero;
     const V place = ((leaves ? to_leave_ : to_enter_) - z) * scale_;
     const V kept = max(min(place, last_), zero);
@@ -147,7 +146,8 @@ class BreakpointPlaces {
   }
 
  private:
-  V base_, offset_, scale_, to_leave_, to_enter_, last_, second_half_;
+  ResidualFrom<M> from_centre_;
+  V scale_, to_leave_, to_enter_, last_, second_half_;
 };
 
 // Narrows the run |u - centre| <= half of `in`. count(n, centre, half) returns the Breakpoints of

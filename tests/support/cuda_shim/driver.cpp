@@ -125,4 +125,17 @@ int shim_backward(const Sets* sets, const void* y, const void* remainder, const 
   return ddn::cuda::robust_pool_backward(args, nullptr);
 }
 
+// parameters: [requests] of ddn::PassRequest.
+int shim_sharded(const Sets* sets, int pass, int64_t requests, const int64_t* of,
+                 const void* parameters, double* numbers) {
+  ddn::ShardedArgs args{};
+  fill_in(args, *sets);
+  args.pass = static_cast<ddn::ShardedPass>(pass);
+  args.requests = requests;
+  args.sets = of;
+  args.parameters = static_cast<const ddn::PassRequest*>(parameters);
+  args.numbers = numbers;
+  return ddn::cuda::sharded_passes(args, nullptr);
+}
+
 }  // extern "C"

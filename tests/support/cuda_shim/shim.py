@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.support import ROOT, kept
+from tests.support import ROOT, kept, passes
 
 HERE = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
@@ -284,6 +284,28 @@ class Shim:
         output.check()
         return result.view(type(x)) if of in ("points", "answer") else result
 
+    def sharded(
+        self,
+        x: np.ndarray,
+        penalty: str,
+        kind: str,
+        sets: np.ndarray,
+        parameters: np.ndarray,
+        **options: Any,
+    ) -> np.ndarray:
+        """What `ddn::_sharded_pass` returns for a pass of tests/support/passes.py."""
+        output = Guarded((len(sets), passes.numbers(kind, penalty)), np.dtype(np.float64))
+        self._call(
+            self._c.shim_sharded,
+            *self._sets(Problem(x, penalty, 1.0, **options)),
+            passes.KINDS.index(kind),
+            ctypes.c_int64(len(sets)),
+            self._input(sets),
+            self._input(parameters),
+            self._pointer(output.array),
+        )
+        return output.check()
+
     def toy(self, name: str, size: int = 1024) -> np.ndarray:
         """The output of a kernel of toys.cu; NaN where it does not write."""
         out = np.full(size, np.nan)
@@ -313,7 +335,7 @@ class Shim:
             for name, address in self.addresses().items()
             if re.search(
                 r"^(void )?ddn::cuda::.*"
-                r"\(ddn::(BackwardArgs|cuda::(LocalArgs|GlobalArgs|SegmentLists))\)$",
+                r"\(ddn::(BackwardArgs|ShardedArgs|cuda::(LocalArgs|GlobalArgs|SegmentLists))\)$",
                 name,
             )
         }

@@ -4,5 +4,5 @@
 #include "arithmetic.h"
 #include "collectives.h"
 #include "counters.h"
-#include "translated.h"
 #include "memory.h"
+#include "translated.h"
