@@ -373,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     report[step.artifact.key] = step.artifact.read()
             unfinished = target.with_suffix(".part")
             unfinished.write_text(json.dumps(report, indent=1) + "\n")
-            unfinished.replace(target)  # what is there is always whole
+            unfinished.replace(target)  # the file is complete at any time
 
         start = time.monotonic()
         outcomes = run_steps(steps, TOTAL_SECONDS, record)

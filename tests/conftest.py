@@ -15,7 +15,7 @@ from tests.support.devices import REQUIRE_CUDA, cuda_missing, gpu_missing
 DEADLINE = float(os.environ.get("DDN_TEST_DEADLINE", "inf"))  # in seconds, as time.time() counts
 
 
-LEFT_OUT = pytest.StashKey[Counter]()  # how many tests, by what is said of them
+LEFT_OUT = pytest.StashKey[Counter]()  # number of skipped tests by reason
 
 
 def require(missing):

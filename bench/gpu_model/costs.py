@@ -33,7 +33,7 @@ UNITS = {
 }
 
 
-class UnknownOpcode(KeyError):  # noqa: N818, says what is wrong
+class UnknownOpcode(KeyError):  # noqa: N818, a descriptive name
     """A PTX opcode without a row in the table."""
 
 

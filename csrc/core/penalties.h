@@ -266,7 +266,7 @@ struct WelschFar : Welsch {
 // WelschFar and the sums of Huber's objective in one pass; see core/local_minimum.h.
 struct WelschAndHuber : WelschFar {
   static constexpr int moments = 10, first_approximate = 4, first_count = 9;
-  struct Look {
+  struct JointSums {
     SeriesSums own;
     double huber_psi;  // sum of Huber's psi
     double least;      // lower bound of the sum of Huber's psi' while u moves by at most alpha / 4
@@ -277,7 +277,7 @@ struct WelschAndHuber : WelschFar {
     add(8, clip(t, Math<V>::splat(1)), One{});
     add.count(9, absolute(t), Math<V>::splat(0.75 - 1e-5));
   }
-  static DDN_HOST_DEVICE Look sums(const double* m, double alpha) {
+  static DDN_HOST_DEVICE JointSums sums(const double* m, double alpha) {
     return {WelschFar::sums(m, alpha), m[8] * alpha, m[9]};
   }
 };

@@ -34,7 +34,7 @@ def test_the_mean_of_a_long_set_of_alike_points(n, device, dtype):
     assert abs(float(ddn_cuda.robust_pool(x, "quadratic")) - mean) <= 4 * eps * 2 * mean
 
 
-def test_a_huber_start_on_a_kink(device, dtype):
+def test_a_huber_start_on_a_breakpoint(device, dtype):
     """The points at -1 lie at distance alpha from the mean 0 and leave the inliers right of it."""
     tiny = 2.0**-13 if dtype == torch.float32 else 2.0**-32
     points = [-1.0] * 400 + [-6.0] * 100 + [2.0] * 500 + [tiny, tiny]

@@ -86,7 +86,7 @@ def test_accuracy_at_the_extremes_of_double(case, penalty, device):
     ],
     ids=lambda v: f"{len(v)}_points" if isinstance(v, list) else str(v),
 )
-def test_steps_that_end_on_a_kink_or_a_point(points, alpha, penalty, device, dtype):
+def test_steps_that_end_on_a_breakpoint_or_a_point(points, alpha, penalty, device, dtype):
     seen, answers = pool([points], penalty, alpha, device, dtype)
     contract.assert_answer(float(answers[0]), seen[0], penalty, alpha, dtype)
 

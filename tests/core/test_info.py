@@ -211,7 +211,7 @@ def test_vanishing_curvature_on_both_sides(solver, device):
             assert g.sum().item() == pytest.approx(1, abs=0.2)
 
 
-def test_a_point_at_the_kink_counts_as_inside(device, dtype):
+def test_a_point_at_the_breakpoint_counts_as_inside(device, dtype):
     """x at a distance of exactly alpha: phi'' = 1 there, by convention."""
     x = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.25], dtype=dtype, device=device, requires_grad=True)
     y, info = ddn_cuda.robust_pool(x, "huber", 1.0, return_info=True)

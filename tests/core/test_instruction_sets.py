@@ -29,10 +29,10 @@ for penalty in ("welsch", "truncated_quadratic"):
         x = torch.tensor(sets.contaminated(np.random.default_rng(0), 3, 1000), dtype=dtype)
         for row, answer in zip(x.double().numpy(), ddn_cuda.robust_pool(x, penalty).tolist()):
             contract.assert_answer(answer, row, penalty, 1.0, dtype)
-# Sums from a list of the points near the kinks, beside which points lie exactly, and masks.
+# Sums over lists of the points near the breakpoints, with points exactly at their limits; masks.
 rng = np.random.default_rng(1)
 for n in (5, 16, 17, 300):
-    steps = rng.integers(-40, 41, (8, n)) * 0.05  # the kinks, 0.1 and 0.15 to their sides
+    steps = rng.integers(-40, 41, (8, n)) * 0.05  # the breakpoints, 0.1 and 0.15 to their sides
     two = np.where(rng.random((8, n)) < 0.5, -2.0, 2.5) + 0.3 * rng.standard_normal((8, n))
     for points in (steps, two, 1e4 + steps):
         mask = torch.tensor(rng.random((8, n)) < 0.7)

@@ -150,7 +150,7 @@ def test_gradient_by_central_differences(penalty, rng):
     for x in (*sets.unimodal(rng, 3, 25), *sets.contaminated(rng, 3, 25, 0.1)):
         y = ref.solve(x, penalty, 1.0).y
         if np.abs(np.abs(y - x) - 1).min() < 1e-3:
-            continue  # next to a kink
+            continue  # next to a breakpoint
         h, exact = 1e-5, ref.gradient(x, y, penalty, 1.0)
         assert math.fsum(exact) == pytest.approx(1, abs=1e-14)
         for i in range(len(x)):

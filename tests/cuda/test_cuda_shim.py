@@ -183,7 +183,7 @@ def test_special_sets(n, penalty, dtype, shim):
         assert not grad_x[5].any()
 
 
-def kinked(n, dtype):
+def near_breakpoints(n, dtype):
     """Sets [3, n] with alpha = 1 that are hard for lists of the points near breakpoints."""
     rng = np.random.default_rng(n)
     found = [
@@ -196,10 +196,10 @@ def kinked(n, dtype):
 
 @pytest.mark.parametrize("n", [100, 2048, 2049, 9000])
 @pytest.mark.parametrize("penalty", ["huber", "truncated_quadratic"])
-def test_lists_of_points_near_kinks(n, penalty, dtype, shim):
+def test_lists_of_points_near_breakpoints(n, penalty, dtype, shim):
     """Lists that do not fit, and descents that leave the reach of a list: answers are right, and
     segments, which have more space, give the same bits."""
-    x = kinked(n, dtype)
+    x = near_breakpoints(n, dtype)
     y, *others, grad_x = in_every_schedule(shim, lambda: solve_and_differentiate(shim, x, penalty))
     assert_right(x, y, grad_x, penalty, 1.0, dtype)
     segments = shim.forward(x.reshape(-1, 1), penalty, ptr=n * np.arange(len(x) + 1))

@@ -131,7 +131,7 @@ def test_any_dim(shape, dim, is_sorted, device):
 def test_gradcheck(penalty):
     index = torch.tensor([2, 0, 0, 2, 2, 0, 3, 2])
     x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
-    aggr = RobustAggregation(penalty, 5.0)  # no point near a kink
+    aggr = RobustAggregation(penalty, 5.0)  # no point near a breakpoint
     assert torch.autograd.gradcheck(lambda x: aggr(x, index, dim_size=4), x)
 
 

@@ -16,7 +16,7 @@ import ddn_cuda
 
 
 def allocations(run, device):
-    """The sizes of what is asked of torch's allocator."""
+    """The sizes of allocations from PyTorch's allocator."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.memory._record_memory_history(max_entries=100_000)
@@ -44,7 +44,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
-    """Forward: y and two numbers per set. Backward: one tensor of x's size, the gradient."""
+    """Forward: y and two numbers per set. Backward: the gradient, of x's size."""
     make, dim = LAYOUTS[layout]
     x = make(torch.randn(4, 16, 1024, dtype=dtype, device=device))
     x = (x.to(torch.float16) if half else x).detach().requires_grad_()
@@ -57,8 +57,8 @@ def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
     y = forward()
     grad = torch.ones_like(y)
     taken = allocations(forward, device)
-    assert sum(taken) >= sets * x.element_size()  # it sees what is taken
-    # Each is rounded up to what the allocator hands out.
+    assert sum(taken) >= sets * x.element_size()  # the recorder sees allocations
+    # The allocator rounds sizes up.
     assert sum(taken) <= sets * (x.element_size() + 2 * real) + 3 * 512
     assert max(taken) < bytes_of_x / 8
     taken = allocations(lambda: torch.autograd.grad(y, x, grad, retain_graph=True), device)
@@ -69,8 +69,8 @@ def test_the_memory_of_a_pool(layout, half, penalty, device, dtype):
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("shape", [(), (1024,), (16, 1), (4, 1, 1), (1, 16, 1024)], ids=str)
 def test_the_memory_of_broadcast_weights(shape, half, penalty, device, dtype):
-    """Not expanded in the forward; its gradient takes one temporary of x's size at most: of 16-bit
-    x, whose weights have gradients in float32, one after the other."""
+    """Weights are not expanded in the forward pass. Their gradient takes at most one temporary of
+    x's size; with 16-bit x, where it is in float32, it is computed in slices."""
     x = torch.randn(4, 16, 1024, dtype=dtype, device=device)
     x = x.bfloat16() if half else x
     weight = (0.5 + torch.rand(shape, dtype=dtype)).to(device).requires_grad_()
@@ -87,7 +87,7 @@ def test_the_memory_of_broadcast_weights(shape, half, penalty, device, dtype):
 
 
 def test_the_memory_of_a_mask(penalty, device):
-    """A mask is read as it is, and so is a weight of any type."""
+    """Masks and weights of any dtype are read without conversion."""
     x, mask = torch.randn(4, 16, 1024, device=device), torch.rand(16, 1024, device=device) < 0.7
     for weight in (mask, mask.half(), mask.bfloat16(), mask.double()):
         taken = allocations(
@@ -113,7 +113,7 @@ def test_the_memory_of_segments(penalty, device, dtype):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("channels", [4, 40])
 def test_the_lists_of_long_segments(channels, weighted, cuda, dtype):
-    """docs/features.md, Memory: of a global search over more points than the chip holds."""
+    """docs/features.md, Memory: a global search over more points than fit in shared memory."""
     points, segments = 20_000, 100
     x = torch.randn(points, channels, dtype=dtype, device=cuda)
     weight = torch.rand(points, 1, dtype=dtype, device=cuda) if weighted else None
@@ -132,7 +132,7 @@ def test_the_lists_of_long_segments(channels, weighted, cuda, dtype):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
 def test_the_peak_of_a_process():
-    """What the kernels allocate themselves is seen by no profiler of torch, but by the system."""
+    """PyTorch's profiler does not see the kernels' own allocations; the operating system does."""
     script = textwrap.dedent("""
         import torch, ddn_cuda
         torch.set_num_threads(2)
@@ -148,7 +148,7 @@ def test_the_peak_of_a_process():
 
         small = torch.randn(8, 64, 16, requires_grad=True)
         y = ddn_cuda.robust_pool(small, "welsch", dim=1)
-        torch.autograd.grad(y, small, torch.ones_like(y))  # what is loaded once is loaded now
+        torch.autograd.grad(y, small, torch.ones_like(y))  # excludes one-time loading
         x = torch.randn(32, 4096, 64).requires_grad_()  # 32 MiB
         for penalty in ("quadratic", "huber", "welsch"):
             for dim in (1, 2, (0, 1)):
@@ -168,7 +168,7 @@ def test_the_peak_of_a_process():
     rows = [line.split() for line in run.stdout.splitlines()]
     assert len(rows) == 9
     for penalty, dim, up, down in rows:
-        # Room for what the system counts by and by; a copy of x would be 32 MiB.
+        # A margin for delayed accounting; a copy of x would be 32 MiB.
         assert float(up) < 8, (penalty, dim, up)
         assert 24 < float(down) < 32 + 8, (penalty, dim, down)
 
@@ -179,7 +179,7 @@ def test_the_peak_of_a_process():
 @pytest.mark.slow
 @pytest.mark.parametrize("pool", ["sets", "segments"])
 def test_more_than_2_to_the_31_numbers(pool, device):
-    """Expanded from few: the last sets are as right as the first."""
+    """Expanded from few numbers; the last sets are as accurate as the first."""
     if pool == "sets":
         values = torch.randn(33, 1, device=device)
         x = values.expand(33, 2**31 // 33 + 7)
@@ -196,9 +196,9 @@ def test_more_than_2_to_the_31_numbers(pool, device):
 
 @pytest.mark.parametrize("shape", [(4096, 512), (2, 2**19)])
 def test_sets_and_chunks_are_shared_among_the_threads(shape):
-    """By the time for which other threads work, in units of what one thread needs for everything.
+    """Measured by the time that other threads work, relative to the time of a single thread.
 
-    The calling thread's own time says nothing on a busy machine: it includes waiting for the rest.
+    The time of the calling thread is useless on a busy machine, because it includes waiting.
     """
     if "OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("torch has no OpenMP")
@@ -216,7 +216,7 @@ def test_sets_and_chunks_are_shared_among_the_threads(shape):
     before = torch.get_num_threads()
     shares = []
     try:
-        for _ in range(20):  # where a core is taken, whoever comes first takes what there is to do
+        for _ in range(20):  # on a busy core, whichever thread runs first takes the work
             alone, others_of_one = seconds_of_work(1)
             assert others_of_one < 0.1 * alone
             _, others = seconds_of_work(2)

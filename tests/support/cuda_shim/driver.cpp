@@ -1,4 +1,4 @@
-// The kernels' launchers and the shim's settings as functions of plain C, for ctypes.
+// C functions for ctypes: the kernels' launchers and the settings of the shim.
 #include <cstring>
 #include <vector>
 
@@ -39,7 +39,7 @@ struct Array {
   const int64_t* layout;
 };
 
-// What both passes are told.
+// The arguments common to both passes.
 struct Sets {
   int dtype, penalty;
   const int64_t* ptr;  // null but for segments

@@ -1,4 +1,4 @@
-// What translated PTX includes.
+// The header of translated PTX.
 #pragma once
 
 #include "arithmetic.h"
