@@ -21,13 +21,10 @@ def test_numbers(kind, penalty, n, shim):
     ):
         of, parameters = zip(*requests(kind, inverse_unit), strict=True)
         points = np.asfortranarray(x.astype(dtype))
+        given = (points, penalty, kind, np.array(of), np.array(parameters))
         (found,) = in_every_schedule(
             shim,
-            lambda: [
-                shim.sharded(
-                    points, penalty, kind, np.array(of), np.array(parameters), weight=weight
-                )
-            ],
+            lambda given=given, weight=weight: [shim.sharded(*given, weight=weight)],
         )
         for i, row, request in zip(of, found, parameters, strict=True):
             own = None if weight is None else weight[i].astype(float)

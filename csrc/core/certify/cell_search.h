@@ -36,8 +36,10 @@ class AttainedDensity {
   double best() const { return best_.density; }
   // No density up to this one is looked for, and left of the best place, where it may be as good,
   // none up to known().
-  double enough() const { return best() + allowed(); }
-  double allowed() const { return max(0.25 * excess_ * (mass_ - best()), sum_rounding * mass_); }
+  double discard_threshold() const { return best() + density_tolerance(); }
+  double density_tolerance() const {
+    return max(0.25 * excess_ * (mass_ - best()), sum_rounding * mass_);
+  }
   double known() const { return best() - 2 * doubt(mass_ - best()) - sum_rounding * mass_; }
   bool is_left(double u) const { return u < best_.u; }
   double doubt(double loss) const { return max(rounding_ * loss, 4e-16 * mass_); }
@@ -51,7 +53,7 @@ class AttainedDensity {
   // other the one of the largest density.
   std::vector<double> candidates() {
     // A descent from a density that large ends at no smaller one.
-    const double least = best() - 1e-7 * mass_ - 2 * allowed();
+    const double least = best() - 1e-7 * mass_ - 2 * density_tolerance();
     std::sort(offers_.begin(), offers_.end(),
               [](const Candidate& a, const Candidate& b) { return a.u < b.u; });
     std::vector<double> places;
@@ -99,7 +101,7 @@ struct CellsOf<Certificate::gaussian> {
     Series series;
     std::copy(sums, sums + Series::terms, series.c);
     const bool left = attained.is_left(cell.centre);
-    const double tolerance = left ? 4e-16 * attained.mass() : attained.allowed();
+    const double tolerance = left ? 4e-16 * attained.mass() : attained.density_tolerance();
     const double radius = cell.radius / attained.alpha() * (1 + 1e-9);
     const Maximum top = maximise(series, radius, attained.known(), tolerance);
     if (top.found) {
@@ -174,7 +176,7 @@ class CellSearch {
     for (const SearchedCell& cell : resolved) {
       // Where numbers have no finer steps, the centre stands for the cell.
       const bool fine = cell.radius > 4e-16 * ::fabs(cell.centre);
-      if (!(fine && cell.bound > attained_.enough())) continue;
+      if (!(fine && cell.bound > attained_.discard_threshold())) continue;
       const double wanted =
           ::ceil(cell.radius / (shortest() > 0 ? shortest() : cell.radius / parts));
       cut(cell, static_cast<int>(max(min(wanted, 1.0 * parts), 2.0)));
@@ -201,7 +203,7 @@ class CellSearch {
     takes_short_ = cells_.empty();
     if (!takes_short_) return;
     for (const SearchedCell& cell : short_) {
-      if (cell.bound > attained_.enough()) cells_.push_back(cell);
+      if (cell.bound > attained_.discard_threshold()) cells_.push_back(cell);
     }
     short_.clear();
   }
