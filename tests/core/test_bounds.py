@@ -209,7 +209,7 @@ def test_sums_over_bins_in_single_precision(penalty):
 
 def test_errors_of_losses():
     """docs/global.md, A9: what a last step changes that is not looked at."""
-    source = (CORE / "certify" / "search.h").read_text()
+    source = (CORE / "certify" / "candidates.h").read_text()
     for name, accepted, curvature in (("single", 1e-6, 1 / 16), ("double", 1e-12, 1)):
         allowed = constant(source, rf"last_step_{name} = ([\d.e-]+);")
         # The longest step that is accepted: 1.1 m most_twist s^2 = accepted curvature / 2.
