@@ -1,9 +1,9 @@
-"""Runs every CUDA kernel on small problems, to be watched by compute-sanitizer.
+"""Runs every CUDA kernel on small problems, for use under compute-sanitizer.
 
     compute-sanitizer --tool memcheck python -m bench.sanitizer_case
 
 The problems are those of bench/kernel_cases.py; a test without a GPU checks that they reach every
-kernel. No answer is judged here.
+kernel. The answers are not checked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_ALL = 3  # exit status
 
 
 def to_torch(array: np.ndarray | None, dtype: str, device: torch.device) -> Tensor | None:
-    """The same numbers in the same order of memory."""
+    """The tensor with the same numbers and strides."""
     if array is None:
         return None
     tensor = torch.from_numpy(array)
@@ -34,10 +34,10 @@ def to_torch(array: np.ndarray | None, dtype: str, device: torch.device) -> Tens
 
 
 def run(case: Case, device: torch.device) -> list[Tensor]:
-    """Everything that the case asks for.
+    """Runs a case with its derivatives.
 
-    Tensors are made on the CPU and the inner operators are called by name: hardly a kernel but
-    those of this project runs on the device.
+    Tensors are created on the CPU, and the inner operators are called directly, so almost all
+    kernels on the device are those of this project.
     """
     given = kernel_cases.arrays(case)
     x = to_torch(given.x, case.dtype, device)

@@ -1,7 +1,7 @@
 // The kernels for x86-64 with AVX2 and FMA.
 #if defined(__x86_64__)
 
-// Before the target is widened: what these headers define may be shared with other files.
+// Included before the target is widened: the linker may share their functions with other files.
 #include <immintrin.h>
 
 #include <algorithm>

@@ -25,7 +25,7 @@ template <class T>
 class LaneBatch {
  public:
   static constexpr int lanes = VectorOf<T>::lanes;
-  static constexpr int64_t most_points = 16 * lanes;
+  static constexpr int64_t max_points = 16 * lanes;
 
   // Whether sets of so many points are for lane batches: of more they gain little or nothing.
   template <class P, bool global>
@@ -82,7 +82,7 @@ class LaneBatch {
 
  private:
   static constexpr int parts = PerLane<T>::parts;
-  static constexpr int most_passes = 16;
+  static constexpr int max_passes = 16;
   using Part = typename PerLane<T>::Part;
   using Mask = decltype(Part{} < Part{});
 
@@ -274,7 +274,7 @@ class LaneBatch {
     SumsIn<Part> at[parts];
     Descent<P, Part> descents[parts];
     for (int p = 0; p < parts; ++p) descents[p] = descent<P>(p);
-    for (int pass = 0; pass < most_passes; ++pass) {
+    for (int pass = 0; pass < max_passes; ++pass) {
       bool done = true;
       for (int p = 0; p < parts; ++p) done = done && !Math<Part>::any(active_[p]);
       if (done) return;
@@ -336,7 +336,7 @@ class LaneBatch {
     const auto proof = prove_by_cells<P, Lanes>(narrowed(range), narrowed(place), lengths_,
                                                 narrowed(wanted) > none, sums);
     const PerLane<T> proven = widened<T>(proof.proven ? one : none);
-    bend_ = widened<T>(proof.bend);
+    density_curvature_ = widened<T>(proof.curvature);
     for (int p = 0; p < parts; ++p) solved_[p] |= proven.part[p] > 0.5;
   }
 
@@ -362,7 +362,7 @@ class LaneBatch {
           set.alpha;
       if (is_gaussian<P> && lo_[lane] < hi_[lane]) {
         const double slope = total * (way + 4 * rounding);
-        solution.slack = slope * slope / (-2 * bend_[lane]);
+        solution.slack = slope * slope / (-2 * density_curvature_[lane]);
       } else {
         solution.slack = total * way * way;
       }
@@ -388,10 +388,10 @@ class LaneBatch {
   PerLane<T> u_, curvature_, passes_;
   // Of a global search: a bound on the second derivative of the density, by u / alpha, where the
   // minimum may be.
-  PerLane<T> bend_;
+  PerLane<T> density_curvature_;
   Mask active_[parts], solved_[parts];
-  Vector<T> points_[most_points + 2];
-  T copies_[lanes][most_points];
+  Vector<T> points_[max_points + 2];
+  T copies_[lanes][max_points];
 };
 
 }  // namespace DDN_ISA

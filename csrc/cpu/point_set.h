@@ -22,7 +22,7 @@ class PointSet {
   using Scalar = T;
   using Real = T;
   using BinMath = FloatMath;
-  static_assert(least_block % BinMath::lanes == 0, "vectors of cells fill blocks");
+  static_assert(min_block % BinMath::lanes == 0, "vectors of cells fill blocks");
   using Workspace = SearchWorkspace<T>;
   using Set = PointSpan<T, weighted_>;
   static constexpr bool weighted = weighted_;
@@ -40,6 +40,7 @@ class PointSet {
   double total_weight() const { return total_weight_; }
   double unit() const { return unit_; }
 
+  // One thread is all of the group.
   int rank() const { return 0; }
   int size() const { return 1; }
   void sync() const {}
@@ -80,7 +81,7 @@ class PointSet {
     for (int i = begin + 1; i < end; ++i) found = x[i] > x[found] ? i : found;
     return found;
   }
-  int most_cells() const { return Workspace::most_cells; }
+  int max_cells() const { return Workspace::max_cells; }
   template <class P>
   static const KernelTable& table() {
     static const KernelTable table = make_kernel_table<P>();

@@ -9,7 +9,7 @@
 // large the set. Approximate sums are moved to double precision once in `approximate_vectors` only.
 #pragma once
 
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {

@@ -1,4 +1,4 @@
-// Chooses the instruction set, once.
+// Chooses the kernels of an instruction set, once.
 #include "cpu/robust_pool_cpu.h"
 
 #include <cstdlib>
@@ -54,8 +54,8 @@ Kernels choose() {
 }
 
 const Kernels& kernels() {
-  static const Kernels select = choose();
-  return select;
+  static const Kernels chosen = choose();
+  return chosen;
 }
 
 }  // namespace

@@ -66,7 +66,7 @@ class GroupSearchPoints {
     clear_list();
     set_.for_each(
         [&](T x, auto weight) {
-          const T z = run(x), distance = absolute(z), t = -z * run.inverse;
+          const T z = run.from_centre(x), distance = absolute(z), t = -z * run.inverse;
           if (distance <= run.inner) {
             totals[0] += 1.0 * weight_in<double>(weight);
             s1 = added(s1, t, weight);

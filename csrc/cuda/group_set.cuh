@@ -34,7 +34,7 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
   }
   __device__ __forceinline__ double unit() const { return weighted ? weights_.unit : 1; }
 
-  __device__ __forceinline__ int most_cells() const { return Workspace::most_cells; }
+  __device__ __forceinline__ int max_cells() const { return Workspace::max_cells; }
   template <class P>
   __device__ __forceinline__ const KernelTable& table() const {
     return *workspace_->table;

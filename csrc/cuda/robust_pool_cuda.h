@@ -1,5 +1,4 @@
-// The CUDA kernels as the operators see them. Launches go to `stream` of the current device;
-// nothing is waited for.
+// The interface of the CUDA kernels. Launches are asynchronous, on `stream` of the current device.
 #pragma once
 
 #include "core/args.h"

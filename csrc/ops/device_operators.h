@@ -1,10 +1,10 @@
-// The inner operators of one device, from what runs its kernels. `Device` has static functions
+// The inner operators of one device. `Device` has the static functions
 //
-//   guard(x)               an object that is kept while work for x is handed out
+//   guard(x)               returns an object that lives while kernels for x are launched
 //   forward(args, x)       robust_pool_forward of the device
-//   backward(args)         robust_pool_backward
+//   backward(args)         robust_pool_backward of the device
 //
-// and this header turns the arguments of the schemas into those of ops/pool.h.
+// and this header converts the arguments of the schemas into those of ops/pool.h.
 #pragma once
 
 #include <torch/library.h>

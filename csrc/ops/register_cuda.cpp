@@ -1,5 +1,5 @@
-// Nothing here or below it waits for the device or reads from it: the launches can be captured in a
-// CUDA graph.
+// The CUDA kernels of the inner operators. No function called from here synchronises with the
+// device or reads from it, so the launches can be captured in a CUDA graph.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>

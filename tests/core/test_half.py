@@ -1,4 +1,4 @@
-"""float16 and bfloat16: read as they are, solved in float32, rounded once."""
+"""float16 and bfloat16 points: solved in float32, rounded once."""
 
 import itertools
 
@@ -34,7 +34,8 @@ def pooled(x, *args, upstream=None, **options):
 
 @pytest.mark.parametrize("copies", [1, 3])
 def test_every_number_is_read_and_written(copies, half, penalty, device):
-    """A set of one number, once or thrice, is that number: bit for bit, NaN and zeros aside."""
+    """The answer to a set of one number, once or thrice, is bitwise that number, except for NaN and
+    zeros."""
     x = every_number(half, device)
     y, g = pooled(x[:, None].expand(-1, copies), penalty, 2.0)
     nan = x.isnan()
@@ -51,7 +52,7 @@ def test_every_number_is_read_and_written(copies, half, penalty, device):
 
 
 def test_every_number_is_a_weight_and_an_alpha(half, device):
-    """Read as float32 reads them: bit for bit the answers of the widened tensors."""
+    """Bitwise equal to the answers for the tensors converted to float32."""
     t = every_number(half, device)
     x = torch.tensor([0.0, 1.0, 3.0], device=device).expand(len(t), 3)
     weight = torch.stack([torch.ones_like(t), t, torch.ones_like(t)], dim=1)
@@ -70,7 +71,7 @@ def neighbours(y):
     inf = torch.full_like(y, torch.inf)
     exact = y.double()
     below, above = torch.nextafter(y, -inf).double(), torch.nextafter(y, inf).double()
-    # Beyond the largest number: as far as the last step.
+    # Beyond the largest number, extrapolated by the last spacing.
     below = torch.where(below.isinf(), 2 * exact - above, below)
     above = torch.where(above.isinf(), 2 * exact - below, above)
     return (exact + below) / 2, (exact + above) / 2
@@ -81,8 +82,8 @@ SIZES = [1, 2, 7, 33, 128, 1000, 5000, 20_000, 70_001]
 
 @pytest.mark.parametrize("n", SIZES)
 def test_the_answer_is_rounded_once(n, half, penalty, device):
-    """The exact answer lies within float32's accuracy of what is rounded to y; nearly always it is
-    itself rounded to y."""
+    """The exact answer lies within float32's accuracy of a number that rounds to y; nearly always
+    it rounds to y itself."""
     rng = np.random.default_rng(n)
     many = max(3, min(2000, 100_000 // n))
     x = torch.tensor(sets.unimodal(rng, many, n) * 3, dtype=half, device=device)
@@ -94,8 +95,8 @@ def test_the_answer_is_rounded_once(n, half, penalty, device):
     if penalty == "quadratic":
         d = 8 * contract.EPS[torch.float32] * x.double().abs().mean(-1)
     assert ((low - d <= exact) & (exact <= high + d)).all()
-    # Twice d over the spacing of numbers lie within d of a midpoint, on average; but the middle of
-    # two points is one every other time.
+    # A share of 2 d / spacing of numbers lies within d of a midpoint, on average; but the middle of
+    # two points is a midpoint every other time.
     coarse = high - low > 50 * d
     chance = 2 / 50
     different = (y != exact.to(half))[coarse].double()
@@ -103,7 +104,7 @@ def test_the_answer_is_rounded_once(n, half, penalty, device):
 
 
 def test_it_is_rounded_once_and_not_twice(half, device):
-    """A mean just above the middle of two numbers, that float32 rounds to the middle."""
+    """A mean just above the midpoint of two numbers, which float32 rounds to the midpoint."""
     one, up = 1.0, torch.nextafter(torch.ones((), dtype=half), 2 * torch.ones((), dtype=half))
     x = torch.tensor([one, float(up)], dtype=half, device=device)
     lean = 1 + 2.0**-22
@@ -116,7 +117,8 @@ def test_it_is_rounded_once_and_not_twice(half, device):
 
 @pytest.mark.parametrize("solver", ["local", "global"])
 def test_it_is_the_answer_of_the_widened_set(solver, half, penalty, device):
-    """Of float32's y up to the double rounding of that: the next number, at a tie, at most."""
+    """Equal to float32's y rounded, except that double rounding at a tie may give the next
+    number."""
     x = torch.tensor(sets.contaminated(np.random.default_rng(2), 4000, 50), dtype=half)
     x = x.to(device)
     y = ddn_cuda.robust_pool(x, penalty, 0.7, solver=solver)
@@ -137,7 +139,7 @@ def test_info_is_that_of_the_rounded_answer(half, penalty, device):
     assert (info.status == ddn_cuda.Status.converged).all()
     _, wide = ddn_cuda.robust_pool(x.float(), penalty, return_info=True)
     assert torch.equal(info.iterations, wide.iterations)
-    # An objective rises by f'' / 2 times the square of y's rounding, of 2^-8 |y| in bfloat16.
+    # y's rounding, 2^-8 |y| in bfloat16, raises the objective by f'' / 2 times its square.
     rise = 40 * (y.double() - ddn_cuda.robust_pool(x.double(), penalty)).square() / 2
     assert (info.objective <= wide.objective + rise * 1.01 + 1e-5).all()
 
@@ -154,7 +156,7 @@ def test_the_gradient_of_x_is_rounded_once(n, half, penalty, device):
     _, wide = pooled(x.float(), penalty, 2.0, upstream=upstream.float())
     assert g.dtype == half
     low, high = neighbours(g)
-    # float32's own step of 4e-6 alpha, times the bending of the penalty; of a kink, nothing is.
+    # The last step in float32, 4e-6 alpha, times psi'' of the penalty; no bound at a breakpoint.
     room = 2e-5 * wide.double().abs() + 2e-5 * wide.double().abs().max(-1, keepdim=True)[0]
     assert ((low - room <= wide) & (wide <= high + room)).all()
     assert (g != wide.to(half)).double().mean() <= 0.02
@@ -177,7 +179,7 @@ def test_gradients_have_the_type_of_their_input(half, penalty, device):
         wide = [t.detach().float().requires_grad_() for t in leaves]
         y = ddn_cuda.robust_pool(wide[0], penalty, wide[2], weight=wide[1])
         for g, expected in zip(grads, torch.autograd.grad(y.sum(), wide), strict=True):
-            # Once rounded, of float32's gradient.
+            # float32's gradient, rounded once.
             eps = max(torch.finfo(g.dtype).eps, 1e-5)
             torch.testing.assert_close(g.float(), expected, rtol=eps, atol=2e-5)
 
@@ -202,7 +204,8 @@ def test_second_order_and_forward_mode(half, penalty, device):
 
 
 def test_small_gradients_need_no_scaling(half, device):
-    """Of a mean of 4,096 numbers each is 2^-12: float16 holds it, and no sum is taken in it."""
+    """Each gradient of a mean of 4,096 numbers is 2^-12, which float16 represents; no sum is in
+    float16."""
     x = torch.randn(3, 4096, device=device).to(half)
     _, g = pooled(x, "quadratic")
     assert (g == 2.0**-12).all()
@@ -219,7 +222,8 @@ def test_small_gradients_need_no_scaling(half, device):
 
 
 def test_large_numbers(half, penalty, device):
-    """Neither sums nor squares are taken in 16 bits: nothing overflows that can be held."""
+    """Neither sums nor squares are computed in 16 bits, so representable results do not
+    overflow."""
     big = torch.finfo(half).max
     x = torch.full((3, 1000), big, dtype=half, device=device)
     x[1] = -big

@@ -1,4 +1,4 @@
-"""The CPU kernels of every instruction set that this machine has give the promised answers."""
+"""The CPU kernels for every instruction set of this machine give correct answers."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import ddn_cuda
 from tests.support import ROOT
 
-# In a process of its own, since the instruction set is chosen once. Asserts the answers, then
+# Runs in a separate process, because the instruction set is chosen once. Checks the answers, then
 # prints the name of the instruction set in use.
 PROGRAM = """
 import ddn_cuda, numpy as np, torch

@@ -112,7 +112,7 @@ def test_registers_of_the_report():
     assert known.of("void ddn::cuda::nothing<float>(ddn::cuda::LocalArgs)") is None
 
 
-# The rule. Expected values are computed by hand: a change here changes what was frozen.
+# The rule. Expected values are computed by hand. The rule is frozen and must not change.
 
 
 def times_of(machine=H200, registers=128, **changes):
@@ -127,7 +127,7 @@ def test_the_rule():
     assert times.shared == 128  # a request takes a cycle
     assert times.loads == 4 * 500 / 2  # two blocks of 256 threads with 128 registers
     assert times.memory == pytest.approx(512 * 32 / 16.45, rel=1e-3)
-    # 4 bytes x 512 threads are not enough in flight.
+    # 4 bytes for 512 threads are too few in flight.
     assert times.predicted == times.issue + times.loads
 
 
@@ -178,7 +178,7 @@ def test_launches_follow_each_other():
     assert one.memory == pytest.approx(1)
     assert two.predicted == pytest.approx(2 * one.predicted)
     unknown = rule.predict([(kernel, None)], 16384, H200)
-    assert unknown.loads == pytest.approx(2 * one.loads)  # one block of 255 registers a thread
+    assert unknown.loads == pytest.approx(2 * one.loads)  # one block of 255 registers per thread
 
 
 # Workloads

@@ -3,8 +3,8 @@
 #include <cstring>
 #include <vector>
 
+#include "answer_checks.h"
 #include "drawn_case.h"
-#include "judgement.h"
 #include "run_kernels.h"
 
 namespace native {

@@ -1,4 +1,4 @@
-"""docs/adding_an_operator.md: an entry in the registry is all that an operator takes in Python."""
+"""docs/adding_an_operator.md: in Python, an operator needs only an entry in the registry."""
 
 import pytest
 import torch

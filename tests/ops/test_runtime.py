@@ -12,7 +12,7 @@ import ddn_cuda
 
 
 def pooled(x, penalty, alpha=0.7, weight=None, **options):
-    """The answer and the gradients of x and, where there is one, of weight."""
+    """The answer and the gradients of x and, if given, of weight."""
     leaves = [t.detach().requires_grad_() for t in (x, weight) if t is not None]
     y = ddn_cuda.robust_pool(leaves[0], penalty, alpha, weight=(*leaves, None)[1], **options)
     return (y.detach(), *torch.autograd.grad(y.sum(), leaves))
@@ -34,7 +34,8 @@ def assert_same(found, expected):
 
 
 def test_python_threads(penalty, device, dtype):
-    """Sets of several sizes at once, for all kernels, each with the bits it has alone."""
+    """Concurrent calls with sets of several sizes, for all kernels, give the bits of single
+    calls."""
     work = [torch.randn(60, n, dtype=dtype, device=device) for n in (5, 49, 700, 1024)]
     work.append(torch.randn(2, 20_000, dtype=dtype, device=device))
     calls = [lambda x=x: pooled(x, penalty) for x in work]
@@ -60,7 +61,7 @@ class Pools(torch.utils.data.Dataset):
 
 
 def test_data_loader_workers():
-    """After the parent has pooled with all its threads, whose locks a fork must not inherit."""
+    """After the parent has used all its threads; a fork must not inherit their locks."""
     x = torch.randn(12, 3, 700)
     expected = torch.stack([Pools(x)[i] for i in range(12)])
     pooled(torch.randn(512, 1000), "welsch")
@@ -86,9 +87,9 @@ def test_streams(cuda, penalty, dtype):
             assert_same(a, b)
 
 
-# The code path that these assert on a GPU: Operands in csrc/ops/layout.cpp makes views and
-# asks the caching allocator for outputs, csrc/ops/register_cuda.cpp launches on the current
-# stream. No value is read, and nothing waits.
+# The code path under test on a GPU: Operands in csrc/ops/layout.cpp creates views, outputs come
+# from the caching allocator, and csrc/ops/register_cuda.cpp launches on the current stream. No
+# value is read, and nothing synchronises.
 CAPTURED = {
     "float alpha": lambda x, a, w: ddn_cuda.robust_pool(x, "welsch", 0.7),
     "local": lambda x, a, w: ddn_cuda.robust_pool(x, "welsch", 0.7, solver="local"),
@@ -100,8 +101,8 @@ CAPTURED = {
 
 
 def offsets(x, w):
-    """Of segments of 1, 0, 3 (4 if the first weight is above 1), all other and 0 rows of x, made on
-    the device of what is there: a copy from the host could not be captured."""
+    """Offsets of segments of 1, 0, 3 (4 if the first weight is above 1), all other and 0 rows of x.
+    They are computed on the device, because a copy from the host could not be captured."""
     steps, more = torch.arange(6, device=x.device), (w[0] > 1).long()
     return steps.clamp(max=1) + (3 + more) * (steps > 2) + (len(x) - 4 - more) * (steps > 3)
 
@@ -114,7 +115,8 @@ def test_the_captured_segments_are_of_several_lengths():
 @pytest.mark.parametrize("name", CAPTURED)
 @pytest.mark.parametrize("n", [49, 1000, 20_000])
 def test_cuda_graphs(n, name, cuda, dtype):
-    """Forward and backward captured together, replayed with other numbers in the same memory."""
+    """Captures forward and backward together, and replays them with other numbers in the same
+    memory."""
 
     def operands():
         x, w = torch.randn(12, n, dtype=dtype, device=cuda), torch.rand(n, dtype=dtype, device=cuda)
@@ -179,7 +181,8 @@ COPIES = {
 
 @pytest.mark.parametrize("copied", COPIES)
 def test_modules_are_copied(copied, penalty, device):
-    """Compiled ones and ones that have run among them; a copy shares nothing with its origin."""
+    """Including compiled modules and modules that have run; a copy shares nothing with the
+    original."""
     pool = ddn_cuda.RobustPool(penalty, 0.3, dim=(0, 1), keepdim=True, tol=1e-3).to(device)
     x = torch.randn(3, 20, 2, device=device, requires_grad=True)
     pool(x).sum().backward()

@@ -1,7 +1,7 @@
-"""Derivatives of answers in 100 digits, from phi' alone: differences of minima.
+"""Derivatives of answers in 100 digits, from phi' alone, by differences of minima.
 
-Nothing is shared with the extension but the definition of phi'; a difference quotient of so many
-digits has more correct ones than a double holds.
+Shares only the definition of phi' with the extension. With this many digits a difference quotient
+is more accurate than a double.
 """
 
 from decimal import Decimal, localcontext
@@ -11,7 +11,7 @@ STEP = Decimal("1e-30")
 
 
 def psi(z, penalty, alpha):
-    """phi', for welsch times alpha^2: a constant factor moves no minimum."""
+    """phi', for welsch times alpha^2; a constant factor does not change the minimum."""
     t = z / alpha
     if penalty == "quadratic":
         return z
@@ -30,7 +30,7 @@ def _slope(u, x, w, penalty, alpha):
 
 
 def _minimum(u, x, w, penalty, alpha):
-    """The minimum that `u` is an approximation of."""
+    """The minimum near `u`."""
     for _ in range(12):
         h = STEP * alpha
         rise = _slope(u + h, x, w, penalty, alpha) - _slope(u - h, x, w, penalty, alpha)
@@ -42,7 +42,7 @@ def _minimum(u, x, w, penalty, alpha):
 
 
 def by_alpha(y, x, w, penalty, alpha):
-    """dy/dalpha, and the sum of its terms' magnitudes: what rounding is relative to."""
+    """dy/dalpha, and the sum of the magnitudes of its terms, to which rounding is relative."""
     with localcontext() as context:
         context.prec = DIGITS
         y, alpha = Decimal(y), Decimal(alpha)

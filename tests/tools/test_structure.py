@@ -1,5 +1,4 @@
-"""How the sources hang together: no module imports itself by way of others, no file name is used
-twice."""
+"""The structure of the sources: no cyclic imports, no duplicate file names."""
 
 import ast
 from collections import defaultdict
@@ -12,10 +11,8 @@ from tests.support import ROOT
 
 PACKAGES = ("ddn_cuda", "bench", "examples", "tests")
 SOURCES = {".py", ".cpp", ".h", ".cu", ".cuh"}
-# Names that Python, pytest and make give.
+# Names required by Python, pytest and make.
 EVERYWHERE = {"__init__.py", "__main__.py", "conftest.py"}
-
-SHARED_NAMES = {"math.h"}  # a breach that is to go; nothing is to be added
 
 
 def module_name(file: Path) -> str:
@@ -50,7 +47,7 @@ def import_graph() -> dict[str, set[str]]:
 
 
 def find_cycle(graph: Mapping[str, Iterable[str]]) -> list[str]:
-    """A way from a module back to itself, or an empty one where there is none."""
+    """A path from a module to itself; empty if there is none."""
     done: set[str] = set()
 
     def search(way: list[str]) -> list[str]:
@@ -96,6 +93,6 @@ def test_no_two_files_share_a_name():
     places = defaultdict(list)
     for folder in (*PACKAGES, "csrc", "docs"):
         for file in (ROOT / folder).rglob("*"):
-            if file.suffix in SOURCES and file.name not in EVERYWHERE | SHARED_NAMES:
+            if file.suffix in SOURCES and file.name not in EVERYWHERE:
                 places[file.name].append(str(file.relative_to(ROOT)))
     assert [paths for paths in places.values() if len(paths) > 1] == []
