@@ -48,7 +48,7 @@ inline void sharded_tensor(const ShardedArgs& args, const cpu::ParallelFor& para
     with_real(args.dtype,
               [&](auto zero) { range = &sharded_range<decltype(pass), decltype(zero)>; });
   });
-  if (args.layout.num_points > most_points_alone && args.requests < fewest_parallel_sets) {
+  if (args.layout.num_points > max_points_alone && args.requests < fewest_parallel_sets) {
     range(args, 0, args.requests, &parallel_for);
   } else {
     parallel_for(0, args.requests, grain(args.layout.num_points),
