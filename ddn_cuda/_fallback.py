@@ -45,6 +45,7 @@ def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
 
 def register() -> None:
     """Registers `via_cpu` as the CUDA kernel of the inner operators."""
-    sharded_pass = torch.ops.ddn._sharded_pass.default
-    for op in (*(operator.op for operator in OPERATORS), sharded_pass):
-        torch.library.impl(op._schema.name, "CUDA")(partial(via_cpu, op))
+    ops = [operator.op for operator in OPERATORS]
+    for op in (*ops, torch.ops.ddn._sharded_pass.default):
+        name: str = op._schema.name
+        torch.library.impl(name, "CUDA")(partial(via_cpu, op))

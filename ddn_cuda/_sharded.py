@@ -48,9 +48,9 @@ def all_reduce(parts: Sequence[Tensor], op: Any, group: Any) -> list[Tensor]:
     if not parts:
         return []
     flat = torch.cat([part.flatten() for part in parts])
-    for piece in flat.split(_MOST_NUMBERS):
+    for piece in torch.split(flat, _MOST_NUMBERS):
         dist.all_reduce(piece, op=op, group=group)
-    pieces = flat.split([part.numel() for part in parts])
+    pieces = torch.split(flat, [part.numel() for part in parts])
     return [piece.view(part.shape) for piece, part in zip(pieces, parts, strict=True)]
 
 

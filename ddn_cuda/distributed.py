@@ -41,10 +41,11 @@ def sharded_robust_pool(
 
     Each rank calls this with its own points; all get the same answer, which is that of
     `ddn_cuda.robust_pool` for the points of all ranks, to the accuracy that it promises. Points
-    are never sent. After a first look of two all-reduces (11 numbers for each set), a descent
-    all-reduces three numbers for each set and iteration; `solver="global"` for "welsch" and
-    "truncated_quadratic" all-reduces tables besides, of at most 1 MiB at once (docs/distributed.md
-    has the bytes and says what is proved). All of it is computed in float64.
+    are never sent. Two all-reduces of 11 numbers per set give the statistics of the sets. Each
+    iteration then all-reduces three numbers per set that has not converged (four for "welsch").
+    `solver="global"` also all-reduces sums over cells for the penalties that are not convex, at
+    most 1 MiB at a time. docs/distributed.md has the bytes and says what is proved. All sums are in
+    float64.
 
     Args:
         x: this rank's points, any shape, a dtype of `robust_pool`. Shapes agree between ranks but
@@ -58,8 +59,8 @@ def sharded_robust_pool(
             DTensor the mesh dim that shards the points, and nothing else is accepted.
         weight: of this rank's points, as in `robust_pool`; broadcasts against x.
         keepdim: whether pooled dims stay, with size 1.
-        max_iter: bound on the iterations of each descent. A global search has several, and its
-            tables do not count.
+        max_iter: bound on the iterations of each descent. A global search has several descents, and
+            its passes over cells do not count.
 
     Returns:
         The answers, the same on all ranks; for a DTensor x a DTensor, replicated over the mesh dim
@@ -73,15 +74,15 @@ def sharded_robust_pool(
     differentiation in reverse mode.
 
     NaN, infinite points, weights of zero and flat objectives are treated as in `robust_pool`, of
-    the points of all ranks together. With `solver="local"` the descent of "welsch" and
-    "truncated_quadratic" starts from the Huber answer of all points. The Huber descent, and that of
+    the points of all ranks together. With `solver="local"` the descent of a penalty that is not
+    convex starts from the Huber answer of all points. The Huber descent, and that of
     the convex penalties, starts from the mean of what each rank's own points are pooled to by
     "huber", weighted with their weights: the iterations, and the last bits of an answer, depend on
     which rank holds which points.
 
-    This waits for the device in every iteration, as all ranks decide together whether one more is
-    needed; it is for eager mode. The ranks have to be of one kind of device: equal numbers have to
-    lead all of them to equal decisions.
+    The function synchronises with the device in every iteration, since all ranks decide together
+    whether another one is needed, and runs in eager mode only. The all-reduce has to return the
+    same bits on all ranks, as Gloo's and NCCL's do.
 
     Raises:
         TypeError, ValueError, IndexError: as `robust_pool`, of what this rank was given: the other

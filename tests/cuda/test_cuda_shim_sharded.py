@@ -1,6 +1,8 @@
 """The passes of the distributed solver on CUDA, compiled for the host: against the reference, in
 several orders of threads."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -21,11 +23,9 @@ def test_numbers(kind, penalty, n, shim):
     ):
         of, parameters = zip(*requests(kind, inverse_unit), strict=True)
         points = np.asfortranarray(x.astype(dtype))
-        given = (points, penalty, kind, np.array(of), np.array(parameters))
-        (found,) = in_every_schedule(
-            shim,
-            lambda given=given, weight=weight: [shim.sharded(*given, weight=weight)],
-        )
+        asked = np.array(of), np.array(parameters)
+        call = partial(shim.sharded, points, penalty, kind, *asked, weight=weight)
+        (found,) = in_every_schedule(shim, lambda call=call: [call()])
         for i, row, request in zip(of, found, parameters, strict=True):
             own = None if weight is None else weight[i].astype(float)
             if kind == "totals" and weight is not None:
