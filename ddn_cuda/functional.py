@@ -119,20 +119,11 @@ def robust_pool(
     further apart than 2 alpha) they are zero. Second derivatives and forward mode have closed forms
     too, and `torch.func`'s transforms take this function (docs/features.md).
 
-    ===================== ===== ============================================ ======
-    `penalty`             short phi(z; alpha)                                convex
-    ===================== ===== ============================================ ======
-    "quadratic"           "Q"   z^2 / 2                                      yes
-    "pseudo_huber"        "PH"  alpha^2 (sqrt(1 + (z/alpha)^2) - 1)          yes
-    "huber"               "H"   z^2/2 to abs(z) = alpha, then linear         yes
-    "welsch"              "W"   1 - exp(-z^2 / (2 alpha^2))                  no
-    "truncated_quadratic" "TQ"  min(z^2, alpha^2) / 2                        no
-    ===================== ===== ============================================ ======
-
     Args:
         x: points, any shape, float16, bfloat16, float32 or float64, any strides. 16-bit points are
             read as they are, solved in float32 and rounded once; autocast changes none of it.
-        penalty: a name or short name of the table.
+        penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "H";
+            docs/penalties.md has their formulas.
         alpha: the scale of the penalty, in the units of x: residuals beyond it count as outliers. A
             float from 1e-15 to 1e15 (1e-30 to 1e30 for float64), or a floating-point tensor on x's
             device that broadcasts against the output with `keepdim=True`, such as one value per
@@ -146,8 +137,8 @@ def robust_pool(
             The values are not looked at: a negative weight or one that is not finite, or a sum
             beyond x's dtype, gives its set NaN.
         solver: "global" or "local"; the convex penalties have no local minima but the global one.
-            For "welsch" and "truncated_quadratic", "global" returns a certified global minimum, of
-            equally good ones the smallest; "local" the minimum that a safeguarded descent reaches
+            For the others, "global" returns a certified global minimum, of equally good ones the
+            smallest; "local" the minimum that a safeguarded descent reaches
             from the Huber answer at the same alpha (where no point lies within alpha of that, from
             the point nearest to it, the smaller of two).
         max_iter: bound on the solver's passes over a set, besides a first look at it and a last one
@@ -164,9 +155,9 @@ def robust_pool(
         A tensor of x's dtype and device, with x's shape less the pooled dims; with
         `return_info=True` a tuple of it and a `RobustPoolInfo`.
 
-    A set with a NaN gives NaN, and NaN gradients, to itself alone. A point at infinity attracts
-    nobody in "welsch" and "truncated_quadratic" while a finite one is there, pulls like any other
-    far point in "pseudo_huber" and "huber", and its gradient is zero.
+    A set with a NaN gives NaN, and NaN gradients, to itself alone. A point at infinity has no
+    influence in the penalties that are not convex while a finite one is there, pulls like any other
+    far point in the convex ones with bounded influence, and its gradient is zero.
 
     Raises:
         TypeError: an argument is of another type than above, x of a dtype other than those, alpha
