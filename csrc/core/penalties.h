@@ -334,7 +334,14 @@ struct TypeList {
 };
 
 // A penalty's number is its place in this list.
-using Penalties = TypeList<Quadratic, PseudoHuber, Huber, Welsch, TruncatedQuadratic>;
+// clang-format off
+using Penalties = TypeList<
+    Quadratic,
+    PseudoHuber,
+    Huber,
+    Welsch,
+    TruncatedQuadratic>;
+// clang-format on
 
 // Calls f(P{}) with the penalty of that number.
 template <class F, class First, class... Rest>

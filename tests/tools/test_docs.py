@@ -26,7 +26,7 @@ PAGES = sorted(
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```[ ]*$", re.M | re.S)
 
 # What no program reads: directives of the site, and what blocks print.
-NOT_CODE = {"{toctree}", "{include}", "{literalinclude}", "text"}
+NOT_CODE = {"{toctree}", "{include}", "{literalinclude}", "diff", "text"}
 
 # The code column of the site.
 COLUMNS = 84
