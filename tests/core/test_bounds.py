@@ -61,7 +61,7 @@ def test_largest_derivatives(order, bound):
 def smooth_structs():
     """(struct, name of the penalty, its degree, the bounds that it states), from the source."""
     name = None
-    for struct, body in re.findall(r"^struct (\w+)[^;{]*\{(.*?)^\};", PENALTIES, re.M | re.S):
+    for struct, body in re.findall(r"^struct (\w+)[^;{]*\{\n(.*?)^\};", PENALTIES, re.M | re.S):
         # A struct that inherits the name is a variant of the penalty before it.
         name = (re.findall(r'\* name = "(\w+)";', body) or [name])[0]
         bounds = dict(re.findall(r"(max_d2psi|max_rest) = ([\d.]+);", body))
@@ -70,7 +70,7 @@ def smooth_structs():
             yield pytest.param(name, degree, bounds, id=f"{struct}-{name}")
 
 
-@pytest.mark.parametrize(("penalty", "degree", "bounds"), smooth_structs())
+@pytest.mark.parametrize(("penalty", "degree", "bounds"), list(smooth_structs()))
 def test_bounds_on_derivatives_of_psi(penalty, degree, bounds):
     """By which a descent knows its last step."""
     orders = {"max_d2psi": 2, "max_rest": degree + 1}
@@ -233,11 +233,11 @@ def test_errors_of_losses():
         x = (u + alpha * rng.normal(0, 2, 512)).astype(f32)
         t = ((f32(u) - x) + f32(u - float(f32(u)))) * f32(1 / f32(alpha))
         true = (u - x.astype(float)) / alpha
-        for single, exact in (
+        for single, double in (
             (np.exp(f32(-0.5) * (t * t)), np.exp(-0.5 * true**2)),
             (np.maximum(1 - t * t, f32(0)), np.maximum(1 - true**2, 0)),
         ):
-            error = abs(float(single.astype(float).sum()) - exact.sum()) / len(x)
+            error = abs(float(single.astype(float).sum()) - double.sum()) / len(x)
             worst = max(worst, error / (allowed + 2.0**-48 * abs(u) / alpha))
     assert 1e-3 < worst <= 1
 
