@@ -13,18 +13,13 @@ from torch import Tensor
 
 from bench import correctness, nodes
 from bench.workloads import Sets
+from ddn_cuda import compat
 
 NONCONVEX = nodes.NONCONVEX
 REDUCTIONS = ("mean", "amax", "median")
 OPERATIONS = ("forward", "backward", "forward+backward")
 PREDECESSOR = "anucvml/ddn"
-PREDECESSOR_METHODS = {
-    "quadratic": "Quadratic",
-    "pseudo_huber": "PseudoHuber",
-    "huber": "Huber",
-    "welsch": "Welsch",
-    "truncated_quadratic": "TruncatedQuadratic",
-}
+PREDECESSOR_METHODS = {method.penalty: method.__name__ for method in compat._METHODS}
 
 # The points that slow contenders get, on the CPU and on a GPU.
 FEW_POINTS = {"scipy": {"cpu": 1 << 14, "cuda": 1 << 14}}
@@ -163,13 +158,13 @@ def rivals(
     compiled: Collection[str] = (),
     backend: str = "inductor",
 ) -> list[Contender]:
-    """The nodes of bench/nodes.py and the predecessor, for every penalty but the quadratic one,
-    whose answer is a mean; each on the first of the sets."""
+    """The nodes of bench/nodes.py and the predecessor, for every penalty that these have but the
+    quadratic one, whose answer is a mean; each on the first of the sets."""
     kind = sets.x.device.type
     module, reason = find_predecessor()
     found = []
     for penalty in penalties:
-        if penalty == "quadratic":
+        if penalty == "quadratic" or penalty not in nodes.FORMULAS:
             continue
         pools: dict[str, Callable[[Tensor], Tensor] | None] = {
             f"{name} {penalty}": nodes.bound(node, penalty, alpha)

@@ -20,16 +20,7 @@ from torch import Tensor
 import ddn_cuda
 from bench.workloads import Sets
 from tests.support import oracle
-
-PENALTIES: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "quadratic": lambda z, a: z**2 / 2,
-    "pseudo_huber": lambda z, a: z**2 / (1 + (1 + (z / a) ** 2).sqrt()),
-    "huber": lambda z, a: torch.where(z.abs() <= a, z**2 / 2, a * (z.abs() - a / 2)),
-    "welsch": lambda z, a: -torch.expm1(-(z**2) / (2 * a**2)),
-    "truncated_quadratic": lambda z, a: torch.where(z.abs() <= a, z**2, a**2 + 0 * z) / 2,
-}
-CONVEX = ("quadratic", "pseudo_huber", "huber")
-KINKED = ("huber", "truncated_quadratic")
+from tests.support import reference as ref
 
 SETS = 16  # looked at,
 MOST_POINTS = 1 << 21  # or fewer, to look at no more points than that
@@ -52,19 +43,19 @@ def require(good: bool, message: str) -> None:
 
 def derivatives(penalty: str, z: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
     """phi'(z) and phi''(z), elementwise in float64."""
-    z = z.detach().requires_grad_()
-    with torch.enable_grad():
-        first = torch.autograd.grad(PENALTIES[penalty](z, alpha).sum(), z, create_graph=True)[0]
-        second = torch.autograd.grad(first.sum(), z)[0]
-    return first.detach(), second
+    at = z.cpu().numpy()
+    first, second = (torch.from_numpy(f(at, penalty, alpha)) for f in (ref.psi, ref.dpsi))
+    return first.to(z.device), second.to(z.device)
 
 
 def objective(penalty: str, u: Tensor | float, points: Tensor, alpha: float) -> float:
-    return sum(PENALTIES[penalty](u - part, alpha).sum().item() for part in points.split(PART))
+    parts = ((u - part).cpu().numpy() for part in points.split(PART))
+    return sum(float(ref.phi(part, penalty, alpha).sum()) for part in parts)
 
 
 class Sums(NamedTuple):
-    """f' and f'' of a set at u, and its points so near a kink that rounding decides their side."""
+    """f' and f'' of a set at u, and its points so near a breakpoint that rounding decides their
+    side."""
 
     slope: float
     curvature: float
@@ -77,7 +68,7 @@ def sums(penalty: str, u: float, points: Tensor, alpha: float, doubt: float = 0)
         first, second = derivatives(penalty, u - part, alpha)
         slope += first.sum().item()
         curvature += second.sum().item()
-        unsure += int(_near_kinks(penalty, u - part, alpha, doubt).sum())
+        unsure += int(_near_breakpoints(penalty, u - part, alpha, doubt).sum())
     return Sums(slope, curvature, unsure)
 
 
@@ -89,9 +80,9 @@ def accuracy_of_y(y: Tensor, alpha: float) -> float:
     return 2 * torch.finfo(y.dtype).eps * magnitude + 4e-6 * alpha
 
 
-def _near_kinks(penalty: str, z: Tensor, alpha: float, doubt: float) -> Tensor:
+def _near_breakpoints(penalty: str, z: Tensor, alpha: float, doubt: float) -> Tensor:
     """Points at a distance from y that rounding makes less or more than alpha."""
-    if penalty not in KINKED:
+    if not ref.REGISTRY[penalty].has_breakpoints:
         return torch.zeros_like(z, dtype=torch.bool)
     return (z.abs() - alpha).abs() <= doubt
 
@@ -105,14 +96,14 @@ def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: 
     at = sums(penalty, value, points, alpha, 2 * d)
     # Accuracy of y is promised where the curvature is not scarce; that of the objective everywhere.
     if at.curvature >= 1e-3 * n * bend:
-        jump = alpha * at.unsure if penalty == "truncated_quadratic" else 0.0
+        jump = alpha * at.unsure if ref.REGISTRY[penalty].psi_jumps else 0.0
         noise = 64 * 2.0**-52 * n * most_slope[0].item()
         for side in (-1, 1):
             rise = side * sums(penalty, value + side * d, points, alpha).slope
             require(rise >= -jump - noise, f"{penalty}: an answer is {off}")
     found = objective(penalty, value, points, alpha)
     slack = n * bend * d * d / 2
-    if solver == "local" and penalty not in CONVEX:
+    if solver == "local" and penalty not in ref.CONVEX:
         start = ddn_cuda.robust_pool(points.cpu(), "huber", alpha).item()
         bound = objective(penalty, start, points, alpha)
         require(found <= (1 + EXCESS) * bound + slack, f"{penalty}: worse than where it started")
@@ -139,7 +130,7 @@ def check_gradient(
         return
     # The gradient belongs to the unrounded answer.
     step = at.slope / at.curvature if at.curvature > 0 else 0.0
-    if penalty == "truncated_quadratic" or abs(step) > 2 * doubt:
+    if ref.REGISTRY[penalty].psi_jumps or abs(step) > 2 * doubt:
         step = 0.0
     total = sums(penalty, y - step, points, alpha).curvature
     slack = 1e-3 + at.unsure / max(1.0, total)
@@ -147,7 +138,7 @@ def check_gradient(
     for part, given in zip(points.split(PART), gradient.split(PART), strict=True):
         expected = derivatives(penalty, y - step - part, alpha)[1] / total
         close = torch.isclose(given.double(), expected, rtol=slack, atol=1e-5 / len(points))
-        close |= _near_kinks(penalty, y - part, alpha, 2 * doubt)
+        close |= _near_breakpoints(penalty, y - part, alpha, 2 * doubt)
         require(bool(close.all()), f"{penalty}: a gradient is off")
 
 

@@ -43,9 +43,10 @@ from matplotlib.ticker import NullFormatter
 import ddn_cuda
 from bench import machine
 from bench.arguments import positive
+from bench.contenders import NONCONVEX as PENALTIES
 from tests.support import contract, oracle
+from tests.support import reference as ref
 
-PENALTIES = ("welsch", "truncated_quadratic")
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 MODES = (1, 2, 3, 4, 5, 6, 7, 8)
 ALPHA = 1.0  # of the sweep over modes
@@ -88,14 +89,10 @@ class Objective(NamedTuple):
 
 
 def evaluate(u: np.ndarray, x: np.ndarray, penalty: str) -> Objective:
+    """At alpha = 1. The weights psi(z) / z are the curvatures of parabolas above phi."""
     z = u[:, None] - x
-    if penalty == "welsch":
-        square = z * z
-        kernel = np.exp(-0.5 * square)
-        terms = (-np.expm1(-0.5 * square), z * kernel, (1 - square) * kernel, kernel)
-    else:
-        inside = (np.abs(z) <= 1).astype(float)
-        terms = (0.5 * np.minimum(z * z, 1), z * inside, inside, inside)
+    phi, psi, dpsi = (f(z, penalty, 1.0) for f in (ref.phi, ref.psi, ref.dpsi))
+    terms = (phi, psi, dpsi, np.where(z == 0, 1.0, psi / np.where(z == 0, 1.0, z)))
     return Objective(*(term.sum(1) for term in terms))
 
 
@@ -193,7 +190,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "starts": {"color": "#d55e00", "marker": "s", "mfc": "white", "ms": 8, "lw": 1.6},
     "local": {"color": "#009e73", "marker": "^", "ms": 5, "lw": 1.6, "ls": "--"},
 }
-TITLES = {"welsch": "Welsch", "truncated_quadratic": "Truncated quadratic"}
 
 
 def as_text(result: Row) -> str:
@@ -238,7 +234,8 @@ def plot(result: Row, path: Path) -> None:
                 if swept == "alpha"
                 else f"alpha = {settings['alpha']:g}"
             )
-            axes.set_title(f"{TITLES[penalty]}, {fixed}", loc="left", fontsize=11, pad=9)
+            title = penalty.replace("_", " ").capitalize()
+            axes.set_title(f"{title}, {fixed}", loc="left", fontsize=11, pad=9)
         line[0].set_ylabel("sets solved globally (%)")
     panels[-1][0].set_xlabel("alpha (clusters have unit spread)")
     panels[-1][1].set_xlabel("number of clusters")

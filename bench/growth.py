@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import ddn_cuda
 from bench.compare import Settings
 from bench.contenders import our_contenders, reductions
 from bench.timing import Operation, capture, time_interleaved
@@ -125,12 +126,8 @@ def as_text(rows: list[Row]) -> str:
 
 def _short(name: str) -> str:
     """A name of at most ten letters."""
-    for long, short in (
-        ("truncated_quadratic", "tq"),
-        ("pseudo_huber", "p-huber"),
-        ("torch.", ""),
-        (" (local)", " loc"),
-        (" (global)", " glob"),
-    ):
+    aliases = {name: alias for name, alias in ddn_cuda.PENALTIES.items() if len(name) > 10}
+    words = aliases | {"torch.": "", " (local)": " loc", " (global)": " glob"}
+    for long, short in words.items():
         name = name.replace(long, short)
     return name

@@ -28,7 +28,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+import ddn_cuda
 from bench import machine
+from bench.contenders import label, ours
 from bench.growth import POINTS_OF_SETS
 
 Row = dict[str, Any]
@@ -37,17 +39,12 @@ RESULTS = machine.ROOT / "bench" / "results"
 IMAGES = machine.ROOT / "docs" / "images"
 PAGE = machine.ROOT / "docs" / "benchmarks.md"
 
+# Of ours in their order, from the beginning again where there are more of them.
+OURS = ("#999999", "#e69f00", "#d55e00", "#56b4e9", "#0072b2", "#66c2a5", "#009e73", "#b07aa1")
 COLORS = {
-    "quadratic": "#999999",
-    "pseudo_huber": "#e69f00",
-    "huber": "#d55e00",
-    "welsch (local)": "#56b4e9",
-    "welsch (global)": "#0072b2",
-    "truncated_quadratic (local)": "#66c2a5",
-    "truncated_quadratic (global)": "#009e73",
-    "torch.mean": "#000000",
-    "copy": "#666666",
-}
+    label(*pool): color
+    for pool, color in zip(ours(list(ddn_cuda.PENALTIES)), itertools.cycle(OURS))
+} | {"torch.mean": "#000000", "copy": "#666666"}
 OTHERS = "#cc79a7"
 DEVICES = {"cpu": "cpu", "cuda": "gpu"}  # in names of files
 

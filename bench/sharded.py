@@ -21,15 +21,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-CASES = (
-    ("quadratic", "global"),
-    ("pseudo_huber", "global"),
-    ("huber", "global"),
-    ("welsch", "local"),
-    ("truncated_quadratic", "local"),
-    ("welsch", "global"),
-    ("truncated_quadratic", "global"),
-)
+import ddn_cuda
+from bench.contenders import ours
+
+CASES = ours(list(ddn_cuda.PENALTIES))
 
 
 def draw(kind: str, sets: int, points: int) -> Tensor:

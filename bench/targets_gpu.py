@@ -84,7 +84,7 @@ def rows() -> Iterator[Row]:
         yield _replay_row(contenders.label(penalty, solver))
     for compiled in (False, True):
         yield _step_row(compiled)
-    for penalty in ddn_cuda.PENALTIES:
+    for penalty in contenders.PREDECESSOR_METHODS:
         if penalty != "quadratic":
             for kind in PREDECESSOR_KINDS:
                 yield _predecessor_row(penalty, *kind)

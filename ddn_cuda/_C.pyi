@@ -1,7 +1,7 @@
 """The compiled module. Its import registers torch.ops.ddn.*"""
 
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from torch import Tensor
 
@@ -12,7 +12,19 @@ class Status(IntEnum):
     empty = 3
     not_finite = 4
 
+class PenaltyTraits(TypedDict):
+    """Members of a penalty's struct: csrc/core/penalty.h says what each means."""
+
+    alias: str
+    tuning: float
+    certificate: Literal["convex", "gaussian", "parabola"]
+    is_mean: bool
+    is_smooth: bool
+    has_breakpoints: bool
+    has_flat_minima: bool
+
 PENALTIES: dict[str, str]
+PENALTY_TRAITS: dict[str, PenaltyTraits]
 VERSION: str
 TORCH_VERSION: str
 CUDA_VERSION: str | None

@@ -9,16 +9,8 @@ import torch
 from torch import Tensor
 
 from ddn_cuda._arguments import Arguments
-from ddn_cuda._C import PENALTIES
+from ddn_cuda._C import PENALTIES, PENALTY_TRAITS
 
-# Over the deviation of normal points: where a pool is as precise as a mean of 95% of the points.
-_TUNING = {
-    "quadratic": 1.0,  # which takes an alpha and does not use it
-    "pseudo_huber": 1.287,
-    "huber": 1.345,
-    "welsch": 2.985 / 2**0.5,  # published for exp(-(z / c)^2), here exp(-(z / alpha)^2 / 2)
-    "truncated_quadratic": 2.795,
-}
 _NAMES = {short: name for name, short in PENALTIES.items()}
 _NORMAL = 1.4826  # the deviation of a normal distribution over its median absolute deviation
 
@@ -35,18 +27,9 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
 
     alpha = c 1.4826 median(abs(x - median(x))). Times 1.4826 the median absolute deviation is the
     standard deviation of normal points, and up to half of a set may be outliers without carrying it
-    away. With c the pool of normal points has a variance of 1/0.95 of their mean's:
-
-    ===================== ====== ===================================================
-    penalty               c      source
-    ===================== ====== ===================================================
-    "pseudo_huber"        1.287  found numerically; `tests/core/test_scale.py`
-    "huber"               1.345  Holland & Welsch 1977; Huber 1981
-    "welsch"              2.111  Holland & Welsch 1977: 2.985, over sqrt(2), as theirs
-                                 is exp(-(z/c)^2) and here it is exp(-z^2/(2 alpha^2))
-    "truncated_quadratic" 2.795  Holland & Welsch 1977, as Talwar's function
-    "quadratic"           1      without effect
-    ===================== ====== ===================================================
+    away. c is the constant of the penalty with which the pool of normal points has a variance of
+    1/0.95 of their mean's, such as 1.345 for "huber"; csrc/core/penalties.h has the constants and
+    their sources.
 
     Args:
         x: points, any shape, a dtype of `robust_pool`.
@@ -91,5 +74,5 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
     spread = _median((points - middle).abs())
     limit = 1e30 if x.dtype == torch.float64 else 1e15
     spacing = torch.finfo(x.dtype).eps * middle.abs()
-    alpha = _TUNING[_NAMES.get(penalty, penalty)] * _NORMAL * spread
+    alpha = PENALTY_TRAITS[_NAMES.get(penalty, penalty)]["tuning"] * _NORMAL * spread
     return torch.maximum(alpha, spacing).clamp(1 / limit, limit).reshape(kept)

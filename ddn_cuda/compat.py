@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddn_cuda._C import PENALTY_TRAITS
 from ddn_cuda.functional import robust_pool
 
 __all__ = [
@@ -44,6 +45,9 @@ class _Method:
 
     penalty: ClassVar[str]
     is_convex: ClassVar[bool]
+
+    def __init_subclass__(cls) -> None:
+        cls.is_convex = PENALTY_TRAITS[cls.penalty]["certificate"] == "convex"
 
     @staticmethod
     def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -75,7 +79,6 @@ class Quadratic(_Method):
     """z^2 / 2: the mean; alpha is not used."""
 
     penalty = "quadratic"
-    is_convex = True
 
     @staticmethod
     def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -90,7 +93,6 @@ class PseudoHuber(_Method):
     """alpha^2 (sqrt(1 + (z/alpha)^2) - 1)."""
 
     penalty = "pseudo_huber"
-    is_convex = True
 
     @staticmethod
     def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -106,7 +108,6 @@ class Huber(_Method):
     """z^2 / 2 to abs(z) = alpha, then linear: alpha (abs(z) - alpha / 2)."""
 
     penalty = "huber"
-    is_convex = True
 
     @staticmethod
     def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -122,7 +123,6 @@ class Welsch(_Method):
     """1 - exp(-z^2 / (2 alpha^2))."""
 
     penalty = "welsch"
-    is_convex = False
 
     @staticmethod
     def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -138,7 +138,6 @@ class TruncatedQuadratic(_Method):
     """min(z^2, alpha^2) / 2."""
 
     penalty = "truncated_quadratic"
-    is_convex = False
 
     @staticmethod
     def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
@@ -149,6 +148,7 @@ class TruncatedQuadratic(_Method):
         return (z.abs() <= alpha).to(z.dtype)
 
 
+# The predecessor's penalties; a newer one is for `robust_pool` alone.
 _METHODS = (Quadratic, PseudoHuber, Huber, Welsch, TruncatedQuadratic)
 
 

@@ -121,20 +121,11 @@ def robust_pool(
     further apart than 2 alpha), the gradients are zero. Second derivatives and forward mode have
     closed forms too, and the transforms of `torch.func` are supported (docs/features.md).
 
-    ===================== ===== ============================================ ======
-    `penalty`             short phi(z; alpha)                                convex
-    ===================== ===== ============================================ ======
-    "quadratic"           "Q"   z^2 / 2                                      yes
-    "pseudo_huber"        "PH"  alpha^2 (sqrt(1 + (z/alpha)^2) - 1)          yes
-    "huber"               "H"   z^2/2 to abs(z) = alpha, then linear         yes
-    "welsch"              "W"   1 - exp(-z^2 / (2 alpha^2))                  no
-    "truncated_quadratic" "TQ"  min(z^2, alpha^2) / 2                        no
-    ===================== ===== ============================================ ======
-
     Args:
         x: points of any shape and strides; float16, bfloat16, float32 or float64. 16-bit points are
             solved in float32 and the result is rounded once. Autocast has no effect.
-        penalty: a name or short name of the table.
+        penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "H";
+            docs/penalties.md has their formulas.
         alpha: the scale of the penalty, in the units of x; points further than alpha from y count
             as outliers. A float from 1e-15 to 1e15 (float64: 1e-30 to 1e30), or a floating-point
             tensor on x's device that broadcasts against the output with `keepdim=True`, such as one
@@ -148,8 +139,8 @@ def robust_pool(
             zero gradients. The values are not checked: a weight that is negative or not finite, or
             a sum that overflows x's dtype, makes the result of its set NaN.
         solver: "global" or "local". Convex penalties have only one minimum, and both give the same.
-            For "welsch" and "truncated_quadratic", "global" returns a certified global minimum, the
-            smallest one if several are equal. "local" returns the minimum that a safeguarded
+            For the others, "global" returns a certified global minimum, the smallest one if several
+            are equal. "local" returns the minimum that a safeguarded
             Newton method reaches from the Huber answer at the same alpha; if no point lies within
             alpha of that answer, from the point nearest to it (of two, the smaller).
         max_iter: limit of the solver's passes over a set, not counting the first pass (range and
@@ -167,9 +158,9 @@ def robust_pool(
         `return_info=True`, a tuple of this tensor and a `RobustPoolInfo`.
 
     A NaN among the points makes the result and the gradients of its set NaN, and affects no other
-    set. A point at infinity has zero gradient. It exerts no influence with "welsch" and
-    "truncated_quadratic" unless all points are infinite, and has the influence of any far point
-    with "pseudo_huber" and "huber".
+    set. A point at infinity has zero gradient. It exerts no influence with a non-convex penalty
+    unless all points are infinite, and has the influence of any far point with a convex one whose
+    influence is bounded.
 
     Raises:
         TypeError: an argument has the wrong type, or x, alpha or weight an unsupported dtype.

@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tqdm import tqdm
 
 import ddn_cuda
 from bench import machine
+from ddn_cuda._C import PENALTY_TRAITS
 from examples.digits_data import draw_points, replace_by_outliers, split_digits
 from examples.digits_model import accuracy, build, make_pool, train
 
@@ -44,16 +46,12 @@ POOLS = ("max", "mean", *ddn_cuda.PENALTIES)
 # Added to the seed, so that test points and outliers are independent of training and each other.
 TEST_POINTS, TEST_OUTLIERS = 1_000_000, 2_000_000
 
-# Per pool: colour, line style, marker. Mean and quadratic are one function, so their lines overlap:
-# the dotted one leaves the other visible.
-LINES = {
-    "max": ("#7f7f7f", "--", "s"),
-    "mean": ("#000000", "-", "o"),
-    "quadratic": ("#e69f00", ":", "D"),
-    "pseudo_huber": ("#56b4e9", "-", "v"),
-    "huber": ("#0072b2", "-", "^"),
-    "welsch": ("#009e73", "-", "P"),
-    "truncated_quadratic": ("#d55e00", "-", "X"),
+# Per pool: colour, line style, marker. Where a penalty gives the mean, the two lines overlap: the
+# dotted one leaves the other visible.
+COLOURS = ("#e69f00", "#56b4e9", "#0072b2", "#009e73", "#d55e00", "#cc79a7")
+LINES = {"max": ("#7f7f7f", "--", "s"), "mean": ("#000000", "-", "o")} | {
+    penalty: (colour, ":" if PENALTY_TRAITS[penalty]["is_mean"] else "-", marker)
+    for penalty, colour, marker in zip(ddn_cuda.PENALTIES, cycle(COLOURS), cycle("Dv^PX*"))
 }
 
 

@@ -55,6 +55,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ddn_cuda
+from ddn_cuda._C import PENALTY_TRAITS
 from examples import digits
 from examples.digits_data import Digits, draw_points, replace_by_outliers, split_digits
 from examples.digits_model import accuracy, build, train
@@ -68,7 +69,8 @@ QUICK_DIGIT_MAX_ITER = (1, None)
 DIGIT_OUTLIERS = 0.2
 TRAIN_POINTS = 3_000_000  # added to the seed, beside the example's own TEST_POINTS, TEST_OUTLIERS
 
-NON_CONVEX = ("welsch", "truncated_quadratic")  # local minima make the solvers differ
+# Local minima make the solvers differ.
+NON_CONVEX = [name for name, t in PENALTY_TRAITS.items() if t["certificate"] != "convex"]
 UNTOUCHED = "quadratic"
 
 Case = tuple[str, str]  # penalty, solver

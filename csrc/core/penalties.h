@@ -336,7 +336,14 @@ struct TypeList {
 };
 
 // The number of a penalty is its index in this list.
-using Penalties = TypeList<Quadratic, PseudoHuber, Huber, Welsch, TruncatedQuadratic>;
+// clang-format off
+using Penalties = TypeList<
+    Quadratic,
+    PseudoHuber,
+    Huber,
+    Welsch,
+    TruncatedQuadratic>;
+// clang-format on
 
 template <class P, class First, class... Rest>
 constexpr int number_of(TypeList<First, Rest...>) {

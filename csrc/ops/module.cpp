@@ -126,17 +126,36 @@ namespace {
 // against another PyTorch version may fail to load.
 [[gnu::used]] const char built_with[] = "ddn_cuda built with torch " DDN_TORCH_VERSION ";";
 
+const char* certificate_name(ddn::Certificate certificate) {
+  switch (certificate) {
+    case ddn::Certificate::convex:
+      return "convex";
+    case ddn::Certificate::gaussian:
+      return "gaussian";
+    case ddn::Certificate::parabola:
+      return "parabola";
+  }
+  return "";
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  py::dict penalties;
+  py::dict penalties, traits;
   for (int i = 0; i < ddn::Penalties::size; ++i) {
     ddn::with_penalty(i, [&](auto penalty) {
       using P = decltype(penalty);
+      using namespace py::literals;
       penalties[P::name] = P::alias;
+      traits[P::name] =
+          py::dict("alias"_a = P::alias, "tuning"_a = P::tuning,
+                   "certificate"_a = certificate_name(P::certificate), "is_mean"_a = P::is_mean,
+                   "is_smooth"_a = P::is_smooth, "has_breakpoints"_a = P::has_breakpoints,
+                   "has_flat_minima"_a = P::has_flat_minima);
     });
   }
   m.attr("PENALTIES") = penalties;
+  m.attr("PENALTY_TRAITS") = traits;
   m.attr("VERSION") = DDN_VERSION;
   m.attr("TORCH_VERSION") = DDN_TORCH_VERSION;
 #ifdef DDN_WITH_CUDA

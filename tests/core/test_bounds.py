@@ -9,7 +9,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from tests.support import ROOT
+from tests.support import ROOT, exact
 
 CORE = ROOT / "csrc" / "core"
 BINS, SERIES, NARROWING, PENALTIES = (
@@ -59,24 +59,32 @@ def test_largest_derivatives(order, bound):
     assert largest <= bound <= 1.001 * largest
 
 
-@pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch", "WelschFar"])
-def test_bounds_on_derivatives_of_psi(penalty):
-    """The bounds from which a descent derives the error of its last step."""
-    struct = re.split(rf"struct {penalty}\b[^;{{]*{{", PENALTIES)[1].split("struct")[0]
-    degree = int(constant(struct, r"int degree = (\d+);"))
-    if penalty == "PseudoHuber":
-        square = 1 + LINE**2
-        third, rest = -3 * LINE * square**-2.5, (12 * LINE**2 - 3) * square**-3.5
-        assert degree == 2
-    else:
-        third, rest = kernel(LINE, 3), kernel(LINE, degree + 2)
-    bounds = [(rest, constant(struct, r"max_rest = ([\d.]+);"))]
-    if "max_d2psi" in struct:
-        bounds.append((third, constant(struct, r"max_d2psi = ([\d.]+);")))
-    for values, bound in bounds:
-        largest = np.abs(values).max()
-        assert largest <= bound * (1 + 1e-12)
-        assert bound <= 1.01 * largest
+def smooth_structs():
+    """(struct, name of the penalty, its degree, the bounds that it states), from the source."""
+    name = None
+    for struct, body in re.findall(r"^struct (\w+)[^;{]*\{\n(.*?)^\};", PENALTIES, re.M | re.S):
+        # A struct that inherits the name is a variant of the penalty before it.
+        name = (re.findall(r'\* name = "(\w+)";', body) or [name])[0]
+        bounds = dict(re.findall(r"(max_d2psi|max_rest) = ([\d.]+);", body))
+        if "max_rest" in bounds:
+            degree = int(constant(body, r"int degree = (\d+);"))
+            yield pytest.param(name, degree, bounds, id=f"{struct}-{name}")
+
+
+@pytest.mark.parametrize(("penalty", "degree", "bounds"), list(smooth_structs()))
+def test_bounds_on_derivatives_of_psi(penalty, degree, bounds):
+    """By which a descent knows its last step."""
+    orders = {"max_d2psi": 2, "max_rest": degree + 1}
+    line = np.linspace(0, 6, 1201)
+    for name, bound in bounds.items():
+        largest = max(abs(exact.derivative(penalty, orders[name], float(t))) for t in line)
+        assert largest <= float(bound) * (1 + 1e-12)
+        assert float(bound) <= 1.01 * largest
+
+
+def test_all_smooth_structs_are_found():
+    found = [values.id for values in smooth_structs()]
+    assert {"PseudoHuber-pseudo_huber", "Welsch-welsch", "WelschFar-welsch"} <= set(found)
 
 
 SERIES_OF_PSI = """
@@ -226,11 +234,11 @@ def test_errors_of_losses():
         x = (u + alpha * rng.normal(0, 2, 512)).astype(f32)
         t = ((f32(u) - x) + f32(u - float(f32(u)))) * f32(1 / f32(alpha))
         true = (u - x.astype(float)) / alpha
-        for single, exact in (
+        for single, double in (
             (np.exp(f32(-0.5) * (t * t)), np.exp(-0.5 * true**2)),
             (np.maximum(1 - t * t, f32(0)), np.maximum(1 - true**2, 0)),
         ):
-            error = abs(float(single.astype(float).sum()) - exact.sum()) / len(x)
+            error = abs(float(single.astype(float).sum()) - double.sum()) / len(x)
             worst = max(worst, error / (allowed + 2.0**-48 * abs(u) / alpha))
     assert 1e-3 < worst <= 1
 

@@ -31,7 +31,7 @@ def test_two_tolerances_off_is_rejected(penalty, dtype, side):
         contract.assert_answer(y + 2.1 * side * d, POINTS, penalty, 1.0, dtype)
 
 
-@pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_a_minimum_worse_than_the_start_is_rejected(penalty, dtype):
     x = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 50.0])
     contract.assert_answer(ref.solve(x, penalty, 1.0).y, x, penalty, 1.0, torch.float64)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import ddn_cuda
+from ddn_cuda._C import PENALTY_TRAITS
 from tests.support import contract, sets
 from tests.support import reference as ref
 
 CASES = sets.cases()
 CASES_OF_DOUBLE = sets.extremes_of_double()
-NONCONVEX = ("welsch", "truncated_quadratic")
 
 
 def pool(points, penalty, alpha, device, dtype, solver="global"):
@@ -28,7 +28,7 @@ def pool(points, penalty, alpha, device, dtype, solver="global"):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("solver", ["global", "local"])
 def test_accuracy(case, penalty, solver, device, dtype):
-    if solver == "local" and penalty not in NONCONVEX:
+    if solver == "local" and penalty not in ref.NONCONVEX:
         return  # the same code
     seen, answers = pool(case.points, penalty, case.alpha, device, dtype, solver)
     for x, y in zip(seen, answers, strict=True):
@@ -107,7 +107,7 @@ def test_unimodal_sets_give_the_global_answer(n, penalty, device, dtype):
             pytest.fail("the data of this test are to be well conditioned")
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_robust_start_resists_one_sided_outliers(penalty, device, dtype):
     """40% of the points at a distance of 1,000 alpha drag the mean, but not the answer, away."""
     points = np.random.default_rng(3).uniform(-0.4, 0.4, (5, 200))
@@ -118,7 +118,7 @@ def test_robust_start_resists_one_sided_outliers(penalty, device, dtype):
         assert abs(y - expected) <= contract.accuracy(expected, 1.0, dtype)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 @pytest.mark.parametrize(
     ("points", "expected"),
     [
@@ -151,7 +151,7 @@ def test_a_large_alpha_leaves_the_mean(penalty, device, dtype):
         assert abs(y - math.fsum(x) / len(x)) <= bound
 
 
-@pytest.mark.parametrize("penalty", ["pseudo_huber", "huber"])
+@pytest.mark.parametrize("penalty", [p for p in ref.CONVEX if not ref.REGISTRY[p].is_mean])
 def test_a_small_alpha_leaves_the_median(penalty, device, dtype):
     """The answer differs from the middle point of an odd set by at most alpha (and y's
     rounding)."""
@@ -172,7 +172,6 @@ def test_equal_points_are_returned_as_they_are(n, penalty, device, dtype):
         assert torch.equal(ddn_cuda.robust_pool(x, penalty, alpha), x[:, 0])
 
 
-@pytest.mark.parametrize("penalty", ["pseudo_huber", "huber", "welsch", "truncated_quadratic"])
 def test_short_names_and_full_names_agree(penalty, device, dtype):
     x = torch.randn(5, 40, dtype=dtype, device=device)
     short = ddn_cuda.PENALTIES[penalty]
@@ -189,8 +188,17 @@ def test_the_penalties_are_those_of_the_reference():
         "welsch": "W",
         "truncated_quadratic": "TQ",
     }
-    assert names == ddn_cuda.PENALTIES
-    assert tuple(names) == ref.PENALTIES
+    assert names.items() <= ddn_cuda.PENALTIES.items()
+    assert tuple(ddn_cuda.PENALTIES) == tuple(PENALTY_TRAITS) == ref.PENALTIES
+    assert len(set(ddn_cuda.PENALTIES.values())) == len(ddn_cuda.PENALTIES)
+    for name, traits in PENALTY_TRAITS.items():
+        entry = ref.REGISTRY[name]
+        assert traits["alias"] == ddn_cuda.PENALTIES[name]
+        assert (traits["certificate"] == "convex") == entry.convex
+        assert traits["is_mean"] == entry.is_mean
+        assert traits["is_smooth"] == bool(entry.bending)
+        assert traits["has_breakpoints"] == entry.has_breakpoints
+        assert traits["has_flat_minima"] == entry.flat
 
 
 def test_global_is_local_for_convex_penalties(device, dtype):
@@ -232,7 +240,7 @@ def test_sets_about_the_size_of_a_chunk(n, penalty, dtype, device):
     for solver in ("local", "global"):
         x = torch.tensor(points, dtype=dtype, device=device)
         y = ddn_cuda.robust_pool(x, penalty, solver=solver)
-        if solver == "global" or penalty in ("quadratic", "pseudo_huber", "huber"):
+        if solver == "global" or penalty in ref.CONVEX:
             for row, answer in zip(points, y.tolist(), strict=True):
                 contract.assert_answer(answer, row, penalty, 1.0, dtype)
         again = ddn_cuda.robust_pool(x[:, : n - 1], penalty, solver=solver)

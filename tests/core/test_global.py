@@ -14,7 +14,6 @@ from tests.support import drawn, oracle
 from tests.support import reference as ref
 from tests.support.sweeps import sweep
 
-NONCONVEX = ("welsch", "truncated_quadratic")
 SETS = 128  # in a batch
 BATCHES = 90
 ENOUGH = 10_000  # sets for each penalty and dtype: 20,000 for each penalty
@@ -85,7 +84,7 @@ def test_every_small_set_on_a_lattice(outlier, penalty, device, dtype):
 
 
 @pytest.mark.parametrize("points", sweep([1000, 1024, 1025, 3000], [1025]))
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_large_sets(points, penalty, device, dtype):
     rng = np.random.default_rng(points)
     for _ in range(4):
@@ -93,7 +92,7 @@ def test_large_sets(points, penalty, device, dtype):
         assert_global(drawn.batch(parameters, 4, dtype), penalty, device, dtype)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_modes_that_almost_tie(penalty, device, dtype):
     """Kernel densities that differ by less and by more than the errors of the first pass."""
     rng = np.random.default_rng(9)
@@ -117,7 +116,7 @@ def test_any_order_of_the_points(parameters, order, penalty, device, dtype):
     assert_global(batch._replace(x=x), penalty, device, dtype)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 @pytest.mark.parametrize("far", [1e9, 1e12, 1e18, 1e30])
 def test_points_so_far_that_alpha_is_below_their_spacing(far, penalty, device, dtype):
     """The answer is the place that most points share."""
@@ -167,7 +166,7 @@ def assert_smallest(x, cluster, first, alpha, penalty, device, dtype):
     alpha=st.sampled_from([1.0, 2.0**-20, 2.0**9]),
     shuffled=st.booleans(),
 )
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_of_equal_clusters_the_first_wins(
     seed, points, copies, apart, shift, alpha, shuffled, penalty, device, dtype
 ):
@@ -187,7 +186,7 @@ def test_of_equal_clusters_the_first_wins(
     alpha=st.sampled_from([1.0, 2.0**-20, 2.0**9]),
     shuffled=st.booleans(),
 )
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_of_mirror_images_the_negative_wins(
     seed, points, centre, alpha, shuffled, penalty, device, dtype
 ):
@@ -199,7 +198,7 @@ def test_of_mirror_images_the_negative_wins(
     assert_smallest(x, -cluster, -centre, alpha, penalty, device, dtype)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_of_single_points_the_first_wins(penalty, device, dtype):
     rng = np.random.default_rng(2)
     for n in (2, 3, 17, 64, 300):
@@ -308,7 +307,7 @@ def early_sets():
 
 
 @pytest.mark.parametrize("max_iter", [1, 2, 3, 4, 6])
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_a_search_cut_short_says_so(penalty, max_iter, device, dtype):
     """The answer lies in the range of the points; with status `converged` it is the global
     minimum."""

@@ -174,7 +174,7 @@ def test_points_at_infinity_add_a_constant(device, dtype):
     inf = float("inf")
     x = torch.tensor([0.0, 1.0, 0.5, 9.0], dtype=dtype, device=device)
     more = torch.cat([x, torch.tensor([inf, -inf, inf], dtype=dtype, device=device)])
-    for penalty in ("welsch", "truncated_quadratic"):
+    for penalty in ref.NONCONVEX:
         y, info = ddn_cuda.robust_pool(x, penalty, return_info=True)
         y_more, info_more = ddn_cuda.robust_pool(more, penalty, return_info=True)
         assert abs(y_more - y) < 1e-6
@@ -233,7 +233,7 @@ def test_a_point_at_the_breakpoint_counts_as_inside(device, dtype):
 # ---- Losses far below the rounding of the weights ------------------------------------------------
 
 
-@pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_weights_that_all_but_vanish(penalty, device, dtype):
     """A heavy cluster, and light points at distances of about alpha, which decide a minimum of at
     most a millionth of the weight."""

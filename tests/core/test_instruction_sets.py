@@ -14,7 +14,8 @@ from tests.support import ROOT
 PROGRAM = """
 import ddn_cuda, numpy as np, torch
 from tests.support import contract, sets
-for penalty in ("quadratic", "pseudo_huber", "huber"):
+from tests.support import reference as ref
+for penalty in ref.CONVEX:
     for n in (1, 7, 49, 1000, 20_000):
         points = sets.contaminated(np.random.default_rng(n), 3, n)
         for dtype in (torch.float32, torch.float64):
@@ -24,7 +25,7 @@ for penalty in ("quadratic", "pseudo_huber", "huber"):
             assert torch.allclose(x.grad.sum(-1), torch.ones(3, dtype=dtype), atol=1e-4)
             for row, answer in zip(x.detach().double().numpy(), y.tolist()):
                 contract.assert_answer(answer, row, penalty, 1.0, dtype)
-for penalty in ("welsch", "truncated_quadratic"):
+for penalty in ref.NONCONVEX:
     for dtype in (torch.float32, torch.float64):
         x = torch.tensor(sets.contaminated(np.random.default_rng(0), 3, 1000), dtype=dtype)
         for row, answer in zip(x.double().numpy(), ddn_cuda.robust_pool(x, penalty).tolist()):
@@ -39,7 +40,7 @@ for n in (5, 16, 17, 300):
         mask[:, 0] = True
         for dtype in (torch.float32, torch.float64):
             x = torch.tensor(points, dtype=dtype)
-            for penalty in ("pseudo_huber", "huber", "welsch", "truncated_quadratic"):
+            for penalty in ref.PENALTIES:
                 for weight in (None, mask):
                     y = ddn_cuda.robust_pool(x, penalty, weight=weight).tolist()
                     for i, row in enumerate(x.double().numpy()):

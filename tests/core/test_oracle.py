@@ -7,8 +7,6 @@ import torch
 from tests.support import contract, drawn, oracle, sets
 from tests.support import reference as ref
 
-NONCONVEX = ("welsch", "truncated_quadratic")
-
 
 def special_sets():
     """(name, points [sets, points], alpha) with minima that are tied, flat or hard to bracket."""
@@ -149,7 +147,7 @@ def test_the_judge_accepts_the_reference_on_repeated_points(seed, penalty, dtype
         assert len(wrong.violations)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 @pytest.mark.parametrize("seed", range(10))
 def test_the_judge_rejects_local_minima_that_are_not_global(seed, penalty, dtype):
     """Every local minimum of the reference is stationary and has the gradient of a minimum. It is
@@ -175,7 +173,7 @@ def test_the_judge_rejects_local_minima_that_are_not_global(seed, penalty, dtype
 def test_the_judge_rejects_the_smaller_cluster(dtype):
     x = np.array([[0.0, 0.01, 0.02, 0.03, 50.0, 50.01, 50.02, 50.03, 50.04]])
     x = drawn.rounded(x, dtype)
-    for penalty in NONCONVEX:
+    for penalty in ref.NONCONVEX:
         for y, right in ((x[0, :4].mean(), False), (x[0, 4:].mean(), True)):
             y = drawn.rounded(np.array([y]), dtype)
             verdict = oracle.judge(y, x, penalty, 1.0, dtype)
@@ -223,7 +221,7 @@ def test_zero_weights_count_for_nothing(penalty):
     assert len(verdict.violations) == 19
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_drawn_sets_have_local_minima_that_mislead(penalty, dtype):
     """These sets frequently expose a solver that is not global."""
     rng = np.random.default_rng(1)

@@ -80,7 +80,7 @@ def test_no_objective_above_that_of_mean_median_and_start(problem, penalty, devi
     if penalty == "quadratic":
         d += 4 * contract.EPS[dtype] * (np.abs(x).mean() + abs(y))
     value = ref.objective(y, x, penalty, alpha)
-    for u in (x.mean(), np.median(x), ref.robust_starts(x, alpha)[0]):
+    for u in (x.mean(), np.median(x), contract.robust_starts(x, alpha)[0]):
         bound = (1 + contract.EXCESS[dtype]) * ref.objective(u, x, penalty, alpha)
         assert value <= bound + len(x) * d * d / 2
 

@@ -4,16 +4,29 @@ import math
 
 import numpy as np
 import pytest
+from scipy import optimize
 
+from tests.support import contract, exact, sets
 from tests.support import reference as ref
-from tests.support import sets
-
-NONCONVEX = ("welsch", "truncated_quadratic")
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(11)
+
+
+def solve_lbfgs(x, penalty, alpha):
+    """The way of the original declarative node: L-BFGS on the objective, started at the mean."""
+
+    def value_and_slope(u):
+        n = len(x)
+        value = ref.objective(u[0], x, penalty, alpha) / n
+        return value, np.array([ref.slope(u[0], x, penalty, alpha) / n])
+
+    options = {"ftol": 0.0, "gtol": 1e-13, "maxiter": 10_000}
+    start = np.array([np.mean(x)])
+    found = optimize.minimize(value_and_slope, start, jac=True, method="L-BFGS-B", options=options)
+    return float(found.x[0])
 
 
 def slope_is_zero(u, x, penalty, alpha):
@@ -25,6 +38,7 @@ def slope_is_zero(u, x, penalty, alpha):
     return below <= noise and above >= -noise
 
 
+@pytest.mark.parametrize("penalty", ref.PENALTIES)
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 7.0])
 def test_derivatives_by_central_differences(penalty, alpha, rng):
     z = rng.uniform(-4, 4, 200) * alpha
@@ -55,7 +69,51 @@ def test_derivatives_by_central_differences(penalty, alpha, rng):
 def test_literal_values(penalty, z, alpha, expected):
     assert float(ref.phi(z, penalty, alpha)) == pytest.approx(expected, rel=1e-14)
     assert float(ref.phi(-z, penalty, alpha)) == pytest.approx(expected, rel=1e-14)
-    assert ref.dpsi_at_zero(penalty, alpha) == float(ref.dpsi(0.0, penalty, alpha))
+
+
+@pytest.mark.parametrize("penalty", ref.PENALTIES)
+@pytest.mark.parametrize("alpha", [0.7, 1e-3, 1e6])
+def test_formulas_have_the_digits_of_exact_ones(penalty, alpha):
+    """Also near zero, where differences would cancel, and where phi'' of Welsch's changes sign."""
+    t = np.array([1e-9, 1e-3, 0.1, 0.3, 0.5, 0.9, 1.1, 2.0, 3.0, 5.0])
+    second = ref.dpsi_at_zero(penalty, alpha)
+    for sign in (-1, 1):
+        z = sign * alpha * t
+        given = ref.psi(z, penalty, alpha) / (alpha * second)
+        exactly = [exact.derivative(penalty, 0, float(v)) for v in z / alpha]
+        assert np.allclose(given, exactly, rtol=1e-14, atol=0)
+        given = ref.dpsi(z, penalty, alpha) / second
+        exactly = [exact.derivative(penalty, 1, float(v)) for v in z / alpha]
+        assert np.allclose(given, exactly, rtol=1e-13, atol=1e-15)
+    assert float(ref.dpsi(0.0, penalty, alpha)) == second
+    # phi is psi's integral from zero.
+    value = ref.phi(1e-9 * alpha, penalty, alpha)
+    assert value == pytest.approx(second * (1e-9 * alpha) ** 2 / 2, rel=1e-14)
+    assert ref.phi(-alpha, penalty, alpha) == ref.phi(alpha, penalty, alpha)
+    assert float(ref.phi(0.0, penalty, alpha)) == 0
+
+
+@pytest.mark.parametrize("penalty", ref.PENALTIES)
+def test_what_the_tests_know_of_a_penalty(penalty):
+    entry = ref.REGISTRY[penalty]
+    line = np.linspace(0, 8, 801) + 1e-4  # not at a breakpoint
+    first = np.array([exact.derivative(penalty, 0, float(t)) for t in line])
+    second = np.array([exact.derivative(penalty, 1, float(t)) for t in line])
+    if entry.bending is not None:
+        third = [abs(exact.derivative(penalty, 2, float(t))) for t in line]
+        assert max(third) <= entry.bending <= 1.06 * max(third)
+    assert entry.convex == (np.diff(first) >= 0).all()
+    if entry.least_dpsi is None:
+        assert (np.diff(second) <= 0).all()
+    else:
+        turn, least = entry.least_dpsi
+        assert least == pytest.approx(second.min(), rel=1e-4)
+        assert turn == pytest.approx(line[np.argmin(second)], abs=0.01)
+    near, far = (exact.derivative(penalty, 0, t) for t in ("1.5", "1e6"))
+    known = {"unbounded": far == 1e6, "none": far == 0, "reached": near == far == 1}
+    assert known.get(entry.force, near < 1 and far == pytest.approx(1))
+    below, above = (exact.derivative(penalty, 0, t) for t in ("1", "1.0000000000000001"))
+    assert entry.psi_jumps == (abs(above - below) > 1e-6)
 
 
 @pytest.mark.parametrize("penalty", ref.CONVEX)
@@ -78,18 +136,18 @@ def test_agrees_with_lbfgs_on_easy_data(penalty, rng):
     """L-BFGS stops at a relative change of the objective of about 1e-16, or 1e-7 in the answer."""
     for n in (5, 40, 300):
         x = 3.0 + 0.3 * rng.standard_normal(n)
-        found = ref.solve_lbfgs(x, penalty, 2.0)
+        found = solve_lbfgs(x, penalty, 2.0)
         assert ref.solve(x, penalty, 2.0).y == pytest.approx(found, abs=1e-6)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_agrees_with_lbfgs_started_nowhere_but_at_the_mean(penalty, rng):
     """Outliers on both sides leave the mean in the basin of the answer."""
     x = np.concatenate([0.2 * rng.standard_normal(80), [-30.0, 30.0, -45.0, 45.0]])
-    assert ref.solve(x, penalty, 1.0).y == pytest.approx(ref.solve_lbfgs(x, penalty, 1.0), abs=1e-6)
+    assert ref.solve(x, penalty, 1.0).y == pytest.approx(solve_lbfgs(x, penalty, 1.0), abs=1e-6)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 1.5])
 def test_global_answers_beat_a_brute_force_grid(penalty, alpha, rng):
     for x in (*sets.modes(rng, 4, 60, 3), *sets.contaminated(rng, 4, 60, 0.4)):
@@ -104,7 +162,7 @@ def test_global_answers_beat_a_brute_force_grid(penalty, alpha, rng):
         assert least >= values.min() - bend * half * half / 2 * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_every_local_minimum_is_listed(penalty, rng):
     """Descents on the grid, from everywhere, end at listed minima and reach all of them."""
     for x in sets.modes(rng, 3, 40, 3):
@@ -169,34 +227,40 @@ def test_gradient_is_zero_without_curvature():
 
 
 def test_robust_starts():
-    assert ref.robust_starts([-2.0, -1.0, 0.0, 5.0, 50.0], 3.0) == [
+    assert contract.robust_starts([-2.0, -1.0, 0.0, 5.0, 50.0], 3.0) == [
         ref.solve(np.array([-2.0, -1.0, 0.0, 5.0, 50.0]), "huber", 3.0).y
     ]
-    assert ref.robust_starts([-8.0, -5.0, 5.0, 7.0], 1.0) == [-5.0]  # a tie: the smaller
-    assert ref.robust_starts([-8.0, -5.0, 5.0, 7.0], 1.0, doubt=1e-9) == [-5.0, 5.0]
+    assert contract.robust_starts([-8.0, -5.0, 5.0, 7.0], 1.0) == [-5.0]  # a tie: the smaller
+    assert contract.robust_starts([-8.0, -5.0, 5.0, 7.0], 1.0, doubt=1e-9) == [-5.0, 5.0]
 
 
 INF, NAN = math.inf, math.nan
+ABOVE, BELOW = "above 1", "below 1"  # where two points at 1 pull with half of their limit
 
 
 @pytest.mark.parametrize(
     ("x", "answers"),
-    [  # quadratic, pseudo_huber, huber, welsch, truncated_quadratic
-        ([1.0, NAN, 2.0], (NAN, NAN, NAN, NAN, NAN)),
-        ([INF, INF], (INF, INF, INF, INF, INF)),
-        ([-INF], (-INF, -INF, -INF, -INF, -INF)),
-        ([INF, -INF], (NAN, NAN, NAN, NAN, NAN)),
-        ([INF, 1.0], (INF, INF, 2.0, 1.0, 1.0)),
-        ([-INF, 1.0], (-INF, -INF, 0.0, 1.0, 1.0)),
-        ([INF, -INF, 1.0], (NAN, 1.0, 1.0, 1.0, 1.0)),
-        ([INF, INF, 1.0], (INF, INF, INF, 1.0, 1.0)),
-        ([INF, 1.0, 1.0], (INF, 1 + 1 / math.sqrt(3), 1.5, 1.0, 1.0)),
-        ([-INF, 1.0, 1.0], (-INF, 1 - 1 / math.sqrt(3), 0.5, 1.0, 1.0)),
-        ([INF, INF, -INF, 1.0, 1.0], (NAN, 1 + 1 / math.sqrt(3), 1.5, 1.0, 1.0)),
-        ([INF, INF, -INF, 1.0], (NAN, INF, 2.0, 1.0, 1.0)),
+    [  # with a force that is unbounded, approached, reached, or none
+        ([1.0, NAN, 2.0], (NAN, NAN, NAN, NAN)),
+        ([INF, INF], (INF, INF, INF, INF)),
+        ([-INF], (-INF, -INF, -INF, -INF)),
+        ([INF, -INF], (NAN, NAN, NAN, NAN)),
+        ([INF, 1.0], (INF, INF, 2.0, 1.0)),
+        ([-INF, 1.0], (-INF, -INF, 0.0, 1.0)),
+        ([INF, -INF, 1.0], (NAN, 1.0, 1.0, 1.0)),
+        ([INF, INF, 1.0], (INF, INF, INF, 1.0)),
+        ([INF, 1.0, 1.0], (INF, ABOVE, 1.5, 1.0)),
+        ([-INF, 1.0, 1.0], (-INF, BELOW, 0.5, 1.0)),
+        ([INF, INF, -INF, 1.0, 1.0], (NAN, ABOVE, 1.5, 1.0)),
+        ([INF, INF, -INF, 1.0], (NAN, INF, 2.0, 1.0)),
     ],
 )
 def test_points_that_are_not_finite(x, answers):
-    for penalty, expected in zip(ref.PENALTIES, answers, strict=True):
+    expected = dict(zip(("unbounded", "approached", "reached", "none"), answers, strict=True))
+    for penalty, entry in ref.REGISTRY.items():
         y = ref.solve(np.array(x), penalty, 1.0).y
-        assert y == pytest.approx(expected, nan_ok=True, rel=1e-14), penalty
+        answer = expected[entry.force]
+        if answer in (ABOVE, BELOW):
+            away = optimize.brentq(lambda t, p=penalty: float(ref.psi(t, p, 1.0)) - 0.5, 0, 9)
+            answer = 1 + away if answer == ABOVE else 1 - away
+        assert y == pytest.approx(answer, nan_ok=True, rel=1e-14), penalty

@@ -8,10 +8,12 @@ import torch
 from scipy import integrate
 
 import ddn_cuda
-from ddn_cuda import _scale, suggest_alpha
+from ddn_cuda import suggest_alpha
+from ddn_cuda._C import PENALTY_TRAITS
 from tests.support import reference as ref
 
-ROBUST = [penalty for penalty in ref.PENALTIES if penalty != "quadratic"]
+ROBUST = [penalty for penalty, entry in ref.REGISTRY.items() if not entry.is_mean]
+TUNING = {penalty: traits["tuning"] for penalty, traits in PENALTY_TRAITS.items()}
 
 
 def efficiency(penalty, alpha):
@@ -35,8 +37,8 @@ def efficiency(penalty, alpha):
 
 @pytest.mark.parametrize("penalty", ROBUST)
 def test_the_constants_give_95_percent(penalty):
-    # Constants of four digits: the last digit changes the efficiency by at most 7e-5.
-    assert efficiency(penalty, _scale._TUNING[penalty]) == pytest.approx(0.95, abs=1e-4)
+    # Constants of four digits: the last one moves the efficiency by 7e-5 at most.
+    assert efficiency(penalty, TUNING[penalty]) == pytest.approx(0.95, abs=1e-4)
 
 
 @pytest.mark.parametrize("penalty", ROBUST)
@@ -65,10 +67,10 @@ def test_it_is_numpys_median(n, penalty):
     median = np.median(points, axis=1, keepdims=True)
     expected = np.median(np.abs(points - median), axis=1, keepdims=True)
     if n == 1:
-        expected = np.abs(points) * np.finfo(float).eps / (1.4826 * _scale._TUNING[penalty])
+        expected = np.abs(points) * np.finfo(float).eps / (1.4826 * TUNING[penalty])
     x = torch.from_numpy(points)
     alpha = suggest_alpha(x, penalty)
-    expected = 1.4826 * _scale._TUNING[penalty] * expected
+    expected = 1.4826 * TUNING[penalty] * expected
     assert np.allclose(alpha.numpy(), expected, rtol=1e-14, atol=0)
     assert torch.equal(alpha, suggest_alpha(x, ddn_cuda.PENALTIES[penalty]))
 

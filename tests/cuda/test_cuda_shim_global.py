@@ -8,7 +8,6 @@ import pytest
 from tests.support import reference as ref
 from tests.support.cuda_shim.cases import (
     GLOBAL_SIZES,
-    NONCONVEX,
     NUMPY,
     assert_global,
     assert_global_gradient,
@@ -31,7 +30,7 @@ def search_and_differentiate(shim, x, penalty, alpha=1.0):
     return answer.y, answer.curvature, shim.backward(grad, x, answer, penalty, alpha)
 
 
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 @pytest.mark.parametrize(("dtype", "n"), GLOBAL_SIZES)
 def test_global_answers_and_gradients(dtype, n, penalty, shim):
     x = landscapes(n, dtype)
@@ -43,7 +42,7 @@ def test_global_answers_and_gradients(dtype, n, penalty, shim):
 
 
 @pytest.mark.parametrize("n", sweep([12, 100, 2000, 8200], [12, 2000]))
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_special_sets_of_the_global_search(n, penalty, dtype, shim):
     x = np.repeat(landscapes(n, dtype)[:2], 4, axis=0)
     x[0, n // 2] = math.nan
@@ -68,7 +67,7 @@ def test_special_sets_of_the_global_search(n, penalty, dtype, shim):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_more_points_than_are_counted_at_once(penalty, weighted, dtype, shim):
     x = np.random.default_rng(0).normal(0, 0.3, (1, 70_000)).astype(NUMPY[dtype])
     x[:, 66_000:] += 5  # the last ones that are counted
@@ -82,7 +81,7 @@ def test_more_points_than_are_counted_at_once(penalty, weighted, dtype, shim):
 
 
 @pytest.mark.parametrize("n", sweep([300, 1200, 8200], [300, 1200]))
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_global_search_with_an_alpha_per_set(n, penalty, dtype, shim):
     x = landscapes(n, dtype)
     alpha = np.geomspace(0.3, 100, len(x)).astype(x.dtype)
@@ -96,7 +95,7 @@ def test_global_search_with_an_alpha_per_set(n, penalty, dtype, shim):
 
 
 @pytest.mark.parametrize("n", sweep([64, 1200, 8200], [64, 1200]))
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_layout_does_not_matter_to_the_global_search(n, penalty, dtype, shim):
     x = landscapes(n, dtype)
     answer = shim.forward(x, penalty, solver="global")
@@ -109,7 +108,7 @@ def test_layout_does_not_matter_to_the_global_search(n, penalty, dtype, shim):
 
 
 @pytest.mark.parametrize("n", sweep([64, 200, 1200, 8200], [64, 1200]))
-@pytest.mark.parametrize("penalty", NONCONVEX)
+@pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_global_search_stopped_early(n, penalty, dtype, shim):
     """All threads of a block stop together, at a place in the range of the points."""
     x = landscapes(n, dtype)

@@ -14,8 +14,7 @@ from tests.support.sweeps import sweep
 
 OPS = torch.ops.ddn
 DTYPES = (np.float32, np.float64)
-NONCONVEX = [penalty for penalty in ref.PENALTIES if penalty not in ref.CONVEX]
-SOLVERS = [(p, "local") for p in ref.PENALTIES] + [(p, "global") for p in NONCONVEX]
+SOLVERS = [(p, "local") for p in ref.PENALTIES] + [(p, "global") for p in ref.NONCONVEX]
 
 
 def points(n, dtype, count=3, seed=0):

@@ -8,7 +8,7 @@ import torch
 
 from tests.support import oracle
 from tests.support import reference as ref
-from tests.support.cuda_shim.cases import NONCONVEX, WEIGHTED_SIZES, incoming, landscapes, points
+from tests.support.cuda_shim.cases import WEIGHTED_SIZES, incoming, landscapes, points
 from tests.support.cuda_shim.shim import (
     in_every_schedule,
 )
@@ -59,7 +59,7 @@ def test_weighted_answers_and_gradients(dtype, n, penalty, shim):
     x = landscapes(n, dtype)
     w, x = weights(x, rng)
     judged(shim, x, w, penalty, dtype, "global")
-    if penalty in NONCONVEX:
+    if penalty in ref.NONCONVEX:
         local = in_every_schedule(shim, lambda: [shim.forward(x, penalty, weight=w).y])[0]
         present = w > 0
         assert (np.where(present, x, np.inf).min(1) <= local).all()

@@ -40,6 +40,12 @@ struct DrawnSet {
     });
     return sum;
   }
+  bool is_convex() const {
+    bool convex = false;
+    ddn::with_penalty(c.penalty,
+                      [&](auto penalty) { convex = ddn::is_convex<decltype(penalty)>; });
+    return convex;
+  }
   double second() const {
     double value = 0;
     ddn::with_penalty(c.penalty, [&](auto penalty) { value = decltype(penalty)::second(alpha); });
@@ -143,8 +149,7 @@ void check_set(const DrawnSet<T>& set, const Answers<T>& all, int i, Tally& tall
     const long double there = set.objective(u);
     if (!(own - gap <= there + 1e-9L * std::fabs(own))) fail(set, "gap disproved", gap, u);
     ++tally.certified;
-    const bool convex = c.penalty <= 2;
-    if ((c.global || convex) && c.max_iter < 0 && c.tolerance < 0 &&
+    if ((c.global || set.is_convex()) && c.max_iter < 0 && c.tolerance < 0 &&
         !(own <= there + allowed(set, y, there, total))) {
       fail(set, "a point of the set is better than y", y, u);
     }
@@ -154,7 +159,7 @@ void check_set(const DrawnSet<T>& set, const Answers<T>& all, int i, Tally& tall
 template <class T>
 void compare(const DrawnSet<T>& set, double a, double b, Tally& tally) {
   const Case& c = set.c;
-  if (c.max_iter >= 0 || c.tolerance >= 0 || !(c.global || c.penalty <= 2)) return;
+  if (c.max_iter >= 0 || c.tolerance >= 0 || !(c.global || set.is_convex())) return;
   if (!std::isfinite(a) || !std::isfinite(b)) {
     if (!(std::isnan(a) && std::isnan(b)) && a != b) fail(set, "the devices differ", a, b);
     return;

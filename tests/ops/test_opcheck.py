@@ -193,7 +193,6 @@ def test_inner_gradients_of_other_layouts(still, segments, device):
         )
 
 
-@pytest.mark.parametrize("penalty", ["pseudo_huber", "huber", "welsch", "truncated_quadratic"])
 def test_inner_outputs_give_the_unrounded_answer(penalty, device):
     """y + remainder in float32 is closer to the float64 answer than any float32 y."""
     x = 1000 + torch.randn(50, 99, device=device)

@@ -3,9 +3,9 @@
 The tolerances are those of the documentation, none is wider. A set `x` is the float64 image of what
 the extension was given, `y` the float64 image of what it returned.
 
-For the penalties that are not convex no minimum is searched for. welsch: f' <= 0 at y - d and
-f' >= 0 at y + d prove that one lies between. truncated_quadratic: y is the mean of its inliers; a
-point within d of the kink, where f' jumps, may count as one or not.
+For the penalties that are not convex no minimum is searched for. Where psi is continuous, f' <= 0
+at y - d and f' >= 0 at y + d prove that a minimum lies between. Where psi jumps, y is the mean of
+its inliers; a point within d of the breakpoint may count as one or not.
 """
 
 import math
@@ -25,10 +25,6 @@ EXCESS = {torch.float32: 1e-6, torch.float64: 1e-12}
 STEP = {torch.float32: 4e-6, torch.float64: 1e-10}
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
 
-# The largest |d phi''/dz| in units of phi''(0) / alpha: how fast the smooth penalties' gradient
-# weights change (rounded up).
-BENDING = {"pseudo_huber": 0.9, "welsch": 1.4}
-
 
 def accuracy(y, alpha, dtype):
     """The promised |y - minimiser| where the curvature is not scarce."""
@@ -41,15 +37,16 @@ def accuracy(y, alpha, dtype):
 def least_curvature(y, d, x, penalty, alpha):
     """A lower bound of f'' / phi''(0) on the whole of [y - d, y + d]."""
     z = np.abs(y - x)
-    if penalty in ("huber", "truncated_quadratic"):
+    entry = ref.REGISTRY[penalty]
+    if entry.has_breakpoints:
         return float(np.count_nonzero(z <= alpha - d))
     far = ref.dpsi(z + d, penalty, alpha) / ref.dpsi_at_zero(penalty, alpha)
-    if penalty != "welsch":
+    if entry.least_dpsi is None:
         return math.fsum(far)
-    # phi'' falls up to sqrt(3) alpha, to -2 exp(-3/2), and rises from there.
+    # phi'' falls up to `turn` and rises from there.
+    turn, least = entry.least_dpsi[0] * alpha, entry.least_dpsi[1]
     near = ref.dpsi(np.maximum(z - d, 0), penalty, alpha) / ref.dpsi_at_zero(penalty, alpha)
-    turn = math.sqrt(3) * alpha
-    lowest = np.where((z - d <= turn) & (turn <= z + d), -2 * math.exp(-1.5), np.minimum(near, far))
+    lowest = np.where((z - d <= turn) & (turn <= z + d), least, np.minimum(near, far))
     return math.fsum(lowest)
 
 
@@ -64,7 +61,7 @@ def assert_answer(y, x, penalty, alpha, dtype):
     about = f"{penalty}, alpha={alpha}, {len(x)} points, y={y!r}"
     assert math.isfinite(y), about
     assert np.isfinite(x).all() or penalty not in ref.CONVEX, "no promise about the objective"
-    if penalty == "quadratic":
+    if ref.REGISTRY[penalty].is_mean:
         mean = ref.solve(x, penalty, alpha).y
         bound = 4 * EPS[dtype] * (math.fsum(np.abs(x) / len(x)) + abs(y))
         assert abs(y - mean) <= bound, f"{about}: mean {mean!r}, off by {abs(y - mean) / bound} d"
@@ -91,7 +88,8 @@ def _assert_local(y, x, penalty, alpha, dtype, about):
     x = x[np.isfinite(x)]
     d, n = accuracy(y, alpha, dtype), len(x)
     bend = ref.dpsi_at_zero(penalty, alpha)
-    if penalty == "truncated_quadratic":
+    entry = ref.REGISTRY[penalty]
+    if entry.psi_jumps:
         assert _is_mean_of_inliers(y, d, x, alpha), f"{about}: not stationary"
     elif well_conditioned(y, d, x, penalty, alpha):
         # A few roundings of the reference's own terms.
@@ -106,7 +104,7 @@ def _assert_local(y, x, penalty, alpha, dtype, about):
         rise = abs(ref.slope(y, x, penalty, alpha))
         assert rise <= n * bend * d * (1 + 1e-9), f"{about}: not stationary, f'={rise}"
         curvature = ref.curvature(y, x, penalty, alpha) / bend
-        room = n * (BENDING[penalty] * d / alpha + 4 * EPS[dtype])
+        room = n * (entry.bending * d / alpha + 4 * EPS[dtype])
         assert curvature >= -room, f"{about}: a maximum, f''={curvature} phi''(0)"
     least = ref.objective(y, x, penalty, alpha)
     # The start is known to `d` too; f' there is at most N alpha phi''(0).
@@ -117,19 +115,41 @@ def _assert_local(y, x, penalty, alpha, dtype, about):
 def _is_mean_of_inliers(y, d, x, alpha):
     z = y - x
     inside = np.abs(z) <= alpha - d
-    at_kink = ~inside & (np.abs(z) <= alpha + d)
-    on_left, on_right = np.count_nonzero(at_kink & (z > 0)), np.count_nonzero(at_kink & (z < 0))
+    unsure = ~inside & (np.abs(z) <= alpha + d)
+    on_left, on_right = np.count_nonzero(unsure & (z > 0)), np.count_nonzero(unsure & (z < 0))
     # The sum of psi with k more of them on the left than on the right.
     sums = math.fsum(z[inside]) + alpha * np.arange(-on_right, on_left + 1)
     count = np.count_nonzero(inside) + on_left + on_right
     return bool(np.abs(sums).min() <= count * d)
 
 
+def robust_starts(x, alpha, doubt=0.0):
+    """Where the documented local descent starts.
+
+    That is the Huber minimiser at the same alpha, or, where no point lies within alpha of it, the
+    nearest point and of two equally near ones the smaller. Usually one candidate; all of them where
+    a choice hangs on distances that agree within `doubt`.
+    """
+    x = np.asarray(x, np.float64)
+    u = ref.solve(x, "huber", alpha).y
+    x = x[np.isfinite(x)]
+    if math.isinf(u):
+        return [float(x.max() if u > 0 else x.min())]
+    distance = np.abs(u - x)
+    starts = []
+    if distance.min() <= alpha + doubt:
+        starts.append(float(u))
+    if distance.min() > alpha - doubt:
+        nearest = np.unique(x[distance <= distance.min() + doubt])
+        starts.extend(float(p) for p in (nearest if doubt else nearest[:1]))
+    return starts
+
+
 def _start_objective(x, penalty, alpha, dtype):
     """The objective of the documented start, the largest where rounding decides which it is."""
     center = ref.solve(x, "huber", alpha).y
     d = accuracy(center, alpha, dtype) if math.isfinite(center) else 0.0
-    starts = ref.robust_starts(x, alpha, doubt=2 * d)
+    starts = robust_starts(x, alpha, doubt=2 * d)
     if np.isinf(x).any():
         x = x[np.isfinite(x)]
     elif not well_conditioned(center, d, x, "huber", alpha):
@@ -150,8 +170,8 @@ def _start_objective(x, penalty, alpha, dtype):
 
 
 def exact_minimum(y, x, penalty, alpha, dtype):
-    """The minimiser that `y` stands for, to the accuracy of float64; for all penalties but the
-    truncated quadratic, which may have several that are rounded to the same float32."""
+    """The minimiser that `y` stands for, to the accuracy of float64; psi does not jump, with which
+    several minimisers may be rounded to the same float32."""
     if penalty in ref.CONVEX:
         return ref.solve(x, penalty, alpha).y
     d = 1.01 * accuracy(y, alpha, dtype)
@@ -172,7 +192,8 @@ def assert_gradient(g, y, x, penalty, alpha, dtype):
     eps, n = EPS[dtype], len(x)
     about = f"{penalty}, alpha={alpha}, {n} points, y={y!r}"
     inliers = g != 0
-    if penalty == "truncated_quadratic":
+    entry = ref.REGISTRY[penalty]
+    if entry.psi_jumps:
         # A minimum is the mean of its inliers: the gradient tells which of several it belongs to.
         assert inliers.any(), f"{about}: no gradient"
         center = math.fsum(x[inliers]) / np.count_nonzero(inliers)
@@ -181,20 +202,20 @@ def assert_gradient(g, y, x, penalty, alpha, dtype):
     else:
         center = exact_minimum(y, x, penalty, alpha, dtype)
     d = STEP[dtype] * alpha + 4 * EPS[torch.float64] * abs(center)
-    if penalty in BENDING:
+    if entry.bending:
         expected = ref.gradient(x, center, penalty, alpha, eps)
         total = least_curvature(center, 0.0, x, penalty, alpha)
         # Error of one term phi''(z_i) / phi''(0), through the point and through its rounding.
-        term = BENDING[penalty] * d / alpha + 16 * eps
+        term = entry.bending * d / alpha + 16 * eps
         bound = term / total + np.abs(expected) * n * term / total
         worst = np.argmax(np.abs(g - expected) - bound)
         assert np.all(np.abs(g - expected) <= bound), (
             f"{about}: {g[worst]} for point {worst}, expected {expected[worst]}+-{bound[worst]}"
         )
         return
-    # The others weigh each inlier alike; a point at a kink may count as one or not.
+    # The others weigh each inlier alike; a point at a breakpoint may count as one or not.
     distance = np.abs(center - x)
-    reach = np.inf if penalty == "quadratic" else alpha
+    reach = np.inf if entry.is_mean else alpha
     assert inliers[distance <= reach - d].all(), f"{about}: an inlier without gradient"
     assert not inliers[distance > reach + d].any(), f"{about}: an outlier with a gradient"
     share = 1 / np.count_nonzero(inliers)

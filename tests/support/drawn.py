@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-import ddn_cuda
-
 SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 17, 24, 31, 33, 49, 64, 65, 100, 129, 200)
 
 # The values of each parameter. An entry that occurs twice is drawn twice as often.
@@ -118,6 +116,8 @@ def _weights(p, rng, shape, dtype):
 def pool(drawn, penalty, device, dtype, solver="global", gradient=True):
     """Answers [sets] and, if asked for, gradients [sets, points], as NumPy arrays in float64. The
     points of zero weight are NaN, because they must not matter."""
+    import ddn_cuda  # where sets are only drawn it need not be built
+
     x = torch.tensor(drawn.x, dtype=dtype, device=device)
     options = {"solver": solver}
     if drawn.weight is not None:

@@ -1,28 +1,34 @@
-"""Derivatives of answers in 100 digits, from phi' alone, by differences of minima.
+"""Derivatives of answers and of penalties in 100 digits, from psi alone: differences.
 
-Shares only the definition of phi' with the extension. With this many digits a difference quotient
-is more accurate than a double.
+Nothing is shared with the extension but the definition of psi; a difference quotient of so many
+digits has more correct ones than a double holds.
 """
 
-from decimal import Decimal, localcontext
+import math
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 
-DIGITS = 100
+from tests.support.reference import REGISTRY
+
+# No exponential of a far point overflows.
+CONTEXT = Context(prec=100, Emax=MAX_EMAX, Emin=MIN_EMIN)
 STEP = Decimal("1e-30")
 
 
 def psi(z, penalty, alpha):
-    """phi', for welsch times alpha^2; a constant factor does not change the minimum."""
-    t = z / alpha
-    if penalty == "quadratic":
-        return z
-    if penalty == "pseudo_huber":
-        return z / (1 + t * t).sqrt()
-    if penalty == "huber":
-        return max(-alpha, min(alpha, z))
-    if penalty == "welsch":
-        return z * (-t * t / 2).exp()
-    assert penalty == "truncated_quadratic"
-    return z if abs(t) <= 1 else Decimal(0)
+    """phi' / phi''(0)."""
+    return alpha * REGISTRY[penalty].exact_psi(z / alpha)
+
+
+def derivative(penalty, n, t):
+    """The n-th derivative of psi(t alpha) / (alpha phi''(0)) by t, from a central difference; its
+    error is a multiple of the square of the step."""
+    with localcontext(CONTEXT):
+        h, t = Decimal("1e-9"), Decimal(t)
+        terms = (
+            (-1) ** k * math.comb(n, k) * psi(t + (Decimal(n) / 2 - k) * h, penalty, 1)
+            for k in range(n + 1)
+        )
+        return float(sum(terms) / h**n)
 
 
 def _slope(u, x, w, penalty, alpha):
@@ -42,9 +48,8 @@ def _minimum(u, x, w, penalty, alpha):
 
 
 def by_alpha(y, x, w, penalty, alpha):
-    """dy/dalpha, and the sum of the magnitudes of its terms, to which rounding is relative."""
-    with localcontext() as context:
-        context.prec = DIGITS
+    """dy/dalpha, and the sum of its terms' magnitudes: what rounding is relative to."""
+    with localcontext(CONTEXT):
         y, alpha = Decimal(y), Decimal(alpha)
         x, w = [Decimal(v) for v in x], [Decimal(v) for v in w]
         h = STEP * alpha
@@ -57,3 +62,11 @@ def by_alpha(y, x, w, penalty, alpha):
             for a, b in zip(x, w, strict=True)
         )
         return float((up - down) / (2 * h)), float(terms / curvature)
+
+
+def by_scale(penalty, t):
+    """d psi / d alpha at z = t alpha."""
+    with localcontext(CONTEXT):
+        t = Decimal(t)
+        up, down = (psi(t, penalty, 1 + side * STEP) for side in (1, -1))
+        return float((up - down) / (2 * STEP))

@@ -12,13 +12,12 @@ anchor), plus v alpha, which stays accurate at 1e6 alpha from zero, and an objec
 phi(z; alpha) over phi''(0) alpha^2, so that curvatures at zero are 1 and f'' <= W = sum_i w_i.
 
     quadratic            the weighted mean, in extended precision
-    pseudo_huber, huber  bisection on f', which is monotone
+    other convex ones    bisection on f', which is monotone
     truncated_quadratic  every window of the sorted points no wider than 2 alpha
     welsch               Taylor series on cells that cover all places where a minimum can be,
                          bounded from both sides and split until the bounds meet
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -39,13 +38,9 @@ def minimum(x, penalty, alpha, weight=None):
     alpha = np.broadcast_to(np.asarray(alpha, np.float64), len(x))
     order = np.argsort(x, axis=1, kind="stable")
     x, w = np.take_along_axis(x, order, 1), np.take_along_axis(w, order, 1)
-    solve = {
-        "quadratic": _quadratic,
-        "pseudo_huber": _convex,
-        "huber": _convex,
-        "truncated_quadratic": _truncated_quadratic,
-        "welsch": welsch_minimum,
-    }[penalty]
+    if ref.REGISTRY[penalty].is_mean:
+        return _mean(x, w, alpha, penalty)
+    solve = _convex if penalty in ref.CONVEX else SEARCHES[penalty]
     return solve(x, w, alpha, penalty)
 
 
@@ -62,7 +57,7 @@ def present(x, weight):
     return np.where(w > 0, x, somewhere), w
 
 
-def _quadratic(x, w, alpha, penalty):
+def _mean(x, w, alpha, penalty):
     wide, weights = x.astype(np.longdouble), w.astype(np.longdouble)
     mean = (weights * wide).sum(1) / weights.sum(1)
     anchor = mean.astype(np.float64)
@@ -89,7 +84,7 @@ def _convex(x, w, alpha, penalty):
         rising = slope(v, s, w, penalty) >= 0
         lo, hi = np.where(rising, lo, v), np.where(rising, v, hi)
     v, flat = (lo + hi) / 2, np.zeros_like(lo)
-    if penalty == "huber":
+    if ref.REGISTRY[penalty].flat:
         # Flat between two points more than 2 alpha apart with half of the weight on either side.
         excess = np.abs(2 * before - total[:, None]) / total[:, None]
         nearest = np.argmin(excess, axis=1)
@@ -156,6 +151,10 @@ def _truncated_quadratic(x, w, alpha, penalty):
     return Minimum(anchor, v, value, np.minimum(lower, value), np.zeros_like(v))
 
 
+# The certified search for the minimum of each penalty that is not convex.
+SEARCHES = {"welsch": welsch_minimum, "truncated_quadratic": _truncated_quadratic}
+
+
 # ---- Judgement -----------------------------------------------------------------------------------
 
 
@@ -197,19 +196,19 @@ def judge(y, x, penalty, alpha, dtype, weight=None, gradient=None):
     d = accuracy(y, alpha, dtype) / alpha
     s = scaled(x, y, alpha)  # from here on all positions are relative to y, in units of alpha
     centre = (found.anchor - y) / alpha + found.v
-    room = d
-    if penalty == "quadratic":
+    room, entry = d, ref.REGISTRY[penalty]
+    if entry.is_mean:
         room = 4 * contract.EPS[dtype] * ((w * np.abs(x)).sum(1) / total + np.abs(y)) / alpha
         determined = np.ones(len(y), bool)
         position = np.abs(centre) / np.maximum(room, 1e-300)
     else:
         determined = least_curvature(np.zeros_like(y), d, s, w, penalty) >= 1e-3 * total
         position = np.zeros_like(y)
-    if penalty in ("pseudo_huber", "huber"):
+    if entry.convex and not entry.is_mean:
         sure = least_curvature(centre, d, s, w, penalty) >= 1e-3 * total
         position = np.where(sure | (found.flat > 0), np.abs(centre) / d, 0.0)
-    elif penalty == "welsch":
-        centre, position = _nearest_welsch_minimum(s, w, d, determined)
+    elif not entry.convex and not entry.psi_jumps:
+        centre, position = _nearest_minimum(s, w, d, determined, penalty)
     lower = np.maximum(found.lower, 0)
     allowed = contract.EXCESS[dtype] * lower + total * np.maximum(d, room) ** 2 / 2
     excess = (objective(np.zeros_like(y), s, w, penalty) - found.lower) / allowed
@@ -218,7 +217,7 @@ def judge(y, x, penalty, alpha, dtype, weight=None, gradient=None):
         g = np.asarray(gradient, np.float64)
         finite = finite & np.isfinite(g).all(1)
         g = np.where(np.isfinite(g), g, 0.0)
-        if penalty in contract.BENDING:
+        if entry.bending:
             share = _smooth_gradient(g, y, s, w, real, centre, alpha, penalty, dtype)
         else:
             share = _inlier_gradient(g, y, s, w, real, centre, alpha, penalty, dtype)
@@ -245,30 +244,31 @@ def accuracy(y, alpha, dtype):
 def least_curvature(v, d, s, w, penalty):
     """`contract.least_curvature` for a batch."""
     distance, d = np.abs(v[:, None] - s), d[:, None]
-    if penalty in ("huber", "truncated_quadratic"):
+    entry = ref.REGISTRY[penalty]
+    if entry.has_breakpoints:
         return (w * (distance <= 1 - d)).sum(1)
     far = ref.dpsi(distance + d, penalty, 1.0)
-    if penalty == "welsch":
+    if entry.least_dpsi is not None:
+        turn, least = entry.least_dpsi
         near = ref.dpsi(np.maximum(distance - d, 0), penalty, 1.0)
-        turn = math.sqrt(3)
         turns = (distance - d <= turn) & (turn <= distance + d)
-        far = np.where(turns, -2 * math.exp(-1.5), np.minimum(near, far))
+        far = np.where(turns, least, np.minimum(near, far))
     return (w * far).sum(1)
 
 
-def _nearest_welsch_minimum(s, w, d, determined):
+def _nearest_minimum(s, w, d, determined, penalty):
     """The minimiser within d of 0, and its distance as a share of d: infinite where there is none.
     Both are for the sets whose curvature there is at least 1e-3 W only, 0 for the others."""
     centre, position = np.zeros_like(d), np.zeros_like(d)
     rows = np.flatnonzero(determined)
     s, w, d = s[rows], w[rows], d[rows]
     # What a few roundings of the terms of f' move its root by.
-    noise = 64 * EPS * (w * np.abs(ref.psi(s, "welsch", 1.0))).sum(1) / (1e-3 * w.sum(1))
+    noise = 64 * EPS * (w * np.abs(ref.psi(s, penalty, 1.0))).sum(1) / (1e-3 * w.sum(1))
     lo, hi = -d - noise, d + noise
-    between = (slope(lo, s, w, "welsch") <= 0) & (slope(hi, s, w, "welsch") >= 0)
+    between = (slope(lo, s, w, penalty) <= 0) & (slope(hi, s, w, penalty) >= 0)
     for _ in range(40):
         v = (lo + hi) / 2
-        rising = slope(v, s, w, "welsch") >= 0
+        rising = slope(v, s, w, penalty) >= 0
         lo, hi = np.where(rising, lo, v), np.where(rising, v, hi)
     centre[rows] = (lo + hi) / 2
     position[rows] = np.where(between, np.abs(centre[rows]) / (d + noise), np.inf)
@@ -290,24 +290,25 @@ def _smooth_gradient(g, y, s, w, real, centre, alpha, penalty, dtype):
     scarce = total[:, 0] <= 8 * eps * np.abs(terms).sum(1)
     total = np.where(scarce[:, None], 1.0, total)
     expected = np.where(scarce[:, None], 0.0, terms / total)
-    term = (contract.BENDING[penalty] * d + 16 * eps)[:, None]
+    term = (ref.REGISTRY[penalty].bending * d + 16 * eps)[:, None]
     bound = (w + np.abs(expected) * w.sum(1)[:, None]) * term / total
     return _ratio(np.where(real, np.abs(g - expected), np.abs(g)), np.where(real, bound, 0))
 
 
 def _inlier_gradient(g, y, s, w, real, centre, alpha, penalty, dtype):
-    """Each inlier weighs its weight; a point at a kink may count as one or not. A minimum of the
-    truncated quadratic is the mean of its inliers: the gradient tells of which."""
+    """Each inlier weighs its weight; a point at a breakpoint may count as one or not. Where psi
+    jumps, a minimum is the mean of its inliers: the gradient tells of which."""
+    entry = ref.REGISTRY[penalty]
     inliers = (g != 0) & real
     counted = np.where(inliers, w, 0.0)
     total = counted.sum(1)
     none = total == 0
     total = np.where(none, 1.0, total)
     worst = np.where(none, np.inf, 0.0)
-    if penalty == "truncated_quadratic":
+    if entry.psi_jumps:
         centre = (counted * s).sum(1) / total
         worst = np.maximum(worst, np.abs(centre) * alpha / accuracy(y, alpha, dtype))
-    if penalty != "quadratic":
+    if not entry.is_mean:
         near = contract.STEP[dtype] + 4 * EPS * np.abs(y / alpha + centre)
         distance = np.abs(centre[:, None] - s)
         missing = real & ~inliers & (distance <= 1 - near[:, None])

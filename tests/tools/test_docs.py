@@ -25,8 +25,8 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```[ ]*$", re.M | re.S)
 
-# Not executed: directives of the site, and output.
-NOT_CODE = {"{toctree}", "{include}", "{literalinclude}", "text"}
+# What no program reads: directives of the site, and what blocks print.
+NOT_CODE = {"{toctree}", "{include}", "{literalinclude}", "diff", "text"}
 
 # The code column of the site.
 COLUMNS = 84

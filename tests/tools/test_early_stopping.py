@@ -175,11 +175,12 @@ def test_both_solvers_are_compared_where_they_differ(monkeypatch):
     cases, left_out = early.find_cases()
     assert left_out == []
     assert cases == [
-        *((penalty, "local") for penalty in CONVEX),
-        *((penalty, solver) for penalty in early.NON_CONVEX for solver in ("local", "global")),
+        (penalty, solver)
+        for penalty in ddn_cuda.PENALTIES
+        for solver in (("local",) if penalty in CONVEX else ("local", "global"))
     ]
     names = [early.name_of_case(case, cases) for case in cases]
-    assert names[-1] == "truncated_quadratic (TQ), global"
+    assert "truncated_quadratic (TQ), global" in names
     assert "huber (H)" in names
 
 

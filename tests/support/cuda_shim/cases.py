@@ -33,7 +33,6 @@ WEIGHTED_SIZES = sizes(
     (1, 3, 64, 65, 129, 256, 257, 512, 513, 2048, 2049, 4096, 4097),
     few=(3, 65, 513, 1025, 4097, 257),
 )
-NONCONVEX = [penalty for penalty in ref.PENALTIES if penalty not in ref.CONVEX]
 NUMPY = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 

@@ -1,0 +1,80 @@
+"""docs/adding_a_penalty.md is complete: with its patch alone a new penalty works and is tested.
+
+The patch is applied to a copy of the tree, the CPU kernels of the new penalty are compiled by the
+C++ compiler, without torch, and the reference tests run on it there.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from ddn_cuda._C import PENALTY_TRAITS
+from tests.support import ROOT
+
+PAGE = ROOT / "docs" / "adding_a_penalty.md"
+EDITED = ["README.md", "csrc/core/penalties.h", "tests/support/reference.py"]
+# The rounding of the extension: no product is contracted with a sum.
+FLAGS = ("-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-Wno-psabi", "-Icsrc")
+
+
+def patch():
+    (diff,) = re.findall(r"^```diff\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    return diff
+
+
+def run(command, tree, **options):
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the sources and tests, with the patch of the page."""
+    tree = tmp_path_factory.mktemp("tree")
+    for folder in ("csrc", "tests"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "README.md", tree)
+    alone = {**os.environ, "GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    run(["git", "apply", "-"], tree, input=patch(), env=alone)
+    return tree
+
+
+def test_the_page_edits_three_files():
+    assert re.findall(r"^\+\+\+ b/(.*)$", patch(), re.M) == EDITED
+
+
+def test_the_new_penalty_passes_the_reference_tests(tree):
+    library = tree / "last_penalty.so"
+    compiler = os.environ.get("CXX", "c++")
+    run([compiler, *FLAGS, "tests/native/last_penalty.cpp", "-o", library], tree)
+    pytest_options = ("-q", "--noconftest", "-p", "no:cacheprovider", "-c", os.devnull)
+    files = ("native/check_last_penalty.py", "core/test_reference.py", "core/test_bounds.py")
+    told = run(
+        [sys.executable, "-m", "pytest", *pytest_options, f"--rootdir={tree}"]
+        + [f"tests/{file}" for file in files]
+        + ["-k", "check_last_penalty or log_cosh and not series"],
+        tree,
+        env={**os.environ, "DDN_LAST_PENALTY": str(library), "PYTHONPATH": str(tree)},
+    )
+    assert int(re.search(r"(\d+) passed", told)[1]) > 100
+
+
+def table(text):
+    """The penalties' rows of a README: name, alias, and whether it says convex."""
+    rows = text.split("<!-- penalties -->")[1].split("<!-- end of penalties -->")[0]
+    cells = [line.strip("|").split("|") for line in rows.strip().splitlines()[2:]]
+    return [(row[0].strip(" `"), row[1].strip(" `"), row[-1].strip()) for row in cells]
+
+
+def test_the_table_has_the_penalties_of_the_registry(tree):
+    registry = [
+        (name, traits["alias"], "yes" if traits["certificate"] == "convex" else "no")
+        for name, traits in PENALTY_TRAITS.items()
+    ]
+    assert table((ROOT / "README.md").read_text()) == registry
+    assert table((tree / "README.md").read_text()) == [*registry, ("log_cosh", "LC", "yes")]
