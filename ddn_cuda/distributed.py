@@ -41,7 +41,7 @@ def sharded_robust_pool(
 
     Each rank calls this with its own points; all get the same answer, which is that of
     `ddn_cuda.robust_pool` for the points of all ranks, to the accuracy that it promises. Points
-    are never sent. Two all-reduces of 11 numbers per set give the statistics of the sets. Each
+    are never sent. Two all-reduces of 9 numbers per set give the statistics of the sets. Each
     iteration then all-reduces three numbers per set that has not converged (four for "welsch").
     `solver="global"` also all-reduces sums over cells for the penalties that are not convex, at
     most 1 MiB at a time. docs/distributed.md has the bytes and says what is proved. All sums are in

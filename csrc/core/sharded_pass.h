@@ -72,11 +72,10 @@ struct EndsPass {
 };
 
 // The weights of the finite points, of both infinities and of NaN, which is itself NaN where a
-// weight is none; the sum of the finite points over 2^reach; the weight of the finite
-// points times the rank's own guess at the answer, u, over 2^reach, and alone, where it has one;
-// the number of points.
+// weight is none; the sum of the finite points over 2^reach; the weight of the finite points times
+// the rank's own guess at the answer, u, over 2^reach, or that sum again where it has none.
 struct TotalsPass {
-  static constexpr int numbers = 8, weights = 7;
+  static constexpr int numbers = 6, weights = numbers;
   static constexpr bool is_maximum = false;
   template <class Set>
   static DDN_HOST_DEVICE void run(const Set& set, const PassRequest& request,
@@ -100,11 +99,8 @@ struct TotalsPass {
     totals[4] = sum.total();
     set.sum(totals);
     if (set.total_weight() != set.total_weight()) totals[3] = set.total_weight();
-    if (is_finite(request.u)) {
-      totals[5] = totals[0] * (request.u * first * second);
-      totals[6] = totals[0];
-    }
-    totals[7] = static_cast<double>(set.points());
+    const bool has_guess = is_finite(request.u);
+    totals[5] = has_guess ? totals[0] * (request.u * first * second) : totals[4];
   }
 };
 

@@ -156,8 +156,8 @@ class ShardedSolve {
     }
     return own * unit_;
   }
-  // Whether no rank has a point.
-  bool is_empty() const { return points_ == 0; }
+  // Whether no rank has a point of any weight.
+  bool is_empty() const { return total_ == 0; }
 
  private:
   enum class Stage {
@@ -193,18 +193,16 @@ class ShardedSolve {
 
   void take_totals(const double* totals) {
     const auto exponent = static_cast<int>(exponent_);
-    const double lo = statistics_.lo, hi = statistics_.hi;
-    const auto in_bounds = [&](double scaled, double weight) {
-      const double x = ::ldexp(scaled / weight, exponent);
-      return max(min(weight > 0 ? x : 0.5 * lo + 0.5 * hi, hi), lo);
+    const auto in_bounds = [&](double sum) {
+      const double x = ::ldexp(sum / totals[0], exponent);
+      return max(min(x, statistics_.hi), statistics_.lo);
     };
     statistics_.finite = totals[0];
     statistics_.positive_infinities = totals[1];
     statistics_.negative_infinities = totals[2];
     statistics_.nans = totals[3];
-    statistics_.mean = in_bounds(totals[4], totals[0]);
-    statistics_.middle = in_bounds(totals[5], totals[6]);
-    points_ = totals[7];
+    statistics_.mean = in_bounds(totals[4]);
+    statistics_.middle = in_bounds(totals[5]);
     total_ = totals[0] + totals[1] + totals[2] + totals[3];
     stage_ = Stage::done;
     if (solve_without_points<Real>(alpha_, total_, unit_, solution_)) return;
@@ -213,7 +211,7 @@ class ShardedSolve {
       open_ = true;
       const double range = statistics_.hi - statistics_.lo;
       step_ = detail::accepted_step<Real>({alpha_, options_.tolerance, options_.max_iter}, range);
-      margin_ = alpha_ * breakpoint_margin(static_cast<int64_t>(points_));
+      margin_ = alpha_ * breakpoint_margin(static_cast<int64_t>(min(total_, 1e15)));
       if constexpr (is_convex<P>) {
         descend_from(statistics_.middle);
       } else {
@@ -315,7 +313,7 @@ class ShardedSolve {
   ShardedOptions options_;
   Stage stage_ = Stage::ends;
   SetStatistics statistics_{};
-  double unit_ = 1, exponent_ = 0, total_ = 0, points_ = 0;
+  double unit_ = 1, exponent_ = 0, total_ = 0;
   double step_ = 0, margin_ = 0;
   ShardedDescent<Huber> huber_;
   std::vector<ShardedDescent<P>> descents_;

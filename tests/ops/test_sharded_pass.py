@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+import ddn_cuda  # noqa: F401  registers the operators
 from tests.support import passes
 from tests.support import reference as ref
 
@@ -40,8 +41,6 @@ def assert_numbers(found, kind, penalty, x, weight, request):
         unit, largest = found[2], wanted[2]
         assert largest / 2 < unit <= largest or unit == largest
         found, wanted = found[:2], wanted[:2]
-    if kind == "totals" and np.isnan(wanted[7]):
-        found, wanted = found[:7], wanted[:7]
     # Derivatives of the reference are differences; a series is a sum of large terms.
     size = len(x) * (1 if weight is None else max(np.max(weight), 1) * request[0])
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-8 * size)
@@ -57,7 +56,7 @@ def test_numbers(kind, penalty, n, weights):
     if weights == "mask":
         weight = torch.tensor(rng.random((3, n)) < 0.6)
     elif weights == "some":
-        weight = torch.tensor(rng.uniform(0.1, 20, (3, n)) * (rng.random((3, n)) < 0.8))
+        weight = torch.tensor(rng.uniform(0.1, 20, (3, n)) * (rng.random((3, n)) < 0.8)).float()
     inverse_unit = 1 / 16 if weights == "some" else 1.0
     dtypes = DTYPES if n == 300 else DTYPES[:2]
     for dtype in dtypes:
@@ -113,5 +112,5 @@ def test_what_is_refused():
             run(x, None, of, parameters, "huber", "around")
     with pytest.raises(ValueError, match="`sets` or `parameters`"):
         run(x, None, [0], parameters, "huber", "around")
-    with pytest.raises(ValueError, match="`pass` is 1"):
+    with pytest.raises(ValueError, match="`pass` is 9"):
         run(x, None, [0, 1], parameters, "huber", "losses")

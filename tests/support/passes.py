@@ -21,7 +21,7 @@ KINDS = (
     "losses",
 )
 TERMS = 16  # of a series
-_COUNTS = {"ends": 3, "totals": 8, "gaussians": 2, "series": TERMS, "parabolas": 5, "losses": 1}
+_COUNTS = {"ends": 3, "totals": 6, "gaussians": 2, "series": TERMS, "parabolas": 5, "losses": 1}
 
 
 def _is_smooth(penalty):
@@ -91,10 +91,9 @@ def expected(kind, penalty, x, weight, request):
         return [*ends, largest]  # the unit is no more, and more than half of it
     if kind == "totals":
         total, down = w[finite].sum(), math.ldexp(1.0, -int(reach))
-        guess = [total * u * down, total] if math.isfinite(u) else [0, 0]
+        sums = w[finite] @ x[finite] * down
         outside = [w[x == np.inf].sum(), w[x == -np.inf].sum(), 0]
-        count = len(x) if weight is None else np.nan
-        return [total, *outside, w[finite] @ x[finite] * down, *guess, count]
+        return [total, *outside, sums, total * u * down if math.isfinite(u) else sums]
     z = u - x
     if kind in ("huber", "sums"):
         return _sums(z, w, "huber" if kind == "huber" else penalty, alpha, reach)
