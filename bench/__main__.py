@@ -1,4 +1,4 @@
-"""Times robust pooling, side by side with what else there is.
+"""Benchmarks robust pooling and its baselines.
 
     python -m bench                       everything, on each device present
     python -m bench --suite targets       the targets alone
@@ -7,18 +7,18 @@
 
 Suites:
 
-    targets   what is promised of speed, beside what is measured: met or not met
+    targets   the speed targets and the measured figures: met or not met
     compare   forward, backward and both of every penalty and solver; torch.mean, amax and median;
               copy_; nodes over SciPy, torch.optim.LBFGS and unrolled Newton steps; anucvml/ddn
               where it is importable
     growth    time against the points in a set and against the number of sets
 
-Every answer is proved right before it is timed; a contender whose answers are wrong is refused.
-What users had before, anucvml/ddn, is timed with the share of its answers that are right.
-The contenders take turns in one process. Figures are medians with the 10th and 90th percentile,
-the JSON has all samples. On a CPU workloads are scaled to --points by taking fewer sets; slow
-contenders get fewer sets still and are compared per set. Both is stated where it happens. The exit
-status is 1 when an answer of this library was refused, whether targets are met or not.
+All answers are checked before they are timed, and a contender with wrong answers is rejected. The
+predecessor, anucvml/ddn, is timed in any case, and the share of its correct answers is reported.
+The contenders alternate in one process. Figures are medians with the 10th and 90th percentile; the
+JSON has all samples. On a CPU, workloads are scaled to --points by taking fewer sets; slow
+contenders get even fewer and are compared per set. The report states both. The exit status is 1 if
+an answer of this library was rejected, whether or not targets are met.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def default_cases() -> list[Case]:
 
 
 def cuda_missing() -> str | None:
-    """Why nothing is timed on a GPU."""
+    """The reason why no GPU is timed."""
     if not torch.cuda.is_available():
         return "torch sees no GPU"
     if ddn_cuda.build_info()["cuda"] is None:
@@ -126,7 +126,7 @@ def chosen(given: list[str] | None, names: Sequence[str]) -> list[str] | None:
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
-    """The product of what is named, or the default."""
+    """The product of the options given, or the default."""
     workloads = chosen(options.workload, list(WORKLOADS))
     data, dtypes = chosen(options.data, list(DATA)), chosen(options.dtype, list(DTYPES))
     if not (workloads or data or dtypes):
@@ -164,7 +164,7 @@ def to_json(result: Row) -> str:
 
 
 class Report:
-    """The JSON, written anew after each part, and the tables, printed as they come."""
+    """Writes the JSON anew after each part, and prints each table as it becomes available."""
 
     def __init__(self, path: Path, facts: Row) -> None:
         self.path, self.result = path, facts | {"rows": []}
@@ -183,7 +183,7 @@ class Report:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".part")
         unfinished.write_text(to_json(self.result) + "\n")
-        unfinished.replace(self.path)  # what is there is always whole
+        unfinished.replace(self.path)  # the file is complete at any time
 
 
 def run_targets(device: str, threads: Sequence[int], settings: Settings, report: Report) -> None:
@@ -263,7 +263,7 @@ def measure(arguments: Sequence[str]) -> int:
 
 
 def heading(result: Row) -> str:
-    """What it is measured on, in a few lines."""
+    """The machine and versions, in a few lines."""
     facts = result["machine"]
     gpu = facts["gpu"]["name"] if facts["gpu"] else result["cuda_skipped"]
     lines = [

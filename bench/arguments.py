@@ -1,4 +1,4 @@
-"""What the command lines of several benchmarks accept."""
+"""Command-line arguments common to several benchmarks."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""Suite `compare`: every contender on one workload after the other."""
+"""Suite `compare`: all contenders on each workload."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ CASE = ("workload", "data", "dtype", "device", "threads")
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for all suites.
+    """The settings of all suites.
 
     Attributes:
         repetitions: rounds of a measurement.
-        seconds: no round of a case begins after so long.
+        seconds: no round of a case begins after this time.
         alpha: scale of the penalties.
         penalties: full names.
-        compiled: penalties whose PyTorch nodes are compiled too.
+        compiled: penalties whose PyTorch nodes are also timed compiled.
         backend: of torch.compile.
-        most_points: of a workload on the CPU.
-        quick: a run to see that all works; its figures mean little.
+        most_points: limit of the points of a workload on the CPU.
+        quick: a short run to test the benchmark; its figures mean little.
     """
 
     repetitions: int
@@ -51,10 +51,10 @@ class Case(NamedTuple):
 
 
 def fitted(case: Case, device: torch.device, settings: Settings) -> tuple[Workload, str | None]:
-    """The workload as it is run, and what was scaled and why."""
+    """The workload scaled to the device, and a description of the scaling."""
     whole = case.workload
     if device.type == "cuda":
-        # Points, gradient, copy and what a rival keeps of its own, in half of what is free.
+        # Points, gradient, copy and a baseline's temporaries must fit half of the free memory.
         free = torch.cuda.mem_get_info(device)[0]
         most, why = free // (2 * 6 * DTYPES[case.dtype].itemsize), "to fit memory"
     else:
@@ -68,7 +68,8 @@ def fitted(case: Case, device: torch.device, settings: Settings) -> tuple[Worklo
 
 
 def run(case: Case, device: torch.device, settings: Settings) -> Iterator[Row]:
-    """Proves and times all contenders on a case; yields a row for each operation of each."""
+    """Checks and times all contenders on a case; yields a row for each operation of each
+    contender."""
     about: Row = {
         "suite": "compare",
         "workload": case.workload.name,
@@ -105,7 +106,7 @@ def time_contenders(
     settings: Settings,
     about: Row,
 ) -> Iterator[Row]:
-    """The rows of contenders that were proved, interleaved, and of those that are skipped."""
+    """The rows of the checked contenders, timed interleaved, and of the skipped ones."""
     target = torch.empty_like(sets.x)
     timed: dict[tuple[str, str], Operation] = {("copy", "copy"): partial(target.copy_, sets.x)}
     seldom = set()
@@ -150,7 +151,8 @@ def figures(
     sets: Sets,
     found: dict[tuple[str, str], Timing],
 ) -> Row:
-    """Times, per set too, and compared per set with torch.mean or, of a gradient, with copy_."""
+    """Times, times per set, and times per set relative to torch.mean or, for gradients, to
+    copy_."""
     baseline = ("copy", "copy") if operation == "backward" else ("torch.mean", "forward")
     per_set = timing.median / pooled.count
     row: Row = {
@@ -165,7 +167,7 @@ def figures(
 
 
 def moved_bytes(name: str, operation: str, sets: Sets) -> int:
-    """The bytes that cannot be spared: x is read, what is like x is written."""
+    """The minimum of bytes moved: x is read, outputs of x's size are written."""
     size = sets.x.numel() * sets.x.element_size()
     if operation == "forward":
         return size
@@ -178,7 +180,7 @@ def moved_bytes(name: str, operation: str, sets: Sets) -> int:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """A table for each case; contenders that are skipped for one reason share a line."""
+    """A table for each case; contenders skipped for the same reason share a line."""
     lines: list[str] = []
     for _, group in itertools.groupby(rows, lambda row: [row[key] for key in CASE]):
         own = list(group)
@@ -218,5 +220,5 @@ def _line(row: Row) -> str:
 
 
 def refused(rows: Sequence[Row]) -> list[str]:
-    """What of ours, or of torch's, was wrong and hence not timed."""
+    """The wrong answers of this library or of PyTorch, which were not timed."""
     return [f"{row['contender']}: {row['skipped']}" for row in rows if row.get("refused")]

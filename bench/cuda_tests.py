@@ -1,8 +1,8 @@
-"""The tests that need CUDA, on all cores: `python -m bench.cuda_tests`.
+"""Runs the tests that need CUDA on all cores: `python -m bench.cuda_tests`.
 
-With pytest-xdist one pytest spreads the tests marked `cuda` over processes; without it each file
-has a pytest of its own, several at a time. When the seconds are used up the rest is skipped and
-counted as not run. The exit status is 0 only if every test ran and passed.
+With pytest-xdist, one pytest distributes the tests marked `cuda` over processes. Without it, each
+file runs in its own pytest, several at a time. When the time is used up, the remaining tests are
+skipped and counted as not run. The exit status is 0 only if every test ran and passed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_FILES = 10  # kept with their seconds
 
 
 def commands(pytest: Sequence[str], workers: int, xdist: bool, folder: Path) -> list[list[str]]:
-    """One pytest for all files, or one for each; their reports go to the folder."""
+    """The pytest commands, one for all files or one for each; their reports go to the folder."""
 
     def command(name: str, *arguments: str) -> list[str]:
         report = f"--junitxml={folder / name}.xml"
@@ -39,8 +39,8 @@ def commands(pytest: Sequence[str], workers: int, xdist: bool, folder: Path) -> 
         return [*pytest, *options, report, *arguments]
 
     if xdist:
-        # Each worker begins at another place of the list: a run that is cut short has seen a bit of
-        # everything.
+        # Each worker begins at a different place of the list: a run that is cut short has seen a
+        # bit of everything.
         return [command("all", "-n", str(workers), "--dist", "worksteal")]
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return [command(file.stem, str(file)) for file in files]
@@ -49,7 +49,7 @@ def commands(pytest: Sequence[str], workers: int, xdist: bool, folder: Path) -> 
 def run_all(
     commands: Sequence[Sequence[str]], workers: int, env: Mapping[str, str]
 ) -> list[tuple[int, str]]:
-    """Exit status and output of each, so many at a time."""
+    """Runs the commands, several at a time; returns the exit status and output of each."""
 
     def run(command: Sequence[str]) -> tuple[int, str]:
         done = subprocess.run(
@@ -70,7 +70,7 @@ def run_all(
 
 
 def summarize(reports: Iterable[Path]) -> dict[str, Any]:
-    """Counts, failures and the seconds of each file, from pytest's JUnit reports."""
+    """Counts, failures and seconds of each file, from pytest's JUnit reports."""
     counts = Counter(passed=0, failed=0, skipped=0, not_run=0)
     failures: list[dict[str, str]] = []
     seconds: dict[str, float] = defaultdict(float)

@@ -1,23 +1,23 @@
-"""How often does a local solve end at the global minimum?
+"""Measures how often a local solve finds the global minimum.
 
-Draws sets with several clusters, pools each with the penalties that are not convex, and counts for
-how many sets each contender's answer is a global minimum. The contenders:
+Draws sets with several clusters, pools them with the non-convex penalties, and counts for each
+contender the sets whose answer is a global minimum. The contenders:
 
     global   ddn_cuda.robust_pool with solver="global"
     local    the same with solver="local": one descent from the Huber answer
     starts   the better of two descents, from the mean and from the median, written here in NumPy
              and independent of the extension
 
-All in float64. An answer y counts when f(y) <= (1 + r) min f + W phi''(0) d^2 / 2 with r = 1e-12,
-d = 1e-10 (alpha + |y|) and W points: what the library promises. min f is the certified lower bound
-of tests/support/oracle.py, which shares no code with the extension. Many a miss is small: the
-figures also count the answers of at most 1.01 min f.
+All computations are in float64. An answer y counts as global if f(y) <= (1 + r) min f + W phi''(0)
+d^2 / 2 with r = 1e-12, d = 1e-10 (alpha + |y|) and W points, the guarantee of the library. min f is
+the certified lower bound of tests/support/oracle.py, which shares no code with the extension. Many
+misses are small, so answers with f(y) <= 1.01 min f are also counted.
 
-A set has as many clusters as asked for, of unit spread, at places uniform in [-10, 10]; their
-shares of the points are proportional to uniform draws from [0.5, 1.5]. Then a tenth of the points,
-chosen at random, is replaced by outliers uniform in [-20, 20].
+A set has the given number of clusters of unit spread, centred uniformly in [-10, 10]. Their shares
+of the points are proportional to uniform draws from [0.5, 1.5]. A random tenth of the points is
+then replaced by outliers, uniform in [-20, 20].
 
-Writes all figures with machine, versions and commit to JSON; draws the PNG from that file alone.
+Writes all figures with machine, versions and commit to JSON, and draws the PNG from that file.
 
     python -m bench.global_minima
     python -m bench.global_minima --plot-only bench/results/global_minima.json
@@ -53,7 +53,7 @@ ALPHA = 1.0  # of the sweep over modes
 CLUSTERS = 4  # of the sweep over alpha
 REACH = 10.0
 OUTLIERS = 0.1
-NEAR = 1.01  # times the least objective: nearly as good
+NEAR = 1.01  # times the minimum: nearly as good
 RESULT = machine.ROOT / "bench" / "results" / "global_minima.json"
 IMAGE = machine.ROOT / "docs" / "images" / "global_minima.png"
 
@@ -64,7 +64,7 @@ Row = dict[str, Any]
 
 
 def draw_sets(sets: int, points: int, modes: int, seed: int) -> np.ndarray:
-    """[sets, points], as the text above says; the same for the same arguments."""
+    """Points [sets, points], see the top of this file; deterministic."""
     rng = np.random.default_rng((seed, modes))
     centers = rng.uniform(-REACH, REACH, (sets, modes))
     shares = rng.uniform(0.5, 1.5, (sets, modes))
@@ -85,7 +85,7 @@ class Objective(NamedTuple):
     value: np.ndarray
     slope: np.ndarray
     curvature: np.ndarray
-    majorant: np.ndarray  # curvature of the parabola that touches f here and is nowhere below it
+    majorant: np.ndarray  # curvature of the parabola that majorises f and touches it here
 
 
 def evaluate(u: np.ndarray, x: np.ndarray, penalty: str) -> Objective:
@@ -99,9 +99,9 @@ def evaluate(u: np.ndarray, x: np.ndarray, penalty: str) -> Objective:
 def descend(x: np.ndarray, start: np.ndarray, penalty: str, steps: int = 10_000) -> np.ndarray:
     """The minimum of each set [sets, points] that a descent from `start` [sets] reaches, alpha = 1.
 
-    Newton's step, of at most one alpha, where the objective is convex and the step lowers it, else
-    the step to the lowest point of the parabola above the objective (mean shift), which always
-    does. A start that no point is near enough to pull, where the objective is flat, stays.
+    Takes Newton's step, of at most one alpha, if the objective is convex and the step lowers it.
+    Otherwise takes the step to the minimum of the majorising parabola (mean shift), which always
+    lowers it. A start where the objective is flat, without points nearby, stays.
     """
     y = start.copy()
     active = np.arange(len(x))
@@ -114,7 +114,7 @@ def descend(x: np.ndarray, start: np.ndarray, penalty: str, steps: int = 10_000)
         usable = (here.curvature > 0) & (np.abs(newton) <= 1)
         step = np.where(usable, newton, shift)
         there = evaluate(u + step, points, penalty)
-        # Close to the minimum rounding decides between the two values, and Newton's step is right.
+        # Close to the minimum, rounding decides the comparison, and Newton's step is right.
         tiny = np.abs(step) < 1e-6
         step = np.where(usable & ~tiny & ~(there.value < here.value), shift, step)
         y[active] = u + step
@@ -128,8 +128,8 @@ def descend(x: np.ndarray, start: np.ndarray, penalty: str, steps: int = 10_000)
 
 
 def is_global(y, value, x, alpha: float, lower: np.ndarray) -> np.ndarray:
-    """Whether y [sets] with these objectives is a global minimum of each set x [sets, points], of
-    which `lower` is known to be below. Objectives are those at alpha = 1."""
+    """Whether y [sets] with these objectives is a global minimum of each set x [sets, points].
+    lower: lower bounds of the minima. alpha = 1."""
     d = oracle.accuracy(y, np.full(len(y), alpha), torch.float64) / alpha
     allowed = contract.EXCESS[torch.float64] * np.maximum(lower, 0) + x.shape[1] * d * d / 2
     return value - lower <= allowed
@@ -140,8 +140,8 @@ def percent(good: np.ndarray) -> float:
 
 
 def compare(x: np.ndarray, penalty: str, alpha: float) -> Row:
-    """The shares of sets, in percent, that each contender solves to the global minimum, and to at
-    most NEAR times the least objective."""
+    """The percentages of sets that each contender solves to the global minimum, and to at most NEAR
+    times the minimum."""
     found = oracle.minimum(x, penalty, alpha)
     from_mean = alpha * descend(x / alpha, x.mean(1) / alpha, penalty)
     from_median = alpha * descend(x / alpha, np.median(x, axis=1) / alpha, penalty)
@@ -166,7 +166,7 @@ def compare(x: np.ndarray, penalty: str, alpha: float) -> Row:
 
 
 def sweep(sets: int, points: int, seed: int) -> list[Row]:
-    """All comparisons: a row for each penalty and each place on either sweep."""
+    """All comparisons: a row for each penalty and each value of either sweep."""
     rows: list[Row] = []
     places = [("alpha", alpha, CLUSTERS) for alpha in ALPHAS]
     places += [("modes", ALPHA, modes) for modes in MODES]
@@ -221,7 +221,7 @@ def plot_sweep(axes: Axes, rows: Sequence[Row], swept: str) -> None:
 
 
 def plot(result: Row, path: Path) -> None:
-    """Draws the figure from what the JSON holds."""
+    """Draws the figure from the JSON."""
     figure = Figure(figsize=(9, 6.4), dpi=130, layout="constrained")
     panels = figure.subplots(len(PENALTIES), 2, sharey=True)
     settings = result["settings"]
@@ -271,7 +271,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> Row:
-    """All figures, with what they were measured on."""
+    """All figures, with machine and versions."""
     start = time.perf_counter()
     settings = {"sets": options.sets, "points": options.points, "seed": options.seed}
     settings |= {

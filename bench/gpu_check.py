@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in one command: `make gpu-check`, or `python -m bench.gpu_check`.
 
-Nothing is downloaded. One JSON is written after each step, whatever fails; the exit status is 1
-unless every step passed. `python -m bench plot` draws the figures in it.
+Nothing is downloaded. The JSON is written after each step, even if a step fails. The exit status is
+1 unless every step passed. `python -m bench plot` draws the figures of the JSON.
 
     seconds  step
         170  build           in place, for the GPU present, with the torch and nvcc of the machine
@@ -16,10 +16,10 @@ unless every step passed. `python -m bench plot` draws the figures in it.
           8  cpu-only build  on another tree; compiled beside the build above
          15  cpu-only tests  what a build without CUDA does with CUDA tensors
 
-These 480 seconds are all there is. What a step leaves of its seconds goes to the next ones, and
-none can take those of a later step; only the build, without which little can run, may take up to
-300, and then the others shrink in proportion. Steps that can stop early get 4/5 of their time to do
-so: they report what they have not reached, and fail.
+The total is limited to 480 seconds. Time that a step does not use goes to later steps, and no step
+can use the time of a later one. The exception is the build, which most steps need: it may take up
+to 300 seconds, and the other steps then shrink in proportion. Steps that can stop early do so after
+4/5 of their time; they report the remaining work, and fail.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ TAIL = 4000  # characters of a step's output kept in the JSON
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that a step writes, kept in the report under a key; a failed step may have part of
-    it."""
+    """A file that a step writes, stored in the report under a key. A failed step may have written
+    part of it."""
 
     key: str
     path: Path
 
     def read(self) -> Any:
-        """Its JSON, what is wrong with it, or None when it is not there."""
+        """Its JSON; a message if it is invalid; None if it is missing."""
         try:
             return json.loads(self.path.read_text())
         except FileNotFoundError:
@@ -68,18 +68,18 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Step:
-    """One command: passed when it exits 0 in its time and says what it should.
+    """A command. It passes if it exits with 0 within its time and its output matches `says`.
 
     Attributes:
-        name: of the step.
-        command: the seconds in which it should end by itself stand in it as "{seconds}".
-        planned: seconds that no earlier step can take.
-        most: seconds that it may take even from later steps.
+        name: name of the step.
+        command: may contain "{seconds}", the time after which it should end by itself.
+        planned: seconds reserved for this step.
+        most: seconds that it may use at the expense of later steps.
         env: environment variables to set.
         cwd: where it runs.
         needs: a step without which this one cannot run.
-        beside: a step with which this one starts; its own turn is when it is waited for.
-        says: a pattern without which its output shows no success.
+        beside: a step together with which this one starts; in its own turn it is waited for.
+        says: a pattern that the output of a successful run contains.
         artifact: what it writes.
     """
 
@@ -97,7 +97,7 @@ class Step:
 
 @dataclass
 class Outcome:
-    """What became of a step; status is passed, failed, timed out or not run."""
+    """The outcome of a step; status is passed, failed, timed out or not run."""
 
     name: str
     status: str
@@ -122,10 +122,10 @@ class Outcome:
 
 
 class Running:
-    """A step that has been started; finish() waits for it."""
+    """A running step; finish() waits for it."""
 
     def __init__(self, step: Step, seconds: float) -> None:
-        """seconds: those after which it will be ended."""
+        """seconds: the time after which the step is killed."""
         self.step = step
         command = [word.replace("{seconds}", f"{EARLY * seconds:.0f}") for word in step.command]
         print(f"\n=== {step.name}, {seconds:.0f} s: {' '.join(command)}", flush=True)
@@ -150,12 +150,13 @@ class Running:
         threading.Thread(target=self._note_the_end, args=(self.process,), daemon=True).start()
 
     def _note_the_end(self, process: subprocess.Popen[bytes]) -> None:
-        """A step beside another may end long before its turn."""
+        """Records the end of a step that runs beside another, possibly long before its turn."""
         process.wait()
         self.end = time.monotonic()
 
     def finish(self, seconds: float) -> Outcome:
-        """Waits for so long, then ends it with all it started; shows the end of its output."""
+        """Waits for the step, kills its processes when the time is over, and shows the end of its
+        output."""
         with self.log:
             if self.process is None:
                 outcome = Outcome(self.step.name, "failed", 0.0, self.error)
@@ -186,7 +187,7 @@ class Running:
 
 
 def allowance(step: Step, later: Sequence[Step], left: float) -> float:
-    """The seconds that a step may take of those left."""
+    """The seconds of the remaining time that a step may use."""
     reserved = sum(other.planned for other in later)
     share = left * step.planned / (step.planned + reserved) if step.planned > 0 else 0.0
     return min(left, max(step.most, left - reserved, share))
@@ -195,9 +196,9 @@ def allowance(step: Step, later: Sequence[Step], left: float) -> float:
 def run_steps(
     steps: Sequence[Step], total: float, record: Callable[[Sequence[Outcome]], None]
 ) -> list[Outcome]:
-    """Runs the steps in order; after each, `record` gets what is known so far.
+    """Runs the steps in order and passes all outcomes to `record` after each.
 
-    A step whose requirement failed, or for which no time is left, is not run.
+    A step is not run if its requirement failed or no time is left.
     """
     deadline = time.monotonic() + total
     outcomes: list[Outcome] = []
@@ -228,7 +229,7 @@ def run_steps(
 
 
 def find_sanitizer() -> str:
-    """compute-sanitizer on the PATH or in a toolkit; its bare name where there is none."""
+    """The path of compute-sanitizer, from PATH or a toolkit; the bare name if there is none."""
     homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
     places = [f"{home}/{folder}" for home in homes for folder in ("bin", "compute-sanitizer")]
     path = os.pathsep.join([os.environ.get("PATH", ""), *places])
@@ -236,7 +237,7 @@ def find_sanitizer() -> str:
 
 
 def copy_sources(target: Path) -> Path:
-    """A copy of what a build and its tests take: nothing in it can reach the build in place."""
+    """Copies the files that a build and its tests need, without the build in place."""
     target.mkdir()
     leave = shutil.ignore_patterns("*.so", "__pycache__")
     for folder in ("csrc", "ddn_cuda", "tests"):
@@ -250,14 +251,14 @@ def copy_sources(target: Path) -> Path:
 def plan(python: str, archs: str, folder: Path) -> list[Step]:
     """The steps, for one interpreter and the architectures of the GPUs present.
 
-    folder: an empty one, for results and for another source tree.
+    folder: an empty folder for results and for a second source tree.
     """
     cpu_tree = folder / "cpu-only"
     here = {"PYTHONPATH": _path_with(ROOT), "PYTHONUNBUFFERED": "1"}
     there = {"PYTHONPATH": _path_with(cpu_tree), "PYTHONUNBUFFERED": "1"}
     build = [python, "setup.py", "-q", "build_ext", "--inplace"]
     cuda_build = {"DDN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": archs}
-    # Most cores are for the build in place.
+    # Most cores are reserved for the build in place.
     cpu_build = {"DDN_CUDA": "0", "MAX_JOBS": "4"}
     hop = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "cpu_only_build"]
     hop.append("tests/cuda/test_cpu_hop.py")
@@ -268,20 +269,20 @@ def plan(python: str, archs: str, folder: Path) -> list[Step]:
     def measurement(
         name: str, command: list[str], planned: float, key: str, **options: Any
     ) -> Step:
-        """A step whose module writes JSON."""
+        """A step that runs a module which writes JSON."""
         file = folder / f"{key}.json"
         step = Step(name, [*command, "--json", str(file)], planned, needs="build", **options)
         return replace(step, env={**here, **step.env}, artifact=Artifact(key, file))
 
     def watched(tool: str, **env: str) -> Step:
-        """The kernels under a tool of compute-sanitizer."""
+        """A step that runs all kernels under a tool of compute-sanitizer."""
         sanitizer = [find_sanitizer(), "--error-exitcode", "9", "--tool", tool]
         command = [*sanitizer, *module("sanitizer_case", "--seconds", "{seconds}")]
         says = r"SUMMARY: 0 (errors|hazards)"
         return Step(tool, command, 28, env={**here, **env}, needs="build", says=says)
 
-    # Without torch's caching allocator every tensor is an allocation of its own: a read past its
-    # end shows, and so does one of memory that an earlier tensor has left.
+    # Without PyTorch's caching allocator each tensor is a separate allocation, so reads past its
+    # end and reads of freed memory are detected.
     uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     targets = [python, "-m", "bench", "--device", "cuda", "--suite", "targets"]
     return [
@@ -306,10 +307,10 @@ def _path_with(folder: Path) -> str:
 
 
 def gpu_archs() -> str:
-    """The architectures of the GPUs present, as TORCH_CUDA_ARCH_LIST wants them.
+    """The architectures of the GPUs present, in the form of TORCH_CUDA_ARCH_LIST.
 
     Raises:
-        SystemExit: no torch, a torch without CUDA, or no GPU, in one line.
+        SystemExit: PyTorch is missing or has no CUDA, or there is no GPU.
     """
     try:
         import torch
@@ -326,7 +327,7 @@ def gpu_archs() -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of the tools that torch does not tell."""
+    """Versions of tools that PyTorch does not report."""
     from bench.machine import run_output
 
     toolkit, _ = find_toolkit(os.environ)
@@ -372,7 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     report[step.artifact.key] = step.artifact.read()
             unfinished = target.with_suffix(".part")
             unfinished.write_text(json.dumps(report, indent=1) + "\n")
-            unfinished.replace(target)  # what is there is always whole
+            unfinished.replace(target)  # the file is complete at any time
 
         start = time.monotonic()
         outcomes = run_steps(steps, TOTAL_SECONDS, record)

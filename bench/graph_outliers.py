@@ -1,7 +1,7 @@
-"""What outliers do to the aggregations of PyTorch Geometric and to those of this library.
+"""Measures the effect of outliers on the aggregations of PyTorch Geometric and of this library.
 
-Draws sets of points from a normal distribution of deviation 1, replaces some points by outliers
-at a distance from its centre, and tells for each aggregation, in units of that deviation:
+Draws sets of points from a normal distribution of standard deviation 1 and replaces some points by
+outliers at a distance from its centre. For each aggregation it reports, in standard deviations:
 
     clean spread   deviation of the answers over the sets, times sqrt(points): 1 for the mean, the
                    best there is without outliers
@@ -10,13 +10,13 @@ at a distance from its centre, and tells for each aggregation, in units of that 
     gradient       the share of the points that get one, in sets without outliers; and how much of
                    a set's gradient (of the sum of its sizes) goes to one outlier at distance 10
 
-The scales of the penalties are those of textbooks for 95% of the mean's efficiency on normal data
+The scales of the penalties give 95% of the mean's efficiency on normal data
 (Holland and Welsch, "Robust regression using iteratively reweighted least-squares", 1977: Huber's,
-Welsch's and Talwar's functions), and 1 for pseudo_huber, which has none. The centre is 5, since
-powermean takes positive features; PyG cuts them, and the mean of their powers, to 100. All in
-float64.
+Welsch's and Talwar's functions), and 1 for pseudo_huber, for which they have none. The centre is 5,
+because powermean requires positive features; PyG clips them, and the mean of their powers, to 100.
+All in float64.
 
-Writes the figures with machine, versions and commit to JSON and prints them as the table of
+Writes the figures with machine, versions and commit to JSON, and prints the table of
 docs/graphs.md.
 
     python -m bench.graph_outliers
@@ -43,12 +43,12 @@ from bench import machine
 from ddn_cuda.pyg import RobustAggregation
 
 CENTER = 5.0
-NEAR = 10.0  # where the gradient of an outlier is told
+NEAR = 10.0  # the distance for the gradient of an outlier
 DISTANCES = {"one": (NEAR, 1000.0), "share": (3.0, NEAR, 1000.0)}
 SHARE = 0.3
 RESULT = machine.ROOT / "bench" / "results" / "graph_outliers.json"
 
-# Names as the table has them.
+# Names in the table.
 AGGREGATIONS: dict[str, Callable[[], torch.nn.Module]] = {
     "mean": pyg.MeanAggregation,
     "max": pyg.MaxAggregation,
@@ -100,7 +100,7 @@ def measure_one(aggregate: torch.nn.Module, clean: Tensor) -> Row:
 
 
 def measure(sets: int, points: int, seed: int) -> Row:
-    """All figures, with what they were measured on."""
+    """All figures, with machine and versions."""
     generator = torch.Generator().manual_seed(seed)
     clean = CENTER + torch.randn(sets, points, generator=generator, dtype=torch.float64)
     return {
@@ -124,7 +124,7 @@ def measure(sets: int, points: int, seed: int) -> Row:
 
 
 def _number(value: float) -> str:
-    """Three digits; what is below 0.0005 is 0 in this table."""
+    """Three digits; numbers below 0.0005 are shown as 0."""
     if abs(value) < 5e-4:
         return "0"
     return f"{value:.0f}" if abs(value) >= 99.5 else f"{value:.3g}"

@@ -21,12 +21,12 @@ SETS = [10**k for k in range(7)]
 SETS_OF_POINTS = {"cpu": 64, "cuda": 1024}  # at each of POINTS
 POINTS_OF_SETS = 128  # in each of SETS
 COPIED_BYTES = 256 << 20  # beyond every cache
-REPLAYED_POINTS = 1 << 20  # up to which a GPU replays a graph, so that no launch is timed
+REPLAYED_POINTS = 1 << 20  # up to this size a GPU replays a graph, to exclude launch times
 ROUNDS, SECONDS = 15, 8.0
 
 
 def copy_bandwidth(device: torch.device, size: int) -> float:
-    """Gigabytes that copy_ reads and writes in a second, of tensors of so many bytes."""
+    """Gigabytes per second that copy_ reads and writes, for tensors of the given size."""
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
     timing = time_interleaved(
@@ -36,7 +36,7 @@ def copy_bandwidth(device: torch.device, size: int) -> float:
 
 
 def shapes(device: torch.device, dtype: torch.dtype, quick: bool) -> Iterator[tuple[str, int, int]]:
-    """Which sweep, sets and points of each place that fits a quarter of the memory."""
+    """(sweep, sets, points) of each case that fits a quarter of the memory."""
     if device.type == "cuda":
         most = torch.cuda.mem_get_info(device)[0] // 4 // dtype.itemsize
     else:
@@ -52,7 +52,7 @@ def shapes(device: torch.device, dtype: torch.dtype, quick: bool) -> Iterator[tu
 
 
 def run(data: str, dtype: str, device: torch.device, settings: Settings) -> Iterator[Row]:
-    """A row for each contender at each place: forward of ours, torch.mean and copy_."""
+    """A row for each contender and case: our forward pass, torch.mean and copy_."""
     bandwidth = copy_bandwidth(device, COPIED_BYTES >> 4 if settings.quick else COPIED_BYTES)
     for sweep, count, points in shapes(device, DTYPES[dtype], settings.quick):
         sets = make(Workload("growth", "", (count, points)), data, DTYPES[dtype], device)
@@ -97,7 +97,7 @@ def run(data: str, dtype: str, device: torch.device, settings: Settings) -> Iter
 
 
 def as_text(rows: list[Row]) -> str:
-    """A line for each place, a column for each contender."""
+    """A line for each case, a column for each contender."""
     if not rows:
         return ""
     names = list(dict.fromkeys(row["contender"] for row in rows if "milliseconds" in row))

@@ -1,4 +1,4 @@
-"""Small problems that together launch every CUDA kernel, as plain data.
+"""Small problems, as plain data, that together launch every CUDA kernel.
 
 bench/sanitizer_case.py runs them on a GPU under compute-sanitizer, tests/cuda/test_cuda_shim.py on
 the host, where it checks that no kernel is missing.
@@ -20,20 +20,32 @@ ALPHA = 0.5
 CHANNELS = 2  # of segments
 IMAGE_ROWS = 7
 HALVES = ("float16", "bfloat16")
-ORDER = ("points", "weights", "alpha")  # of gradients, as the operators return them
+ORDER = (
+    "points",
+    "weights",
+    "alpha",
+)  # the gradients in the order in which the operators return them
 
-# Bytes of a set, its weights included, up to which the kernels for small sets and those for sets
-# in shared memory take it: of descents (csrc/cuda/local.cuh) and of the global search
+# The largest sets, in bytes with their weights, for the kernels of small sets and for the kernels
+# that use shared memory: of descents (csrc/cuda/local.cuh) and of the global search
 # (csrc/cuda/global.cuh).
 DESCENT_BYTES = (8 << 10, 64 << 10)
 SEARCH_BYTES = (8 << 10, 32 << 10)
-SMALL = 33  # points: more than a warp has lanes, in every kind of sets
-MOST_WARP_SUMS = 1024  # points of a set whose sums a warp takes (csrc/cuda/backward.cu)
+SMALL = 33  # points: more than the lanes of a warp, for each kind of set
+MOST_WARP_SUMS = 1024  # the largest set whose sums one warp computes (csrc/cuda/backward.cu)
+
+
+# The passes of the distributed solver (csrc/core/sharded_pass.h), the one that the penalty has a
+# kernel of its own for, and what they are asked: numbers of sets; for each the unit of weights,
+# alpha, the point u and a radius.
+SHARED_PASSES, SUMS_PASS = tuple(range(10)), 3
+PASS_SETS = np.array([0, 0, 1])
+PASS_PARAMETERS = np.array([[1, ALPHA, u, 0.1] for u in (0.0, 1.5, -0.3)])
 
 
 @dataclass(frozen=True)
 class Case:
-    """One pool and what is differentiated of it.
+    """One pool and its derivatives.
 
     Attributes:
         penalty, solver: as `ddn_cuda.robust_pool` takes them.
@@ -43,9 +55,10 @@ class Case:
             are not adjacent in memory; "segments", ragged sets.
         weight: its dtype, which may be "bool"; None without weights.
         alpha_per_set: alpha is a tensor.
-        gradients: which first derivatives are taken, of "points", "weights" and "alpha".
-        second_order: whether these are differentiated as well, in all directions, and the answer.
+        gradients: the first derivatives to compute, of "points", "weights" and "alpha".
+        second_order: whether these and the answer are differentiated in a direction.
         info: whether the forward pass also reports its info.
+        passes: of the distributed solver, by their numbers, that are run over the points.
     """
 
     penalty: str
@@ -58,10 +71,11 @@ class Case:
     gradients: tuple[str, ...] = ("points",)
     second_order: bool = False
     info: bool = False
+    passes: tuple[int, ...] = ()
 
     @property
     def real(self) -> str:
-        """The dtype of the arithmetic."""
+        """The arithmetic (opmath) dtype."""
         return "float64" if self.dtype == "float64" else "float32"
 
     @property
@@ -77,8 +91,8 @@ class Direction(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """A case's tensors. Those of bfloat16 hold its bits as uint16; what belongs to answers has the
-    shape of the output with keepdim."""
+    """The tensors of a case. bfloat16 numbers are stored as their bits in uint16. Per-answer
+    tensors have the shape of the output with keepdim."""
 
     x: np.ndarray
     weight: np.ndarray | None
@@ -89,15 +103,15 @@ class Arrays(NamedTuple):
 
 
 def size_limits(penalty: str, solver: str, dtype: str, weighted: bool) -> tuple[int, int]:
-    """The most points of a small set and of a set in shared memory."""
+    """The largest numbers of points of a small set and of a set in shared memory."""
     searched = solver == "global" and penalty in NONCONVEX
     number = (8 if dtype == "float64" else 4) * (2 if weighted else 1)
-    small, on_chip = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
-    return small, on_chip
+    small, shared = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
+    return small, shared
 
 
 def cases() -> list[Case]:
-    """All of them; where time is short, the first ones reach the most kernels."""
+    """All cases. The first ones reach the most kernels, in case time runs out."""
     return list(dict.fromkeys(_cases()))
 
 
@@ -105,12 +119,12 @@ def _cases() -> Iterator[Case]:
     pools = ours(list(ddn_cuda.PENALTIES))
     reals = ("float32", "float64")
 
-    # Every size of sets: a capacity that is used up shows an access past its end.
+    # Sets of every size class; sets at capacity reveal accesses past the end.
     for dtype in reals:
         for penalty, solver in pools:
             for weight in (None, dtype):
-                small, on_chip = size_limits(penalty, solver, dtype, weight is not None)
-                for points in (SMALL, small, on_chip, on_chip + 1):
+                small, shared = size_limits(penalty, solver, dtype, weight is not None)
+                for points in (SMALL, small, shared, shared + 1):
                     gradients = ("points",) if weight is None else ("points", "weights")
                     yield Case(penalty, solver, dtype, points, weight=weight, gradients=gradients)
     # Sums over a set.
@@ -125,16 +139,22 @@ def _cases() -> Iterator[Case]:
                     penalty, solver, dtype, points, layout=layout, weight="float32",
                     alpha_per_set=True, gradients=ORDER, second_order=True,
                 )  # fmt: skip
+    # The distributed solver.
+    for penalty in ddn_cuda.PENALTIES:
+        passes = SHARED_PASSES if penalty in NONCONVEX else (SUMS_PASS,)
+        for dtype, weight, layout in (("float32", None, "rows"), ("float16", "bool", "image")):
+            if penalty != "quadratic":
+                yield Case(penalty, "local", dtype, SMALL, layout, weight, passes=passes)
     # Segments of every size at once.
     for dtype in (*reals, *HALVES):
         for penalty, solver in pools:
             for weight in (None, "bool"):
-                _, on_chip = size_limits(penalty, solver, dtype, weight is not None)
-                yield Case(penalty, solver, dtype, on_chip + 1, layout="segments", weight=weight)
+                _, shared = size_limits(penalty, solver, dtype, weight is not None)
+                yield Case(penalty, solver, dtype, shared + 1, layout="segments", weight=weight)
     # 16-bit points, and what a set may be besides contiguous.
     for penalty, solver in pools:
-        small, on_chip = size_limits(penalty, solver, "float32", weighted=False)
-        for points in (SMALL, small + 1, on_chip + 1):
+        small, shared = size_limits(penalty, solver, "float32", weighted=False)
+        for points in (SMALL, small + 1, shared + 1):
             for dtype in HALVES:
                 yield Case(penalty, solver, dtype, points)
             yield Case(penalty, solver, "float32", points, info=True)
@@ -144,11 +164,11 @@ def _cases() -> Iterator[Case]:
                     penalty, solver, "float32", points, layout=layout, weight="float32",
                     gradients=("points", "weights"),
                 )  # fmt: skip
-    # Weights of every type, where they are staged and where they are read in place.
+    # Weights of every dtype, staged and read in place.
     for penalty, solver in pools:
-        _, on_chip = size_limits(penalty, solver, "float32", weighted=True)
+        _, shared = size_limits(penalty, solver, "float32", weighted=True)
         for weight in ("bool", *HALVES, "float64"):
-            for points in (SMALL, on_chip + 1):
+            for points in (SMALL, shared + 1):
                 yield Case(penalty, solver, "float32", points, weight=weight)
 
 
@@ -156,14 +176,14 @@ def _cases() -> Iterator[Case]:
 
 
 def stored(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Real numbers as an array of that dtype; of bfloat16 its bits, cut off."""
+    """Real numbers as an array of the dtype; for bfloat16 the truncated bits."""
     if dtype == "bfloat16":
         return (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
     return array > 0.3 if dtype == "bool" else array.astype(dtype)
 
 
 def _in_memory(array: np.ndarray, layout: str) -> np.ndarray:
-    """The same array, its numbers in the order of that layout."""
+    """The same array with the memory order of the layout."""
     if layout == "columns":
         return np.ascontiguousarray(array.T).T
     if layout == "image":
@@ -172,7 +192,7 @@ def _in_memory(array: np.ndarray, layout: str) -> np.ndarray:
 
 
 def lengths(case: Case) -> list[int]:
-    """Of segments: empty ones, small ones, and one for each kernel up to the largest."""
+    """Lengths of segments: empty, small, and one for each kernel up to the largest."""
     weighted = case.weight is not None
     limits = size_limits(case.penalty, case.solver, case.dtype, weighted)
     sizes = {most for most in limits if most < case.points} | {case.points}
@@ -180,7 +200,7 @@ def lengths(case: Case) -> list[int]:
 
 
 def arrays(case: Case) -> Arrays:
-    """Normal points with outliers, the same each time."""
+    """Normal points with outliers; deterministic."""
     rng = np.random.default_rng(case.points)
     ptr = None
     if case.layout == "segments":

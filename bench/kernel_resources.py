@@ -1,13 +1,12 @@
-"""Registers, shared memory and spills of every CUDA kernel, as ptxas reports them, and how many
-warps a multiprocessor can hold of it by its registers; needs no GPU.
+"""Registers, shared memory and spills of every CUDA kernel, as reported by ptxas, and the number of
+warps that the registers of a multiprocessor allow. Needs no GPU.
 
     python -m bench.kernel_resources --arch 9.0 --arch 8.0
     python -m bench.kernel_resources --report LOG   # of a build with DDN_PTXAS_VERBOSE=1
     python -m bench.kernel_resources --condensed    # all types of a template in one row
 
-A register spill moves values to memory in the middle of the arithmetic. Each is listed with its
-reason from `ACCEPTED_SPILLS`; one without a reason fails, also that of a function which kernels
-call.
+Every register spill is listed with its reason from `ACCEPTED_SPILLS`. A spill without a reason is a
+failure, in kernels and in functions that they call.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Pattern of a demangled kernel name: why its spills are accepted.
 ACCEPTED_SPILLS: dict[str, str] = {
-    r"\bforward_\w+<.*Welsch": "its descents keep more sums than 128 registers hold; not yet timed",
-    r"\bforward_in_place<.*true>": (
+    r"\blocal_\w+<.*Welsch": "its descents keep more sums than 128 registers hold; not yet timed",
+    r"\blocal_global_memory<.*true>": (
         "loads of points and weights in flight, at the bound of 128 registers; not yet timed"
     ),
     r"\bglobal_\w+<": "a whole search in one kernel, at the bound of 255 registers; not yet timed",
@@ -46,9 +45,9 @@ _SHARED = re.compile(r"(\d+) bytes smem")
 
 @dataclass(frozen=True)
 class Kernel:
-    """What ptxas says of one function; sizes in bytes, shared memory without the dynamic part.
+    """The resources of one function, from ptxas; sizes in bytes, without dynamic shared memory.
 
-    A function that is no kernel itself, but called by one, has no registers of its own.
+    A function that kernels call has no register count of its own.
     """
 
     name: str
@@ -73,10 +72,10 @@ class Kernel:
 
 
 def parse_ptxas(report: str) -> list[Kernel]:
-    """The functions in the output of `ptxas -v`, in its order, with their mangled names.
+    """The functions in the output of `ptxas -v`, in order, with mangled names.
 
-    A device function that was not inlined reports its stack and spills alone, once for each file:
-    the largest of them are taken.
+    For a device function that is not inlined, ptxas reports only stack and spills, once for each
+    file; the maxima are returned.
     """
     kernels: dict[tuple[str, str], Kernel] = {}
     arch, key = "", ("", "")
@@ -117,7 +116,7 @@ def demangle(kernels: Sequence[Kernel]) -> list[Kernel]:
 
 
 def verdict(kernel: Kernel, accepted: Mapping[str, str]) -> tuple[bool, str]:
-    """Whether a kernel may stay as it is, and what to say of it ("" without a spill)."""
+    """Whether a kernel passes, and the remark on its spills ("" without a spill)."""
     if not kernel.spills:
         return True, ""
     for pattern, reason in accepted.items():
@@ -154,8 +153,9 @@ def compile_all(sources: Sequence[Path], archs: Sequence[str]) -> list[Kernel]:
 
 
 def warps_by_registers(kernel: Kernel) -> int:
-    """The most warps of a kernel that the registers of a multiprocessor, and its own limit, let it
-    hold at a time: an upper bound of the occupancy, which block sizes and shared memory may lower.
+    """The largest number of resident warps that the registers and the warp limit of a
+    multiprocessor allow: an upper bound of the occupancy, which block sizes and shared memory may
+    lower.
 
     A multiprocessor has four parts of 16,384 registers, given to a warp by 256 (CUDA C++
     Programming Guide, compute capabilities 8.0 to 12.1).
@@ -166,13 +166,13 @@ def warps_by_registers(kernel: Kernel) -> int:
 
 
 def short_name(name: str) -> str:
-    """A demangled name without return type, arguments and this project's namespaces."""
+    """A demangled name without return type, arguments and the namespaces of this project."""
     name = re.sub(r"\(anonymous namespace\)::|\bddn::(cuda::)?|^void ", "", name)
     return re.sub(r"\([^()]*\)$", "", name)
 
 
 def template(name: str) -> str:
-    """A short name without the types of numbers and whether there are weights."""
+    """A short name without the template arguments for dtypes and weights."""
     name = re.sub(r"(, )?\b(double|float|Half|BFloat16|true|false)\b", "", name)
     return name.replace("<, ", "<").replace("> >", ">>")
 
@@ -185,8 +185,8 @@ def span(numbers: Sequence[int]) -> str:
 def print_table(
     kernels: Sequence[Kernel], accepted: Mapping[str, str], condensed: bool = False
 ) -> bool:
-    """Prints a row per kernel, or per template and penalty with the least and the most of its
-    kernels, and a row per called function that spills; returns whether all of them pass."""
+    """Prints a row per kernel, or per template and penalty with minima and maxima, and a row per
+    called function that spills. Returns whether all pass."""
     rows: dict[tuple[str, str], list[Kernel]] = {}
     for kernel in kernels:
         if not kernel.is_called or kernel.spills:

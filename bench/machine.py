@@ -1,4 +1,4 @@
-"""What a figure was measured on: machine, versions and commit."""
+"""Describes the machine, the versions and the commit of a measurement."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _cpu_model() -> str:
 
 
 def commit() -> str | None:
-    """The commit checked out, with ``-dirty`` when files differ from it; None outside a clone."""
+    """The commit, with ``-dirty`` if files differ from it; None outside a clone."""
     head = run_output("git", "rev-parse", "HEAD")
     if head is None:
         return None
@@ -45,7 +45,7 @@ def commit() -> str | None:
 
 
 def describe() -> dict[str, Any]:
-    """Machine and versions, ready for JSON."""
+    """Machine and versions as a dict for JSON."""
     facts: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0))
@@ -73,7 +73,7 @@ def describe() -> dict[str, Any]:
 
 
 def versions(*packages: str) -> dict[str, str | None]:
-    """Of installed packages; None of one that is not there."""
+    """Versions of installed packages; None for a missing one."""
     found: dict[str, str | None] = {}
     for package in packages:
         try:
@@ -89,9 +89,9 @@ _DEFAULTS = {M_TRIM_THRESHOLD: 128 << 10, M_MMAP_MAX: 65536}
 
 @contextlib.contextmanager
 def kept_memory(keep: bool) -> Iterator[bool]:
-    """Has malloc keep large tensors that are freed for the next ones, as torch's allocator on a GPU
-    does; yields whether it does. Else each of more than 32 MiB comes from the system, and to have
-    its pages zeroed takes some ten times as long as to write a gradient to them."""
+    """Makes malloc reuse the memory of freed large tensors, as PyTorch's allocator does on a GPU;
+    yields whether that succeeded. Otherwise tensors of more than 32 MiB come from the operating
+    system, and zeroing their pages takes about ten times as long as writing a gradient to them."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if not keep or mallopt is None:
         yield False
@@ -113,8 +113,8 @@ print((time.process_time() - used) / (time.perf_counter() - start))
 
 
 def free_share(cores: int) -> float | None:
-    """The least share of a core that one of so many busy processes gets: near 1 on a quiet
-    machine. None where no process could be started."""
+    """The smallest share of a core that one of several busy processes gets; near 1 on an idle
+    machine. None if no process could be started."""
     try:
         spinners = [
             subprocess.Popen([sys.executable, "-c", _SPIN], stdout=subprocess.PIPE, text=True)
@@ -127,7 +127,8 @@ def free_share(cores: int) -> float | None:
 
 
 def busy(shares: Mapping[str, float | None]) -> str:
-    """What the free shares of the cores before and after a run say against its figures, or ""."""
+    """A warning if the free shares of the cores before and after a run make its figures doubtful,
+    or ""."""
     least = min((share for share in shares.values() if share is not None), default=1.0)
     return f"on a BUSY machine, {least:.0%} of a core free" if least < 0.9 else ""
 
@@ -141,7 +142,7 @@ def _first_number(pattern: str, path: str) -> float | None:
 
 
 def clocks() -> dict[str, Any]:
-    """Frequencies now, in MHz, and what limits a GPU's; None where the machine does not tell."""
+    """Current frequencies in MHz, and the reasons that throttle a GPU; None if unknown."""
     facts: dict[str, Any] = {
         "cpu_mhz": _first_number(r"^cpu MHz\s*: ([\d.]+)", "/proc/cpuinfo"),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,

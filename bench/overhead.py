@@ -1,10 +1,10 @@
-"""What a call costs besides its pool, in microseconds: for 16 points, which are pooled in one.
+"""Measures the overhead of a call in microseconds, with 16 points, which take about one to pool.
 
-The calls are `ddn_cuda.robust_pool`, the same as `torch.ops.ddn.robust_pool`, the function with its
-backward pass, and, as a measure of the machine, torch's own median without and with its backward
-pass. A figure is the median of many repetitions, each the mean of some calls. With one thread and
-with torch's default. Each run is a process of its own; with `--against` those of another tree, in
-which the extension has been built, alternate with those of this one.
+The calls are `ddn_cuda.robust_pool`, `torch.ops.ddn.robust_pool` and the function with its backward
+pass; as a reference for the machine, also torch.median without and with its backward pass. A figure
+is the median of many repetitions, each the mean of several calls, with one thread and with
+PyTorch's default. Each run is a separate process. With `--against`, runs of another tree, with its
+extension built, alternate with runs of this one.
 
     python -m bench.overhead
     python -m bench.overhead --against ../other --json bench/results/overhead-cpu.json
@@ -26,12 +26,12 @@ from typing import Any
 import torch
 
 POINTS = 16
-CALLS = 5  # a repetition: short, so that on a busy machine few are interrupted
+CALLS = 5  # a repetition: short, so that few are interrupted on a busy machine
 CASES = ("function", "operator", "function + backward", "median", "median + backward")
 
 
 def calls() -> dict[str, Callable[[], Any]]:
-    """The calls that are measured, by `CASES`."""
+    """The measured calls, by `CASES`."""
     import ddn_cuda
 
     pool, operator = ddn_cuda.robust_pool, torch.ops.ddn.robust_pool
@@ -58,10 +58,10 @@ def calls() -> dict[str, Callable[[], Any]]:
 
 
 def measure(repetitions: int) -> dict[str, float]:
-    """Microseconds a call, of this process's threads."""
+    """Microseconds per call, with the threads of this process."""
     seconds: dict[str, list[float]] = {case: [] for case in CASES}
     for case, call in calls().items():
-        for repetition in range(-repetitions // 4, repetitions):  # those below zero warm up
+        for repetition in range(-repetitions // 4, repetitions):  # negative ones warm up
             start = time.perf_counter()
             for _ in range(CALLS):
                 call()
@@ -80,7 +80,7 @@ def in_process(tree: Path, threads: int, repetitions: int) -> dict[str, float]:
 
 
 def compare(trees: dict[str, Path], rounds: int, repetitions: int) -> dict[str, Any]:
-    """By threads and tree the median over the rounds of each case."""
+    """The median over the rounds of each case, by threads and tree."""
     results: dict[str, Any] = {}
     for name, threads in (("1 thread", 1), ("default threads", 0)):
         runs: dict[str, list[dict[str, float]]] = {tree: [] for tree in trees}

@@ -1,4 +1,4 @@
-"""Draws the figures and writes the tables of docs/benchmarks.md, from JSON alone.
+"""Draws the figures and writes the tables of docs/benchmarks.md from JSON.
 
     python -m bench plot                          all results in bench/results
     python -m bench plot RESULT.json --output DIR
@@ -50,7 +50,7 @@ DEVICES = {"cpu": "cpu", "cuda": "gpu"}  # in names of files
 
 
 def load(path: Path) -> Row:
-    """A result; of `gpu_check` the benchmark within it."""
+    """Loads a result; for a result of `gpu_check`, the benchmark in it."""
     result = json.loads(path.read_text())
     return result.get("benchmark") or result
 
@@ -83,10 +83,10 @@ Place = tuple[str, str, int | None]
 
 
 class Group(NamedTuple):
-    """Places with the same targets, which make a table or a line of panels.
+    """Cases with the same targets, which share a table or a row of panels.
 
     Attributes:
-        whats: what is measured and in which unit.
+        whats: quantities and their units.
         columns: device, place and threads; and the row of each of `whats` there.
     """
 
@@ -115,9 +115,9 @@ MARKERS = "osD^vPX<>*"
 
 
 def plot_targets(result: Row, device: str) -> Figure | None:
-    """A mark for each target, what is measured over its goal: left of the line where it is met.
+    """A mark for each target at the ratio of figure and goal; left of the line, the goal is met.
 
-    The shape is of the place; it is hollow with fewer threads than the most that were measured.
+    The shape stands for the case. It is hollow for fewer threads than the largest number measured.
     """
     lines = groups([row for row in rows_of(result, "targets") if row["device"] == device])
     if not lines:
@@ -163,7 +163,7 @@ def plot_targets(result: Row, device: str) -> Figure | None:
 
 
 def _key(default: str, marker: str, fill: Any, text: str, color: str | None = None) -> Line2D:
-    """An entry of a legend."""
+    """A legend entry."""
     return Line2D(
         [], [], color=color or default, marker=marker, fillstyle=fill, ls="", ms=7, label=text
     )
@@ -188,8 +188,8 @@ def _plot_column(
 
 
 def targets_table(result: Row, device: str) -> str:
-    """The targets of a device in Markdown: places with the same targets share a table, a column
-    each; a cell is the figure and the goal, marked where the goal is met."""
+    """The targets of a device in Markdown. Cases with the same targets share a table, with a column
+    each. A cell has the figure and the goal, marked if the goal is met."""
     key = "measured / goal, ✓ where it is met"
     blocks = [f"*{caption(result, device)}, {result['date'][:10]}; {key}*"]
     own = [row for row in result["rows"] if row["suite"] == "targets" and row["device"] == device]
@@ -208,7 +208,7 @@ def targets_table(result: Row, device: str) -> str:
 
 
 def passes_table(rows: Sequence[Row]) -> str:
-    """How often the forward of ours reads a set, a line for each place; "" where nobody counted."""
+    """The number of passes of our forward pass, a line for each case; "" if it was not counted."""
     found: dict[str, dict[str, float]] = {}
     for row in rows:
         if "passes" in row and row["what"].startswith("forward "):
@@ -231,7 +231,8 @@ def _cell(row: Row) -> str:
 
 
 def plot_growth(result: Row, device: str) -> Figure | None:
-    """Two panels: over the points in a set, over the number of sets; and the bandwidth's line."""
+    """Two panels, over the points in a set and over the number of sets, with the bandwidth
+    bound."""
     rows = [row for row in rows_of(result, "growth") if row["device"] == device]
     if not rows:
         return None
@@ -267,7 +268,7 @@ def plot_growth(result: Row, device: str) -> Figure | None:
 
 
 def plot_compare(result: Row, device: str) -> Figure | None:
-    """Forward and backward per set of all contenders of the first workload that was run."""
+    """Forward and backward times per set of all contenders on the first workload."""
     rows = [row for row in rows_of(result, "compare") if row["device"] == device]
     if not rows:
         return None
@@ -306,7 +307,7 @@ FIGURES: dict[str, Callable[[Row, str], Figure | None]] = {
 
 
 def draw(result: Row, device: str, output: Path) -> list[Path]:
-    """Draws what a result holds of a device; the files made."""
+    """Draws all figures of a device; returns the files written."""
     made = []
     output.mkdir(parents=True, exist_ok=True)
     for kind, plot in FIGURES.items():
@@ -325,7 +326,8 @@ TITLES = {
 
 
 def fill_page(page: Path, device: str, images: Sequence[Path], table: str) -> bool:
-    """Puts images and table of a device into their place in a page; False where it has none."""
+    """Inserts images and table of a device into a page; returns False if the page has no place for
+    them."""
     text = page.read_text()
     place = re.compile(rf"(<!-- targets {re.escape(device)} -->\n).*?(<!-- end -->)", re.S)
     if not place.search(text):

@@ -1,8 +1,9 @@
-"""What Nsight Compute says of three kernels: `python -m bench.profile_kernels --json FILE`.
+"""Profiles three kernels with Nsight Compute: `python -m bench.profile_kernels --json FILE`.
 
-They are the forward pass of huber, a warp a set; the global search of welsch, a block a set; and
-the backward pass of huber. ncu replays each launch once for each group of counters, with cold
-caches and at the clocks that it finds. The exit status is 1 unless all three were profiled.
+The kernels are the forward pass of huber (one warp per set), the global search of welsch (one block
+per set) and the backward pass of huber. ncu replays each launch once for each group of counters,
+with cold caches and without locking the clocks. The exit status is 1 unless all three were
+profiled.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ TAIL = 4000
 
 
 def launch() -> None:
-    """What ncu watches."""
+    """Launches the kernels that ncu profiles."""
     x = torch.randn(SHAPE, device="cuda").requires_grad_()
     y = ddn_cuda.robust_pool(x, "huber", 1.0)
     with torch.no_grad():
@@ -53,7 +54,7 @@ def launch() -> None:
 
 
 def find_ncu() -> str:
-    """ncu on the PATH, in a toolkit or beside it; its bare name where there is none."""
+    """The path of ncu, from PATH, in a toolkit or beside it; the bare name if there is none."""
     homes = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
     places = [f"{home}/bin" for home in homes if home]
     for parent in ("/opt/nvidia/nsight-compute", *(f"{home}/nsight-compute*" for home in homes)):
@@ -74,10 +75,10 @@ def command(ncu: str, python: str, log: Path) -> list[str]:
 
 
 def parse(text: str) -> list[dict[str, Any]]:
-    """The launches of a raw page as CSV: its columns, and of each metric [value, unit].
+    """Parses the launches of a raw page in CSV: its columns, and [value, unit] for each metric.
 
     Raises:
-        ValueError: it is no such page.
+        ValueError: the text is not such a page.
     """
     lines = text.splitlines()
     start = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
@@ -106,7 +107,7 @@ def number(text: str) -> float | str:
 
 
 def profile(ncu: str, python: str) -> tuple[dict[str, Any], bool]:
-    """The launches, or why there are none with what ncu wrote; and whether all are there."""
+    """The launches, or an error with ncu's output; and whether all kernels were profiled."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "ncu.csv"
         try:

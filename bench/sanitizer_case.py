@@ -1,9 +1,9 @@
-"""Runs every CUDA kernel on small problems, to be watched by compute-sanitizer.
+"""Runs every CUDA kernel on small problems, for use under compute-sanitizer.
 
     compute-sanitizer --tool memcheck python -m bench.sanitizer_case
 
 The problems are those of bench/kernel_cases.py; a test without a GPU checks that they reach every
-kernel. No answer is judged here.
+kernel. The answers are not checked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOT_ALL = 3  # exit status
 
 
 def to_torch(array: np.ndarray | None, dtype: str, device: torch.device) -> Tensor | None:
-    """The same numbers in the same order of memory."""
+    """The tensor with the same numbers and strides."""
     if array is None:
         return None
     tensor = torch.from_numpy(array)
@@ -34,10 +34,10 @@ def to_torch(array: np.ndarray | None, dtype: str, device: torch.device) -> Tens
 
 
 def run(case: Case, device: torch.device) -> list[Tensor]:
-    """Everything that the case asks for.
+    """Runs a case with its derivatives.
 
-    Tensors are made on the CPU and the inner operators are called by name: hardly a kernel but
-    those of this project runs on the device.
+    Tensors are created on the CPU, and the inner operators are called directly, so almost all
+    kernels on the device are those of this project.
     """
     given = kernel_cases.arrays(case)
     x = to_torch(given.x, case.dtype, device)
@@ -57,6 +57,10 @@ def run(case: Case, device: torch.device) -> list[Tensor]:
     if case.second_order:
         outputs.append(OPS._robust_pool_jvp(*direction, *sets))
         outputs += OPS._robust_pool_double_backward(grad, *direction, *sets, wanted)
+    asked = [torch.tensor(part) for part in (kernel_cases.PASS_SETS, kernel_cases.PASS_PARAMETERS)]
+    for kind in case.passes:
+        numbers = OPS._sharded_pass(x, weight, case.pooled, *asked, case.penalty, kind)
+        outputs.append(numbers.nan_to_num())  # no neighbour lies at infinity
     return outputs
 
 

@@ -1,8 +1,9 @@
-"""What `ddn_cuda.distributed.sharded_robust_pool` sends: all-reduces, and bytes for each set.
+"""Counts the communication of `ddn_cuda.distributed.sharded_robust_pool`: all-reduces, and bytes
+per set.
 
 python -m bench.sharded [--ranks 2] [--sets 256] [--points 4096]
 
-Gloo processes on this machine, each with its share of the points. "normal": one cluster of unit
+Runs Gloo processes on this machine, each with a share of the points. "normal": one cluster of unit
 deviation; "clusters": four of deviation 0.4, 3 apart; both with a tenth of outliers of deviation
 100, and alpha = 1. The seconds are those of CPU processes that share this machine.
 """

@@ -1,8 +1,8 @@
-"""Suite `targets`: how fast it is to be, and how fast it is.
+"""Suite `targets`: the speed targets and the measured figures.
 
-Forward passes are compared with one of torch's reductions of the same tensor, gradients with
-`copy_` of it: that is what the bytes alone cost. The ratio is that of the medians of interleaved
-repetitions, its spread that of the ratios within each round.
+The baseline of a forward pass is a torch reduction of the same tensor, that of a gradient is
+`copy_`, which has the same memory traffic. The ratio is that of the medians of interleaved
+repetitions; its spread is that of the ratios within each round.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 LEAST_REPETITIONS = 15
 
 # Goals of the CPU for sets of 1,024, 128 and 4,096 float32 points.
-CPU_SHAPES = {1024: 8192, 128: 65536, 4096: 2048}  # points: sets, always the same bytes
+CPU_SHAPES = {1024: 8192, 128: 65536, 4096: 2048}  # points: sets, for a constant number of bytes
 CPU_FORWARD: dict[str, tuple[float, float, float]] = {
     "quadratic": (1.05, 1.5, 1.05),
     "huber": (1.5, 2.5, 1.5),
@@ -51,14 +51,14 @@ GPU_FORWARD = {
 GPU_FORWARD_BFLOAT16 = {"huber": 1.3}
 GPU_BACKWARD = {"float32": 1.03, "bfloat16": 1.05}
 
-PASSES_POINTS = 1 << 20  # that passes are counted on
+PASSES_POINTS = 1 << 20  # for the count of passes
 
 OVERHEAD_GOAL = 60.0  # microseconds
 OVERHEAD_CALLS = 500
 
 
 class Goal(NamedTuple):
-    """One line of the table: `operation` of `contender` takes at most `goal` times `baseline`."""
+    """A line of the table: `operation` of `contender` takes at most `goal` times `baseline`."""
 
     contender: str
     operation: str
@@ -91,7 +91,7 @@ def measure(
     device: torch.device,
     settings: Settings,
 ) -> Iterator[Row]:
-    """Proves all contenders of the goals on one tensor, times them, and yields a row for each."""
+    """Checks and times all contenders of the goals on one tensor; yields a row for each."""
     if settings.quick:
         shape = (max(1, shape[0] >> 7), shape[1])
     sets = make(Workload("targets", "", shape), "outliers", DTYPES[dtype], device)
@@ -111,7 +111,7 @@ def measure(
 
 
 def average_passes(sets: Sets, penalties: Sequence[str], alpha: float) -> dict[str, float]:
-    """How often each solver reads a set, on average over some sets: the first look included."""
+    """The average number of passes of each solver over a set, including the first one."""
     some = sets.first(PASSES_POINTS) or sets
     found = {}
     for penalty, solver in ours(penalties):
@@ -121,7 +121,7 @@ def average_passes(sets: Sets, penalties: Sequence[str], alpha: float) -> dict[s
 
 
 def _operations(everyone: Mapping[str, Contender], goals: Sequence[Goal]) -> dict[str, Operation]:
-    """What the goals need, once each."""
+    """The operations of the goals, without repeats."""
     wanted: dict[str, None] = {}
     for goal in goals:
         wanted[f"{goal.operation} {goal.contender}"] = None
@@ -180,7 +180,7 @@ def measured(value: Timing, goal: float, *, at_least: bool = False) -> Row:
 
 
 def overhead(device: torch.device, settings: Settings) -> Iterator[Row]:
-    """Microseconds that a forward call takes of the CPU's time, from calls on sixteen points."""
+    """The CPU time of a forward call in microseconds, from calls with 16 points."""
     x = torch.linspace(-1, 1, 16, device=device)
     calls = OVERHEAD_CALLS // 10 if settings.quick else OVERHEAD_CALLS
 
@@ -210,7 +210,7 @@ def overhead(device: torch.device, settings: Settings) -> Iterator[Row]:
 
 
 def cpu_parts(settings: Settings) -> Iterator[Iterator[Row]]:
-    """With the number of threads that is set."""
+    """With the current number of threads."""
     device = torch.device("cpu")
     for points, sets in CPU_SHAPES.items():
         yield measure(cpu_goals(points), (sets, points), "float32", device, settings)

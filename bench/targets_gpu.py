@@ -1,4 +1,4 @@
-"""The targets of a GPU: goals as the CPU has, graph replay, training steps, the predecessor."""
+"""The targets for a GPU: those of the CPU, graph replay, training steps, the predecessor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 CUDA = torch.device("cuda")
 SMALL = (1024, 1024)  # one cloud of 1,024 channels and points
 MOST_LAUNCHES = 2.0
-CHAIN = 64  # tiny kernels in a graph that tells what one of them costs
+CHAIN = 64  # tiny kernels in a graph that measures the cost of one
 
 BATCH, CLOUD = 32, 1024
 MOST_STEP = 1.05
@@ -91,7 +91,7 @@ def rows() -> Iterator[Row]:
 
 
 def skipped(reason: str) -> Iterator[Row]:
-    """The rows of a GPU that is not there."""
+    """The rows for a missing GPU."""
     for row in rows():
         yield row | {"skipped": reason}
 
@@ -132,7 +132,7 @@ def replayed(settings: Settings) -> Iterator[Row]:
 
 
 def launches_above(timing: Timing, baseline: Timing, launch: float) -> Timing:
-    """How much longer than a baseline of the same rounds, in units of one launch."""
+    """The excess over a baseline of the same rounds, in launches."""
     pairs = zip(timing.samples, baseline.samples, strict=True)
     each = summarize([(one - other) / launch for one, other in pairs])
     return Timing((timing.median - baseline.median) / launch, each.low, each.high, each.samples)
@@ -142,8 +142,8 @@ def launches_above(timing: Timing, baseline: Timing, launch: float) -> Timing:
 
 
 class PointNet(nn.Module):
-    """The classifier of Qi et al., CVPR 2017, without its two transformers: points (B, 3, N) to the
-    logits (B, 40)."""
+    """The classifier of Qi et al., CVPR 2017, without its two transform networks: points (B, 3, N)
+    to logits (B, 40)."""
 
     def __init__(self, pool: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def make_step(
     cloud: int = CLOUD,
     backend: str | None = None,
 ) -> Operation:
-    """One step of training on fixed clouds: forward, backward, SGD."""
+    """A training step on fixed clouds: forward, backward, SGD."""
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(batch, 3, cloud, generator=generator).to(device) * 2 - 1
     labels = torch.randint(40, (batch,), generator=generator).to(device)
@@ -201,7 +201,7 @@ def training_step(compiled: bool, settings: Settings) -> Row:
     rounds = max(targets.LEAST_REPETITIONS, settings.repetitions)
     try:
         timings = time_interleaved(steps, CUDA, rounds=rounds, budget_seconds=float("inf"))
-    except Exception as error:  # a compiler that is not there
+    except Exception as error:  # a missing compiler
         return row | {"skipped": contenders.failure(error)}
     times = ratio(timings["huber"], timings["max"])
     samples = {name: timings[name].as_dict() for name in ("huber", "max")}
@@ -212,7 +212,8 @@ def training_step(compiled: bool, settings: Settings) -> Row:
 
 
 def extra_memory(operation: Operation, wanted: int = 0) -> float:
-    """The most bytes held while an operation runs, beyond those held before and those `wanted`."""
+    """The peak of allocated bytes of an operation, minus those allocated before and those
+    `wanted`."""
     operation()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -223,8 +224,8 @@ def extra_memory(operation: Operation, wanted: int = 0) -> float:
 
 
 def predecessor(settings: Settings) -> Iterator[Row]:
-    """Both on the same sets; its memory is what it allocates beyond the points and, of a backward
-    pass, beyond their gradient, which both have to make."""
+    """The predecessor and this library on the same sets. Memory is counted without the points and,
+    in a backward pass, without their gradient."""
     module, reason = contenders.find_predecessor()
     sets = None
     for penalty in settings.penalties:

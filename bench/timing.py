@@ -1,10 +1,9 @@
 """Times operations side by side, on the CPU or a GPU.
 
-Repetitions are interleaved: each round runs every operation once, so that a change of clock or load
-meets all of them. On a GPU the L2 cache is overwritten before each run and CUDA events give the
-time. That overwriting is repeated until it takes longer than the CPU needs to launch what is timed,
-so that the GPU does not wait for the CPU in between; only an operation that itself waits for the
-GPU is timed with its waits.
+Repetitions are interleaved: each round runs every operation once, so changes of clock or load
+affect all alike. On a GPU the L2 cache is flushed before each run, and CUDA events measure the
+time. The flush is repeated until it takes longer than the CPU needs to launch the operation, so the
+GPU does not wait for the CPU. The time of an operation that synchronises includes its waits.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Operation = Callable[[], object]
 
 FLUSH_BYTES = 512 << 20  # several times the L2 cache of any GPU
 MOST_FLUSHES = 20
-SELDOM = 5  # an operation that is slow runs in each fifth round
+SELDOM = 5  # a slow operation runs in every fifth round
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Timing:
 
 
 def summarize(samples: Collection[float]) -> Timing:
-    """The percentiles of samples in milliseconds, at least one."""
+    """The percentiles of one or more samples in milliseconds."""
     low, median, high = torch.tensor(list(samples), dtype=torch.float64).quantile(
         torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     )
@@ -53,7 +52,7 @@ def summarize(samples: Collection[float]) -> Timing:
 
 
 def ratio(timing: Timing, baseline: Timing) -> Timing:
-    """Times in units of a baseline of the same rounds: the ratio of the medians, and the spread of
+    """Times relative to a baseline of the same rounds: the ratio of the medians, and the spread of
     the ratios within each round."""
     pairs = zip(timing.samples, baseline.samples, strict=True)
     each = summarize([one / other for one, other in pairs])
@@ -124,9 +123,9 @@ def time_interleaved(
     """Times every operation once per round.
 
     Args:
-        operations: what to time, by name; each is run twice before the first round.
+        operations: the operations by name; each runs twice before the first round.
         device: where they run.
-        rounds: the number of rounds at most.
+        rounds: the largest number of rounds.
         budget_seconds: no round starts after this time, but one always runs.
         seldom: names of operations that run in the first of each SELDOM rounds only.
     """
@@ -148,10 +147,10 @@ def time_interleaved(
 
 
 def capture(operation: Operation) -> Operation:
-    """The operation as a CUDA graph; calling the result replays it.
+    """Captures the operation in a CUDA graph; calling the result replays the graph.
 
-    No gradient may be involved whose forward pass ran outside of the operation: it would run on
-    another stream than the one captured.
+    A backward pass whose forward pass ran outside the operation cannot be captured, because it runs
+    on the stream of the forward pass.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

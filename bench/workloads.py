@@ -1,4 +1,4 @@
-"""What is pooled: shapes that networks have, and points as they come."""
+"""Workloads: shapes from networks, and distributions of points."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OUTLIERS = 0.1
 
 @dataclass(frozen=True)
 class Workload:
-    """Sets of points, all of one size: x has a shape of which `dims` are pooled together.
+    """Sets of points of one size: `dims` of a tensor of this shape are pooled jointly.
 
     Or `segments` of the rows of x, with sizes from `shortest` to `longest` spread evenly over the
     logarithm, and `shape[-1]` channels.
@@ -49,7 +49,7 @@ class Workload:
 
     @property
     def points_per_set(self) -> int:
-        """Of sets of one size; 0 for segments."""
+        """Points per set; 0 for segments."""
         return 0 if self.segments else math.prod(self.shape[d] for d in self.dims)
 
     def lengths(self) -> list[int]:
@@ -60,7 +60,7 @@ class Workload:
         return [sizes[i] for i in order]
 
     def scaled(self, most_points: int) -> Workload:
-        """With so few sets that there are no more points than that, if it has several."""
+        """The same with fewer sets, at most `most_points` points in total, but at least one set."""
         fitting = self
         while fitting.points > most_points:
             if fitting.segments > 1:
@@ -100,7 +100,8 @@ def outliers(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Standard normal points, a tenth of them outliers, uniform in [-10, 10]."""
     x = torch.randn(shape, generator=generator, device=generator.device)
     chance = torch.rand(shape, generator=generator, device=generator.device)
-    # One draw serves twice: below the share it chooses the outliers and, rescaled, their place.
+    # One draw serves twice: below the share it selects the outliers and, rescaled, gives their
+    # place.
     return torch.where(chance < OUTLIERS, chance * (20 / OUTLIERS) - 10, x)
 
 
@@ -118,15 +119,15 @@ def heavy_tailed(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 CLOUDS = 16
-MOST_DISTINCT = 4096  # points of a cloud that the network sees
+MOST_DISTINCT = 4096  # points per cloud in the network
 
 
 def activations(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """What ReLU leaves of the features of a trained network: half of them are exactly 0.
+    """ReLU activations of a trained network, half of which are exactly 0.
 
-    The network is the classifier of examples/, trained for one pass over the digits. Its 256
-    channels for CLOUDS digits are dealt out to the sets in turn; sets of more than MOST_DISTINCT
-    points hold points several times.
+    The network is the classifier of examples/, trained for one epoch on the digits. Its 256
+    channels for CLOUDS digits are assigned to the sets cyclically; sets of more than MOST_DISTINCT
+    points repeat points.
     """
     *batch, n = shape
     features = _features(min(n, MOST_DISTINCT)).to(generator.device)
@@ -140,7 +141,7 @@ def activations(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 @functools.cache
 def _features(points: int) -> Tensor:
-    """(CLOUDS * 256, points) activations, in an order in which neighbours are not alike."""
+    """Activations (CLOUDS * 256, points), in an order in which neighbours differ."""
     from examples.digits_data import draw_points, split_digits
 
     _, test = split_digits()
@@ -171,7 +172,7 @@ DATA: dict[str, Callable[[tuple[int, ...], torch.Generator], Tensor]] = {
 
 
 def missing_for(data: str) -> str | None:
-    """Why these points cannot be made here."""
+    """The reason why these points are not available, if any."""
     if data == "activations" and importlib.util.find_spec("sklearn") is None:
         return "needs scikit-learn, for the digits of the network"
     return None
@@ -181,11 +182,11 @@ def missing_for(data: str) -> str | None:
 
 
 class Sets:
-    """The points of a workload, and how they are pooled.
+    """The points of a workload and their pooled dims.
 
     Attributes:
         x: the points.
-        dims: the dims pooled together, unless there is `ptr`.
+        dims: the dims pooled jointly, without `ptr`.
         ptr: offsets of segments of the rows of x, or None.
         count: the number of sets.
     """
@@ -206,7 +207,8 @@ class Sets:
         return lambda x: ddn_cuda.robust_pool(x, penalty, alpha, dim=self.dims, solver=solver)
 
     def reduction(self, name: str) -> Callable[[Tensor], Tensor] | None:
-        """torch's `mean`, `amax` or `median` of the sets; None where it has none for segments."""
+        """torch's `mean`, `amax` or `median` of the sets; None if it does not exist for
+        segments."""
         if self.ptr is not None:
             if name == "median":
                 return None
@@ -225,13 +227,13 @@ class Sets:
         return tensor.reshape(self.count, -1)[index]
 
     def some(self, number: int) -> list[int]:
-        """The indexes of that many sets or all, evenly spaced."""
+        """The indices of up to `number` sets, evenly spaced."""
         if number >= self.count:
             return list(range(self.count))
         return [round(i * (self.count - 1) / max(1, number - 1)) for i in range(number)]
 
     def first(self, most_points: int) -> Sets | None:
-        """Some of the sets, as rows, with so many points at most; None where there are none."""
+        """The first sets as rows, with at most `most_points` points; None if not even one fits."""
         if self.ptr is not None:
             return None
         rows = self.x.reshape(self.count, -1)
@@ -240,7 +242,7 @@ class Sets:
 
 
 def make(workload: Workload, data: str, dtype: torch.dtype, device: torch.device) -> Sets:
-    """Draws the points of a workload, the same each time on one kind of device."""
+    """Draws the points of a workload; deterministic for each kind of device."""
     generator = torch.Generator(device).manual_seed(0)
     if not workload.segments:
         n = workload.points_per_set

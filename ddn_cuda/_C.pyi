@@ -1,4 +1,4 @@
-"""The compiled module; importing it registers torch.ops.ddn.*"""
+"""The compiled module. Its import registers torch.ops.ddn.*"""
 
 from enum import IntEnum
 from typing import Any, Literal, TypedDict

@@ -1,14 +1,14 @@
 """Robust pooling for PyTorch: y = argmin_u sum_i phi(u - x_i; alpha), compiled for CPU and CUDA.
 
-The operators are `torch.ops.ddn.*`; this package is their Python face:
+The operators are `torch.ops.ddn.*`; this package is their Python interface:
 
 - `robust_pool`: pools dims of a tensor.
-- `segment_robust_pool`: pools segments of the first dim, sets of different sizes in one tensor.
-- `RobustPool`: the same as an `nn.Module`.
-- `RobustPoolInfo`, `Status`: what is told of an answer, and how a solve ended.
-- `PENALTIES`: the penalties, each full name with its short one.
+- `segment_robust_pool`: pools segments of the first dim, for ragged sets.
+- `RobustPool`: `robust_pool` as an `nn.Module`.
+- `RobustPoolInfo`, `Status`: diagnostics of an answer, and how a solve ended.
+- `PENALTIES`: full and short names of the penalties.
 - `suggest_alpha`: a scale for a penalty from the spread of the points.
-- `build_info`: what the binary was built with.
+- `build_info`: the build configuration.
 """
 
 from ddn_cuda._build import build_info
@@ -31,7 +31,7 @@ from ddn_cuda.functional import (  # noqa: E402
 )
 from ddn_cuda.modules import RobustPool  # noqa: E402
 
-#: Each penalty, by its full name, with its short one.
+#: The short name of each penalty, by its full name.
 PENALTIES: dict[str, str] = dict(_C.PENALTIES)
 #: The version of the binary.
 __version__: str = _C.VERSION

@@ -1,5 +1,8 @@
-"""The arguments of the functions that pool: their types, which the dispatcher would refuse with an
-operator's whole schema for a message. Values and shapes are checked by the compiled operators."""
+"""The arguments of the pooling functions, and checks of their types.
+
+Without these checks the dispatcher would raise an error that quotes an operator's schema. The
+compiled operators check shapes and values.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def check_flag(function: str, name: str, value: bool) -> None:
 
 
 def number(value: Any) -> Any:
-    """NumPy's numbers as Python's own; all else as it is."""
+    """Converts a NumPy number to the built-in type; returns any other value unchanged."""
     if isinstance(value, (int, float, Tensor)):
         return value
     if isinstance(value, numbers.Integral):
@@ -37,10 +40,10 @@ def _check_values(function: str, name: str, values: Tensor, good: Tensor, expect
 
 
 class Arguments(NamedTuple):
-    """What a pool is told, by the names that its function has for it.
+    """The arguments of a pooling function, by their names.
 
     Attributes:
-        function: its name, for messages.
+        function: name of the function, for messages.
     """
 
     function: str
@@ -55,10 +58,10 @@ class Arguments(NamedTuple):
     tol: float | None = None
 
     def checked(self) -> Arguments:
-        """With numbers of NumPy as Python's own and dim as a sequence.
+        """The same with NumPy numbers converted to built-in types and dim as a sequence.
 
         Raises:
-            TypeError: an argument is not of its type.
+            TypeError: an argument has the wrong type.
         """
         function, x, penalty, alpha, dim, weight, ptr, solver, max_iter, tol = self
         alpha, max_iter, tol = number(alpha), number(max_iter), number(tol)
@@ -89,16 +92,16 @@ class Arguments(NamedTuple):
         return Arguments(function, x, penalty, alpha, dims, weight, ptr, solver, max_iter, tol)
 
     def inner_alpha(self) -> tuple[float, Tensor | None]:
-        """alpha_value and alpha, as the inner operators take it."""
+        """The arguments alpha_value and alpha of the inner operators."""
         return (1.0, self.alpha) if isinstance(self.alpha, Tensor) else (self.alpha, None)
 
     def validate(self) -> None:
-        """Raises ValueError for values in tensors that are none of theirs; waits for the device."""
+        """Raises ValueError for invalid values in tensors; synchronises with the device."""
         function, x, alpha, weight, ptr = self.function, self.x, self.alpha, self.weight, self.ptr
         if isinstance(alpha, Tensor):
             limit = 1e30 if x.dtype == torch.float64 else 1e15
-            # As the kernels have it: a limit may have been rounded to single precision.
-            wide = alpha.double()  # compared in 16 bits, the limits would be 0 and infinity
+            # Like the kernels, allows for limits that were rounded to single precision.
+            wide = alpha.double()  # in 16 bits the limits would be 0 and infinity
             good = (wide >= (1 - 1e-6) / limit) & (wide <= (1 + 1e-6) * limit)
             expected = f"positive finite values from {1 / limit:g} to {limit:g}"
             _check_values(function, "alpha", alpha, good, expected)
@@ -113,10 +116,10 @@ class Arguments(NamedTuple):
             _check_values(function, "ptr", ptr, ascends, expected)
 
     def dims(self) -> list[int]:
-        """The pooled dims, sorted and not negative, after the operators' checks.
+        """Runs the operators' checks; returns the pooled dims, sorted and non-negative.
 
         Raises:
-            TypeError, ValueError, IndexError: as the operators do, in the function's name.
+            TypeError, ValueError, IndexError: as the operators, with the function's name.
         """
         x, alpha, weight, ptr = self.x, self.inner_alpha(), self.weight, self.ptr
         tensors = sys.modules.get("torch.distributed.tensor")
@@ -135,8 +138,9 @@ class Arguments(NamedTuple):
         return dims
 
     def _dims_of_dtensor(self) -> list[int]:
-        """Of the shape and type, as a DTensor has no rule for what returns no tensors."""
-        from ddn_cuda import _dtensor  # which loads torch.distributed.tensor
+        """`dims` from shapes and dtypes alone: DTensors cannot call an operator that returns no
+        tensors."""
+        from ddn_cuda import _dtensor  # imports torch.distributed.tensor
 
         x, alpha, weight, ptr = map(
             _dtensor.without_data, (self.x, self.alpha, self.weight, self.ptr)

@@ -1,11 +1,10 @@
-"""The inner operators in autograd.
+"""Registers the derivatives of the inner operators with autograd.
 
-The formulas of ddn_cuda/_derivatives.py are written once for the two ways in which autograd meets
-an operator:
+The formulas of ddn_cuda/_derivatives.py serve both forms of an operator:
 
-- as the operator itself, registered with `torch.library`: for compilers and `torch.ops`;
-- as a `torch.autograd.Function`, which compilers do not take, but which carries what
-  `torch.library` cannot: forward mode, and derivatives under `torch.func`.
+- the operator itself, registered with `torch.library`, for compilers and `torch.ops`;
+- a `torch.autograd.Function`, which supports forward mode and derivatives under `torch.func`.
+  `torch.library` does not support these, and compilers do not support the function.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ddn_cuda._roles import Operator
 
 
 class Rule:
-    """An operator's derivative in terms of positions, as autograd calls it."""
+    """Adapts a `Derivative`, which uses names, to autograd, which uses positions."""
 
     def __init__(self, operator: Operator, calls: Any) -> None:
         names, saves = [*operator.arguments], operator.derivative.saves
@@ -50,7 +49,7 @@ class Rule:
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
         ctx.constants = [inputs[i] for i in self.constant_places]
-        ctx.set_materialize_grads(False)  # no zeros are made for what nobody asks for
+        ctx.set_materialize_grads(False)  # no zeros for unused outputs
 
     def given(self, ctx: Any) -> dict[str, Any]:
         given = dict(zip(self.saves, ctx.saved_tensors, strict=True))
@@ -71,13 +70,13 @@ class Rule:
 
 
 def _below_autograd(op: Any, args: Sequence[Any]) -> Any:
-    """Past the kernels that `torch.library` makes for autograd, which are Python."""
+    """Calls op without autograd's kernels, which `torch.library` implements in Python."""
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
 
 
 def function_of(operator: Operator, calls: Any) -> type[torch.autograd.Function]:
-    """An operator as an autograd function."""
+    """The autograd function of an operator."""
     rule, op = Rule(operator, calls), operator.op
 
     class InnerOperator(torch.autograd.Function):
@@ -108,8 +107,8 @@ def function_of(operator: Operator, calls: Any) -> type[torch.autograd.Function]
 
 
 def recorder(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply` for calls that no transform of `torch.func` acts on: apply looks at the
-    signature of forward first, which takes longer than a small pool."""
+    """`function.apply` for calls on which no `torch.func` transform acts. Skips the signature
+    inspection of `apply`, which takes longer than pooling a small tensor."""
     return super(torch.autograd.Function, function).apply  # type: ignore[no-any-return, misc]
 
 
@@ -127,12 +126,12 @@ def _by_name(operator: Operator, call: Callable[..., Any]) -> Callable[[Mapping[
 
 
 def as_operators(operators: Sequence[Operator]) -> SimpleNamespace:
-    """The operators as formulas call them, under compilers and `torch.ops`."""
+    """The callables that the formulas use under compilers and `torch.ops`: the operators."""
     return SimpleNamespace(**{o.name.lstrip("_"): _by_name(o, o.op) for o in operators})
 
 
 def as_functions(operators: Sequence[Operator]) -> tuple[SimpleNamespace, dict[str, Any]]:
-    """The operators as formulas call them in eager mode, and the autograd functions behind them."""
+    """The callables that the formulas use in eager mode, and the autograd functions they call."""
     calls, functions = SimpleNamespace(), {}
     for operator in operators:
         function = functions[operator.name] = function_of(operator, calls)

@@ -1,4 +1,4 @@
-"""Rules for vmap: a batch is a further dim of kept sets, solved by the same kernels."""
+"""The vmap rules: the batch becomes a further kept dim, solved by the same kernels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ddn_cuda._roles import Operator, Role
 
 
 class _Lift:
-    """Moves the batch dim of each argument to where the kernels take it: in front, or behind the
-    points where those are cut into segments along the first dim.
+    """Moves the batch dim of each argument to the first position or, with segments along the first
+    dim, to the second.
 
     Args:
-        size: of the batch.
-        rank: dims of x, without the batch.
+        size: size of the batch.
+        rank: number of dims of x without the batch.
         segments: whether there are offsets.
     """
 
@@ -37,14 +37,14 @@ class _Lift:
         return self.whole(value, batch_dim) if whole else self.broadcast(value, batch_dim)
 
     def whole(self, t: Tensor, batch_dim: int | None) -> Tensor:
-        """Of x's shape or the answers'."""
+        """Lifts a tensor of x's or the answers' shape."""
         if batch_dim is not None:
             return t.movedim(batch_dim, self.at)
         t = t.unsqueeze(self.at)
         return t.expand(*t.shape[: self.at], self.size, *t.shape[self.at + 1 :])
 
     def broadcast(self, t: Tensor, batch_dim: int | None) -> Tensor:
-        """Of a shape that broadcasts to those."""
+        """Lifts a tensor that broadcasts to x's or the answers' shape."""
         if batch_dim is None:
             return t.unsqueeze(self.at) if self.at == 1 and t.dim() == self.rank else t
         t = t.movedim(batch_dim, 0)
@@ -53,7 +53,7 @@ class _Lift:
 
 
 def batched(operator: Operator, call: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-    """The vmap rule of an operator that is called by `call`."""
+    """The vmap rule of an operator; `call` runs it."""
 
     def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> tuple[Any, Any]:
         x = operator.places["x"]

@@ -1,4 +1,4 @@
-"""Loads the compiled module and says what it was built with."""
+"""Loads the compiled module and reports its build configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 class BuildInfo(TypedDict):
-    """What `build_info` returns."""
+    """The result of `build_info`."""
 
     version: str
     torch: str
@@ -27,13 +27,13 @@ def _minor(version: str) -> tuple[str, ...]:
 
 
 def check_torch_version(built: str, running: str) -> None:
-    """Raises unless two torch versions agree in their first two numbers.
+    """Raises unless two PyTorch versions have the same major and minor number.
 
-    torch promises no stable binary interface between minor releases, so a module built with another
-    one fails with an undefined symbol, or worse.
+    The binary is ABI-bound to the minor version of PyTorch it was built against. With another one,
+    loading may fail with an undefined symbol.
 
     Raises:
-        ImportError: naming both versions and the cure, in one line.
+        ImportError: the versions differ; the message has both and the build command.
     """
     if _minor(built) != _minor(running):
         raise ImportError(
@@ -48,10 +48,10 @@ def _built_with(path: Path) -> str | None:
 
 
 def load() -> ModuleType:
-    """Imports `ddn_cuda._C`, after a look at which torch it belongs to.
+    """Imports `ddn_cuda._C` after checking the PyTorch version it was built against.
 
     Raises:
-        ImportError: when it was not built, or built with another torch.
+        ImportError: the module is missing or was built against another PyTorch version.
     """
     spec = importlib.util.find_spec("ddn_cuda._C")
     if spec is None or spec.origin is None:
@@ -66,13 +66,13 @@ def load() -> ModuleType:
 
 
 def build_info() -> BuildInfo:
-    """What the binary was built with and runs on.
+    """The build configuration of the binary.
 
     Returns:
-        A dict with `version` (of ddn_cuda), `torch` (the version it was built with), `cuda` (the
-        toolkit's version, None for a CPU build), `cuda_archs` (the architectures it holds code for,
-        as in TORCH_CUDA_ARCH_LIST, or None) and `cpu_isa` (the instruction set of the CPU kernels
-        on this machine: "avx512", "avx2" or "base").
+        A dict with `version` (of ddn_cuda), `torch` (the version built against), `cuda` (the
+        version of the toolkit; None for a CPU build), `cuda_archs` (the compiled architectures, in
+        the form of TORCH_CUDA_ARCH_LIST, or None) and `cpu_isa` (the instruction set that the CPU
+        kernels use on this machine: "avx512", "avx2" or "base").
     """
     module = load()
     return BuildInfo(

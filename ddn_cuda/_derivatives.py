@@ -1,19 +1,19 @@
 """Derivatives of the inner operators.
 
-A derivative of one of them is made of others, so that they are closed under differentiation up to
-second order:
+The derivatives of an inner operator are compositions of inner operators, closed under
+differentiation up to second order:
 
 - forward: reverse mode is `backward`, forward mode is `jvp`.
-- backward: in the gradient of y it is linear, with the transpose `jvp`; by everything else it is
-  differentiated by `double_backward`, in both modes, since second derivatives are symmetric.
-- jvp: likewise, with `backward` as its transpose.
+- backward: linear in the gradient of y, with transpose `jvp`. Its derivative by any other argument
+  is `double_backward`, in both modes, because the Hessian is symmetric.
+- jvp: likewise, with transpose `backward`.
 - double_backward: not differentiable; it raises.
 
-y, remainder and curvature are functions of the other inputs. The derivatives by those are total
-ones, so that nothing flows back through these three.
+y, remainder and curvature are functions of the other inputs. The derivatives by the other inputs
+are total derivatives, so no gradient flows through these three.
 
-Formulas call the operators with a mapping from the names of arguments to values, `Values`, and so
-hand on what they were given themselves. Names that an operator does not have are no concern of it.
+The formulas call an operator with `Values`, a mapping from names of arguments to values. They pass
+on the mapping they receive; names that the operator does not have are ignored.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from torch import Tensor
 from ddn_cuda._roles import Derivative
 
 Values = dict[str, Any]
-# What is differentiated by, and moves in a direction. As `wanted` and the gradients are ordered.
+# The differentiable arguments, in the order of `wanted` and of the gradients.
 _VARIABLES = ("x", "weight", "alpha")
 _SOLVED = ("x", "y", "remainder", "curvature", "alpha", "weight", "ptr")
 
 
 def _known(condition: bool | torch.SymBool) -> bool:
-    """False of sizes that a compiler learns at run time alone."""
+    """Whether a condition is known to hold; false if it depends on symbolic sizes."""
     if isinstance(condition, bool):
         return condition
-    # Takes longer to import than all the rest; where there are such sizes, it has been.
+    # A slow import, which symbolic sizes imply has already happened.
     from torch.fx.experimental.symbolic_shapes import guard_or_false
 
     return guard_or_false(condition)
 
 
 def sum_to(calls: Any, each: Tensor, like: Tensor) -> Tensor:
-    """Sums what was broadcast from the shape of `like`, in a fixed order: as a mean."""
+    """Sums `each` to the shape of `like`, which broadcasts to the shape of `each`. The order of
+    summation is fixed, because the sum is computed as n times a mean by the pooling kernels."""
     lead = each.dim() - like.dim()
     dims = [
         d
@@ -73,14 +74,14 @@ def sum_to(calls: Any, each: Tensor, like: Tensor) -> Tensor:
 
 def _rounded(each: Tensor, like: Tensor) -> Tensor:
     if like.dtype.itemsize < each.dtype.itemsize:
-        # A finite gradient is not rounded to an infinity.
+        # A finite gradient must not overflow in the narrower dtype.
         most = torch.finfo(like.dtype).max
         each = each.clamp(-most, most)
     return each.to(like.dtype)
 
 
 def _part(t: Any, x: Tensor, d: int, begin: int, length: int) -> Any:
-    """The part of a tensor that broadcasts to x or y which belongs to a part of dim d of x."""
+    """The slice of t, which broadcasts to x or y, for a slice of dim d of x."""
     if not isinstance(t, Tensor):
         return t
     at = t.dim() - x.dim() + d
@@ -88,8 +89,8 @@ def _part(t: Any, x: Tensor, d: int, begin: int, length: int) -> Any:
 
 
 def _cuts(values: Values, like: Tensor) -> tuple[int, list[tuple[int, int]]] | None:
-    """Where to cut the sets so that float32 numbers for the points of a part take no more bytes
-    than 16-bit x: a kept dim along which `like` is broadcast, in parts of at most half of it."""
+    """A dim and slices of it such that float32 numbers for the points of a slice take no more
+    memory than 16-bit x: a kept dim along which `like` is broadcast, in slices of at most half."""
     x = values["x"]
     if x.dtype.itemsize >= 4 or hasattr(x, "placements"):
         return None
@@ -117,23 +118,23 @@ def _of_weight_by_parts(
     d: int,
     cuts: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """The gradient of a weight, or of its tangent, made and summed to the shape of `like` for one
-    part of the sets after the other: until it is summed it has a number for each point."""
+    """The gradient of a weight, or of its tangent, in the shape of `like`. It is computed and
+    summed slice by slice to save memory, because it has one number per point before summation."""
     x, wide, summed = values["x"], like.to(torch.float32), []
     for cut in cuts:
         part = {n: v if n == "ptr" else _part(v, x, d, *cut) for n, v in values.items()}
         part["wanted"] = [False, True, False]
         each = gradient(part)[1]
         summed.append(sum_to(calls, each, wide))
-        del each  # before the next one is made
+        del each  # frees its memory before the next slice
     return _rounded(sum(summed[1:], summed[0]), like)
 
 
 def _gradients(
     calls: Any, gradient: Gradient, values: Values, needs: set[str], tangents: str = ""
 ) -> Values:
-    """The gradients of those of `_VARIABLES` in `needs`, in their shapes; or with a suffix of the
-    tangents of these."""
+    """The gradients of the `_VARIABLES` in `needs`, in their shapes. tangents: the suffix
+    "_tangent" for the gradients of their tangents instead."""
     names = [name + tangents for name in _VARIABLES]
     x, weight, alpha = (values[name] if name in needs else None for name in names)
     found: Values = {}
@@ -154,20 +155,20 @@ def _gradients(
 
 
 def _as_direction(parts: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
-    """Tangents of `_VARIABLES` as the operators name them; None for one that is not there."""
+    """Tangents of `_VARIABLES` by the operators' argument names; None if absent."""
     return {f"{name}_tangent": parts.get(name) for name in _VARIABLES}
 
 
 def _second_order(calls: Any, given: Values, direction: Values, needs: set[str]) -> Values:
-    """The gradients of grad * jvp(direction), and the derivatives of backward(grad) in that
-    direction."""
+    """The gradients of grad * jvp(direction), which equal the directional derivatives of
+    backward(grad)."""
     if all(part is None for part in direction.values()):
         return {}
     return _gradients(calls, calls.robust_pool_double_backward, {**given, **direction}, needs)
 
 
 def _jvp(calls: Any, given: Values, direction: Values) -> Tensor | None:
-    """The tangent of y; None for one that is zero."""
+    """The tangent of y; None if it is zero."""
     if all(part is None for part in direction.values()):
         return None
     tangent: Tensor = calls.robust_pool_jvp({**given, **direction})
@@ -207,7 +208,7 @@ class Backward(Derivative):
     def backward(
         calls: Any, given: Values, grads: Sequence[Tensor | None], needs: set[str]
     ) -> Values:
-        # An empty tensor stands for an output that was not wanted, and so may its gradient.
+        # The gradient of an output that was not wanted may be an empty tensor.
         parts = zip(_VARIABLES, grads, given["wanted"], strict=True)
         direction = _as_direction({name: part for name, part, wanted in parts if wanted})
         found = _second_order(calls, given, direction, needs)

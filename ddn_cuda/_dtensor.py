@@ -1,10 +1,10 @@
-"""How the inner operators may be sharded: the rules of `torch.distributed.tensor` for them.
+"""The sharding rules of the inner operators for `torch.distributed.tensor`.
 
-Importing this module registers the rules. `import ddn_cuda` does not import it, since
+Importing this module registers the rules. `import ddn_cuda` does not import it, because
 `torch.distributed.tensor` is slow to load.
 
-Of a DTensor's dims those that are kept, batch or channels, may be sharded: every rank solves its
-own sets, and nothing is sent. A pooled dim may not be, as its points would have to be gathered.
+A DTensor may be sharded in kept dims (batch or channels): each rank solves its own sets without
+communication. It may not be sharded in a pooled dim, because the points would have to be gathered.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def pooled_and_sharded(t: Any, dims: Sequence[int], rank: int) -> bool:
 def check(
     name: str, x: Any, weight: Any, dims: Sequence[int], alpha: Any = None, ptr: Any = None
 ) -> None:
-    """Raises where points would have to be gathered, and where a plain tensor is beside a DTensor:
-    torch's own message does not say which. x, weight: DTensors or their specs."""
+    """Raises if points would have to be gathered, and if plain tensors and DTensors are mixed,
+    where PyTorch's message does not name the argument. x, weight: DTensors or their specs."""
     rank = len(x.shape)
-    # Torch takes plain tensors of one element as replicated; within `implicit_replication`, all.
+    # PyTorch treats plain one-element tensors as replicated, and all in `implicit_replication`.
     implicit = getattr(DTensor._op_dispatcher, "_allow_implicit_replication", False)
     for argument, t in (("alpha", alpha), ("weight", weight), ("ptr", ptr)):
         plain = isinstance(t, Tensor) and not isinstance(t, DTensor)
@@ -55,19 +55,19 @@ def check(
 
 
 def without_data(t: Any) -> Any:
-    """A tensor of the same shape and type, and nothing else."""
+    """A meta tensor of the same shape and dtype; any other value unchanged."""
     return torch.empty(t.shape, dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t
 
 
 def _along(t: Any, dim: int, rank: int) -> Any:
-    """The placement of t where a tensor of `rank` dims that it broadcasts to is sharded in dim."""
+    """The placement of t if the tensor of `rank` dims to which it broadcasts is sharded in dim."""
     own = dim - (rank - len(t.shape))
     return Shard(own) if own >= 0 and t.shape[own] != 1 else Replicate()
 
 
 def _rule(operator: Operator) -> Callable[..., Any]:
-    """The placements that an operator takes and gives: of what it is called with, in which DTensors
-    are their specs, a list of them for the outputs and one for the arguments."""
+    """The sharding rule of an operator, for `register_sharding`. It maps the arguments, with specs
+    in place of DTensors, to the accepted placements of outputs and arguments."""
 
     def rule(*args: Any) -> list[tuple[list[Any], list[Any]]]:
         values = dict(zip(operator.arguments, args, strict=True))
@@ -93,13 +93,13 @@ def _rule(operator: Operator) -> Callable[..., Any]:
 
 
 def register(operators: Sequence[Operator] = OPERATORS) -> None:
-    """Registers the rules of operators; for those of the package the import has done it."""
+    """Registers the rules of operators. The import registers those of the package."""
     propagator = DTensor._op_dispatcher.sharding_propagator
     for operator in operators:
         register_sharding(operator.op)(_rule(operator))
-        # What was found for a call is found again by its tensors and the arguments from the first
-        # `int` on, as register_sharding has it: `dim`, which is `int[]`, would be overlooked, and
-        # what is pooled along one dim would be answered with the shapes of another.
+        # PyTorch caches the result for a call by its tensors and its static arguments, which for
+        # register_sharding begin at the first `int`. That would skip `dim`, an `int[]`, and a call
+        # would get the result for another dim. So static arguments begin at the first non-tensor.
         roles = operator.arguments.values()
         first = next(i for i, role in enumerate(roles) if not role.is_tensor)
         info = propagator.op_to_schema_info[operator.op]

@@ -1,4 +1,5 @@
-"""The shapes of what the inner operators return, for compilers and meta tensors."""
+"""Fake kernels: the shapes and dtypes that the inner operators return, for compilers and meta
+tensors."""
 
 from __future__ import annotations
 

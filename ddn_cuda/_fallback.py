@@ -1,4 +1,4 @@
-"""What a build without CUDA does with CUDA tensors: it computes on the CPU and says so once."""
+"""CUDA tensors in a build without CUDA: computed on the CPU, with one warning."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
 
     Args:
         op: returns a tensor or a tuple of tensors.
-        *args: tensors and others; the first tensor's device is where the result goes.
+        *args: tensors and other values, at least one tensor.
 
     Returns:
         The result of `op`, its tensors moved to the device of the first tensor among `args`.
 
     Warns:
-        RuntimeWarning: at the first call in a process.
+        RuntimeWarning: on the first call in a process.
     """
     global _warned
     device = next(arg.device for arg in args if isinstance(arg, torch.Tensor))
@@ -45,5 +45,7 @@ def via_cpu(op: Callable[..., Any], *args: Any) -> Any:
 
 def register() -> None:
     """Registers `via_cpu` as the CUDA kernel of the inner operators."""
-    for operator in OPERATORS:
-        torch.library.impl(f"ddn::{operator.name}", "CUDA")(partial(via_cpu, operator.op))
+    ops = [operator.op for operator in OPERATORS]
+    for op in (*ops, torch.ops.ddn._sharded_pass.default):
+        name: str = op._schema.name
+        torch.library.impl(name, "CUDA")(partial(via_cpu, op))

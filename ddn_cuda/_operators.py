@@ -1,8 +1,8 @@
 """The registry: one entry for each inner operator. docs/adding_an_operator.md says how to add one.
 
-An entry gives the operator's arguments and outputs their roles, and names its derivatives. Its fake
-kernel, its rules for vmap and for DTensors, its place in autograd, and what a build without CUDA
-does with CUDA tensors follow from that. Autocast needs no rule: it changes no argument of a pool.
+An entry has the roles of the operator's arguments and outputs, and its derivatives. The fake
+kernel, the vmap and DTensor rules, the registration with autograd and the CPU fallback for CUDA
+tensors follow from the entry. Autocast needs no rule, because it does not change the arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ddn_cuda._batching import batched
 from ddn_cuda._fakes import fake_of
 from ddn_cuda._roles import REAL, Operator, Output, Role
 
-# ---- Arguments and outputs that several have in common -------------------------------------------
+# ---- Arguments and outputs common to several operators -------------------------------------------
 
 _POOL = {
     "penalty": Role.CONSTANT,
@@ -100,17 +100,17 @@ _CALLS, _FUNCTIONS = _autograd.as_functions(OPERATORS)
 
 
 def op(name: str) -> Any:
-    """An operator as `torch.ops` has it."""
+    """The operator in `torch.ops.ddn`."""
     return BY_NAME[name].op
 
 
 def function(name: str) -> type[torch.autograd.Function]:
-    """An operator as an autograd function, for eager mode."""
+    """The autograd function of an operator, for eager mode."""
     return _FUNCTIONS[name]  # type: ignore[no-any-return]
 
 
 def register(operators: Sequence[Operator] = OPERATORS) -> None:
-    """Registers operators with `torch.library`; once for those of the package, at its import."""
+    """Registers operators with `torch.library`. The import registers those of the package."""
     calls = _autograd.as_operators(operators)
     for operator in operators:
         schema = [argument.name for argument in operator.op._schema.arguments]

@@ -1,8 +1,8 @@
-"""What the arguments and outputs of an inner operator are.
+"""The roles of arguments and outputs of the inner operators.
 
-An entry of the registry (ddn_cuda/_operators.py) gives each of them a role. From the roles follow
-the shapes (_fakes.py), the rules for vmap (_batching.py) and for DTensors (_dtensor.py), and the
-bookkeeping of autograd (_autograd.py).
+An entry of the registry (ddn_cuda/_operators.py) has a role for each argument and output. The
+shapes (_fakes.py), the rules for vmap (_batching.py) and DTensors (_dtensor.py), and the
+registration with autograd (_autograd.py) follow from the roles.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from torch import Tensor
 
 
 class Role(Enum):
-    """Of an argument. Every operator has one named `x`, the points, and one with the role DIMS.
+    """The role of an argument. Every operator has an argument `x`, the points, and one of role
+    DIMS.
 
-    The answers have x's shape with size 1 in the pooled dims or, with offsets, the number of
-    segments in the first.
+    The answers have x's shape with size 1 in the pooled dims or, with offsets, with the number of
+    segments as the first size.
     """
 
     POINTS = auto()  # a tensor of x's shape
     ANSWERS = auto()  # a tensor of the answers' shape
     TO_POINTS = auto()  # a tensor that broadcasts to x's shape
     TO_ANSWERS = auto()  # a tensor that broadcasts to the answers' shape
-    OFFSETS = auto()  # a tensor: of segments along the first dim of x
-    DIMS = auto()  # the pooled dims, sorted and not negative
+    OFFSETS = auto()  # a tensor: offsets of segments along the first dim of x
+    DIMS = auto()  # the pooled dims, sorted and non-negative
     WANTED = auto()  # a flag for each output
-    CONSTANT = auto()  # whatever is handed to the kernels as it is
+    CONSTANT = auto()  # passed to the kernels unchanged
 
     @property
     def is_tensor(self) -> bool:
@@ -43,11 +44,11 @@ REAL = "real"
 
 @dataclass(frozen=True)
 class Output:
-    """Of role POINTS or ANSWERS; an empty tensor where there are flags and its own is False.
+    """An output of role POINTS or ANSWERS. It is an empty tensor if its flag in WANTED is False.
 
     Attributes:
-        dtype: None: that of x; REAL: that of the arithmetic, float64 for float64 and else float32.
-        is_differentiable: whether derivatives flow through it. Outputs that are not come last.
+        dtype: None for that of x; REAL for that of the arithmetic, see `opmath`.
+        is_differentiable: whether it has derivatives. Outputs without derivatives come last.
     """
 
     name: str
@@ -58,10 +59,10 @@ class Output:
 
 class Derivative:
     """The derivatives of an operator. `calls` has the operators by their names without the leading
-    underscore, each as a function of a mapping from the names of its arguments to their values.
+    underscore; each takes a mapping from names of arguments to values.
 
     Attributes:
-        saves: names of the arguments and outputs that are tensors and kept for the derivatives.
+        saves: names of the tensors, arguments and outputs, that are saved for the derivatives.
     """
 
     saves: tuple[str, ...] = ()
@@ -74,9 +75,9 @@ class Derivative:
 
         Args:
             calls: the operators.
-            given: the constants, and the tensors that are saved.
-            grads: of the outputs; None for zero, but not all of them.
-            needs: the names of the arguments that need one.
+            given: the constant arguments and the saved tensors, by name.
+            grads: gradients of the outputs; None for zero. At least one is not None.
+            needs: names of the arguments that need a gradient.
         """
         raise NotImplementedError
 
@@ -88,14 +89,14 @@ class Derivative:
 
         Args:
             calls, given: as for `backward`.
-            tangents: of the arguments that have one.
+            tangents: by name, of the arguments that have one.
         """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An entry of the registry. arguments: in the order of the schema, as the outputs are."""
+    """An entry of the registry. Arguments and outputs are in the order of the schema."""
 
     name: str
     arguments: Mapping[str, Role]
@@ -108,28 +109,28 @@ class Operator:
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """Of the arguments."""
+        """The positions of the arguments."""
         return {name: place for place, name in enumerate(self.arguments)}
 
     def place(self, role: Role) -> int | None:
-        """Of the argument with a role of which there is one at most."""
+        """The position of the argument with a role that at most one argument has."""
         return next((i for i, own in enumerate(self.arguments.values()) if own is role), None)
 
     def value(self, role: Role, args: Sequence[Any]) -> Any:
-        """That argument's value, None where there is no such argument."""
+        """The value of the argument with this role; None if there is no such argument."""
         place = self.place(role)
         return None if place is None else args[place]
 
     def by_output(self, args: Sequence[Any], value: Any, empty: Any) -> list[Any]:
-        """For each output `value`, or `empty` where the flags say that it is not wanted."""
+        """A list with `value` for each wanted output and `empty` for the others."""
         wanted = self.value(Role.WANTED, args) or [True] * len(self.outputs)
         return [value if want else empty for want in wanted]
 
     def returned(self, outputs: Sequence[Any]) -> Any:
-        """As the operator returns them: one that is alone is not in a tuple."""
+        """The outputs as the operator returns them; a single output is not in a tuple."""
         return tuple(outputs) if len(self.outputs) > 1 else outputs[0]
 
 
 def opmath(x: Tensor) -> torch.dtype:
-    """The dtype of weights' gradients and of what belongs to the unrounded answer."""
+    """The dtype of the arithmetic for points x: float64 for float64, float32 for all others."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,15 +1,15 @@
-"""The names of `ddn.pytorch.robustpool` of https://github.com/anucvml/ddn, over this library.
+"""The names of `ddn.pytorch.robustpool` of https://github.com/anucvml/ddn, on top of this library.
 
-A network written for it runs after a change of one line:
+A network written for that module runs after a change of one line:
 
     import ddn_cuda.compat as robustpool
 
 - `RobustGlobalPool2d`, `RobustGlobalPool2dFn`: pool the last two dims, (B, C, H, W) to (B, C).
 - `Quadratic`, `PseudoHuber`, `Huber`, `Welsch`, `TruncatedQuadratic`: the methods they take.
 
-Names and signatures are theirs, answers and gradients are `ddn_cuda.robust_pool`'s: the minimum of
-each set by itself. Where theirs differ, they are not that minimum; docs/compat.md lists how.
-New code is better off with `robust_pool` and `RobustPool`, which do more.
+Names and signatures are those of ddn. Answers and gradients are those of `ddn_cuda.robust_pool`,
+the minimum of each set. ddn's answers may differ and are then not minima; docs/compat.md lists the
+differences. New code should use `robust_pool` and `RobustPool`, which have more features.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ __all__ = [
 
 
 class _Method:
-    """A penalty, with the members that the methods of `ddn.pytorch.robustpool` have.
+    """A penalty with the members of a method of `ddn.pytorch.robustpool`.
 
     Attributes:
-        penalty: its name in `ddn_cuda.PENALTIES`.
-        is_convex: whether all local minima are global.
+        penalty: name in `ddn_cuda.PENALTIES`.
+        is_convex: whether phi is convex, so that all local minima are global.
     """
 
     penalty: ClassVar[str]
@@ -60,16 +60,17 @@ class _Method:
         raise NotImplementedError
 
     @classmethod
-    def Dy(cls, z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:  # noqa: N802, a name of theirs
+    def Dy(cls, z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:  # noqa: N802, ddn's name
         """dy/dx from the residuals z = y - x, (\\*, H, W), at the minimum y of each set.
 
-        phi''(z) over its sum H on the last two dims, or zero where H is not above its own rounding:
-        what the backward pass of `RobustGlobalPool2dFn` multiplies by. Not clipped.
+        This is phi''(z) / S with the sum S of phi''(z) over the last two dims, the factor in the
+        backward pass of `RobustGlobalPool2dFn`; zero if S does not exceed its rounding. Not
+        clipped.
         """
         each = cls._curvature(z, alpha)
         total = each.sum((-2, -1), keepdim=True)
         rounding = 8 * torch.finfo(z.dtype).eps * each.abs().sum((-2, -1), keepdim=True)
-        # Divided by something positive everywhere, so that a gradient through this is no NaN.
+        # The denominator is positive everywhere, so that a gradient through `where` is not NaN.
         sound = total > rounding
         return torch.where(sound, each / torch.where(sound, total, 1), 0)
 
@@ -95,7 +96,7 @@ class PseudoHuber(_Method):
 
     @staticmethod
     def phi(z: Tensor, alpha: float | Tensor = 1.0) -> Tensor:
-        # Without the difference, which would cancel near zero.
+        # The form without a difference does not cancel near zero.
         return z.square() / (1 + (1 + (z / alpha).square()).sqrt())
 
     @staticmethod
@@ -163,26 +164,27 @@ def _check_method(where: str, method: Any) -> None:
 class RobustGlobalPool2dFn:
     """Pools the last two dims; called as `RobustGlobalPool2dFn.apply(x, method, alpha)`.
 
-    No `torch.autograd.Function`, only its `apply`: the gradient is that of `ddn_cuda.robust_pool`.
+    Not a `torch.autograd.Function`: only `apply` exists. The gradient is that of
+    `ddn_cuda.robust_pool`.
     """
 
     @staticmethod
     def apply(x: Tensor, method: type[_Method], alpha: float | Tensor) -> Tensor:
-        r"""The minimum of sum_hw phi(y - x_hw; alpha), for each set by itself.
+        r"""argmin_y sum_hw phi(y - x_hw; alpha) of each set.
 
         Args:
-            x: points (\*, H, W), such as (B, C, H, W), a dtype of `robust_pool`.
+            x: points (\*, H, W), such as (B, C, H, W), of a dtype of `robust_pool`.
             method: `Quadratic`, `PseudoHuber`, `Huber`, `Welsch` or `TruncatedQuadratic`.
-            alpha: the scale of the penalty, positive: a tensor of one element, as there, or (not
-                there) a float, or a tensor that broadcasts against (\*, 1, 1). A tensor's values
-                are not looked at: a bad one gives NaN.
+            alpha: the scale of the penalty, positive: a tensor of one element, as in ddn. Also
+                accepted: a float, or a tensor that broadcasts against (\*, 1, 1). The values of a
+                tensor are not checked; an invalid value gives NaN.
 
         Returns:
-            (\*), x's dtype and device.
+            A tensor (\*) of x's dtype and device.
 
         Raises:
-            TypeError: method is none of the five, or x or alpha of no floating-point dtype.
-            ValueError: x has fewer than two dims or no points, or alpha, a float, is out of range.
+            TypeError: method is none of the five, or x or alpha has no floating-point dtype.
+            ValueError: x has fewer than two dims or no points, or a float alpha is out of range.
         """
         _check_method("RobustGlobalPool2dFn.apply", method)
         if x.dim() < 2:
@@ -191,7 +193,7 @@ class RobustGlobalPool2dFn:
                 "two dims to pool"
             )
         if isinstance(alpha, Tensor):
-            # A scale made on the CPU, or from an int, was good enough there too.
+            # ddn accepts an alpha on the CPU or of an integer dtype.
             alpha = alpha.to(x.device, alpha.dtype if alpha.is_floating_point() else x.dtype)
         return robust_pool(x, method.penalty, alpha, dim=(-2, -1))
 
@@ -205,10 +207,10 @@ class RobustGlobalPool2d(nn.Module):
             to 1e15).
 
     Attributes:
-        alpha: the scale as a buffer of shape (1), as there: their checkpoints load.
+        alpha: the scale, a buffer of shape (1) as in ddn, so that ddn's checkpoints load.
 
     Raises:
-        TypeError: method is none of the five, or alpha no number.
+        TypeError: method is none of the five, or alpha is not a number.
         ValueError: alpha is out of range.
     """
 
@@ -224,19 +226,19 @@ class RobustGlobalPool2d(nn.Module):
                 f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float in 1e-30 to 1e30"
             )
         self.method = method
-        # In double precision, so that a float64 input meets the number that was given.
+        # In double precision, so that float64 inputs use the exact value given.
         self.register_buffer("alpha", torch.tensor([float(alpha)], dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobustGlobalPool2d:
-        """alpha follows the module's device and not its dtype: in 16 bits it could turn into zero
-        or infinity."""
+        """Moves alpha to the module's device but keeps its dtype, because alpha could underflow or
+        overflow in 16 bits."""
         before = self.alpha
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.alpha = self.alpha.double() if before.is_meta else before.to(self.alpha.device)
         return self
 
     def forward(self, input: Tensor) -> Tensor:
-        """The minimum of each set, as `RobustGlobalPool2dFn.apply` gives it."""
+        """`RobustGlobalPool2dFn.apply` with this module's method and alpha."""
         return RobustGlobalPool2dFn.apply(input, self.method, self.alpha)
 
     def extra_repr(self) -> str:

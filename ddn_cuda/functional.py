@@ -1,4 +1,4 @@
-"""The function `robust_pool`."""
+"""The functions `robust_pool` and `segment_robust_pool`."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ from ddn_cuda._autograd import recorder
 
 
 class RobustPoolInfo(NamedTuple):
-    """What `robust_pool(..., return_info=True)` tells of each answer y.
+    """Diagnostics of each answer y, returned by `robust_pool(..., return_info=True)`.
 
-    Tensors of y's shape and device, without gradient; those of reals are float64 whatever x is.
-    NaN where y is not finite. f is the objective, f(u) = sum_i w_i phi(u - x_i; alpha); all of it
-    is found at the y that is returned, after rounding.
+    All are tensors of y's shape and device without gradient, evaluated at the returned (rounded) y.
+    f is the objective, f(u) = sum_i w_i phi(u - x_i; alpha).
 
     Attributes:
-        iterations: passes over the set that the solver took (int64), besides the first look at it;
-            one that touches only the points near the kinks counts as well, and all looks of a
-            global search at the cells of a grid count as one.
-        residual: abs(f'(y)) over the sum of the weights (the number of points without weights).
-        curvature: f''(y), also where the gradient is zero by convention.
-        objective: f(y).
-        gap: a proven bound on f(y) - min f. Zero up to rounding for a convex penalty that has
-            converged and for a global minimum; f(y) itself where nothing better is known (the
-            local solver of the penalties that are not convex); infinite where f(y) is, such as with
-            a point at infinity in a convex penalty.
-        status: how the solve ended, a value of `ddn_cuda.Status` (int64): `converged`,
-            `stopped_early` by `max_iter`, `flat` (the minimisers form an interval, y is its
-            midpoint), `empty` (no weight is positive: y is 0), `not_finite` (alpha, a weight, a
-            point or y is not, or a weight is negative: y is NaN, or infinite with the points).
+        iterations: number of passes over the set (int64), not counting the first one, which
+            computes range and mean. A pass over only the points near the breakpoints counts too. A
+            global search counts all evaluations of the cells of a grid as one pass.
+        residual: abs(f'(y)) divided by the sum of the weights (float64). Without weights, the sum
+            is the number of points.
+        curvature: f''(y) (float64), even if the gradient is zero by convention.
+        objective: f(y) (float64).
+        gap: the optimality gap, a proven upper bound of f(y) - min f (float64). Zero up to rounding
+            for a converged convex penalty and for a global minimum. Equal to f(y) if no better
+            bound is known (non-convex penalties with solver="local"). Infinite if f(y) is, for
+            example for a convex penalty with a point at infinity.
+        status: how the solve ended, a value of `ddn_cuda.Status` (int64): `converged`;
+            `stopped_early` by `max_iter`; `flat` (the minimisers form an interval and y is its
+            midpoint); `empty` (no positive weight, y is 0); `not_finite` (alpha, a weight, a point
+            or y is not finite, or a weight is negative; y is NaN, or infinite like the points).
+
+    residual, curvature, objective and gap are NaN if y is not finite.
     """
 
     iterations: Tensor
@@ -112,61 +114,61 @@ def robust_pool(
 ) -> Tensor | tuple[Tensor, RobustPoolInfo]:
     r"""Pools dims of a tensor to y = argmin_u sum_i w_i phi(u - x_i; alpha).
 
-    Each set of points along `dim` is solved by itself: its answer, to the last bit, does not depend
-    on what else is in the batch. The gradient comes from the implicit function theorem: with H =
-    sum_j w_j phi''(y - x_j), dy/dx_i = w_i phi''(y - x_i) / H, dy/dw_i = -phi'(y - x_i) / H and
-    dy/dalpha = -sum_i w_i dphi'/dalpha(y - x_i) / H; where H vanishes (Huber, two equal clusters
-    further apart than 2 alpha) they are zero. Second derivatives and forward mode have closed forms
-    too, and `torch.func`'s transforms take this function (docs/features.md).
+    Each set of points along `dim` is solved independently, and the result is batch-invariant: the
+    other sets do not change it, bitwise. The gradient comes from the implicit function theorem with
+    H = sum_j w_j phi''(y - x_j): dy/dx_i = w_i phi''(y - x_i) / H, dy/dw_i = -phi'(y - x_i) / H and
+    dy/dalpha = -sum_i w_i dphi'/dalpha(y - x_i) / H. If H vanishes (Huber, two equal clusters
+    further apart than 2 alpha), the gradients are zero. Second derivatives and forward mode have
+    closed forms too, and the transforms of `torch.func` are supported (docs/features.md).
 
     Args:
-        x: points, any shape, float16, bfloat16, float32 or float64, any strides. 16-bit points are
-            read as they are, solved in float32 and rounded once; autocast changes none of it.
+        x: points of any shape and strides; float16, bfloat16, float32 or float64. 16-bit points are
+            solved in float32 and the result is rounded once. Autocast has no effect.
         penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "H";
             docs/penalties.md has their formulas.
-        alpha: the scale of the penalty, in the units of x: residuals beyond it count as outliers. A
-            float from 1e-15 to 1e15 (1e-30 to 1e30 for float64), or a floating-point tensor on x's
-            device that broadcasts against the output with `keepdim=True`, such as one value per
-            channel, and may require gradients. The values of a tensor are not looked at: one
-            outside that range gives its set NaN.
-        dim: the dim or dims to pool, together; `()` pools all.
-        keepdim: whether pooled dims stay, with size 1.
-        weight: w, non-negative, a floating-point tensor that broadcasts against x (and is not
-            expanded in memory), or a bool tensor: a mask. None: ones. A point of zero weight is not
-            there, whatever its value; a set whose weights are all zero gives 0 and zero gradients.
-            The values are not looked at: a negative weight or one that is not finite, or a sum
-            beyond x's dtype, gives its set NaN.
-        solver: "global" or "local"; the convex penalties have no local minima but the global one.
-            For the others, "global" returns a certified global minimum, of equally good ones the
-            smallest; "local" the minimum that a safeguarded descent reaches
-            from the Huber answer at the same alpha (where no point lies within alpha of that, from
-            the point nearest to it, the smaller of two).
-        max_iter: bound on the solver's passes over a set, besides a first look at it and a last one
-            for the curvature; those of the Huber descent of "local" count. A solve stopped by it
-            returns the best point it has evaluated, and the gradient is the formula above at that
-            point. None: until done.
+        alpha: the scale of the penalty, in the units of x; points further than alpha from y count
+            as outliers. A float from 1e-15 to 1e15 (float64: 1e-30 to 1e30), or a floating-point
+            tensor on x's device that broadcasts against the output with `keepdim=True`, such as one
+            value per channel. A tensor may require gradients. Its values are not checked: a value
+            out of range makes the result of its set NaN.
+        dim: the dim or dims to pool jointly; `()` pools all.
+        keepdim: keep the pooled dims with size 1.
+        weight: w >= 0, a floating-point tensor that broadcasts against x (without being expanded in
+            memory), or a Boolean mask; False excludes the point. None: all ones. A point of zero
+            weight is excluded, whatever its value. A set whose weights are all zero gives 0 and
+            zero gradients. The values are not checked: a weight that is negative or not finite, or
+            a sum that overflows x's dtype, makes the result of its set NaN.
+        solver: "global" or "local". Convex penalties have only one minimum, and both give the same.
+            For the others, "global" returns a certified global minimum, the smallest one if several
+            are equal. "local" returns the minimum that a safeguarded
+            Newton method reaches from the Huber answer at the same alpha; if no point lies within
+            alpha of that answer, from the point nearest to it (of two, the smaller).
+        max_iter: limit of the solver's passes over a set, not counting the first pass (range and
+            mean) and the last one (curvature). The passes of the Huber descent of "local" count. A
+            solve stopped by the limit returns the best place that it has evaluated, and the
+            gradient formula is applied there. None: no limit.
         tol: accepted size of the last Newton step, in units of alpha. None: 1e-6 in float32 and
-            1e-12 in float64, of alpha or of the range of the set where that is smaller.
+            1e-12 in float64, times alpha or the range of the set, whichever is smaller.
         return_info: also return a `RobustPoolInfo`, which takes a few more passes.
-        validate: also check the values in an alpha tensor and in weight, which waits for the
-            device. Not for compiled functions or under vmap, which cannot look at values.
+        validate: also check the values of weight and of an alpha tensor, which synchronises with
+            the device. Not available in compiled functions or under vmap, where values are unknown.
 
     Returns:
-        A tensor of x's dtype and device, with x's shape less the pooled dims; with
-        `return_info=True` a tuple of it and a `RobustPoolInfo`.
+        A tensor of x's dtype and device, with x's shape without the pooled dims. With
+        `return_info=True`, a tuple of this tensor and a `RobustPoolInfo`.
 
-    A set with a NaN gives NaN, and NaN gradients, to itself alone. A point at infinity has no
-    influence in the penalties that are not convex while a finite one is there, pulls like any other
-    far point in the convex ones with bounded influence, and its gradient is zero.
+    A NaN among the points makes the result and the gradients of its set NaN, and affects no other
+    set. A point at infinity has zero gradient. It exerts no influence with a non-convex penalty
+    unless all points are infinite, and has the influence of any far point with a convex one whose
+    influence is bounded.
 
     Raises:
-        TypeError: an argument is of another type than above, x of a dtype other than those, alpha
-            of one that is no real floating point, or weight of one that is neither that nor bool.
-        ValueError: penalty, alpha, dim, solver, max_iter or tol has another value than those above,
-            alpha or weight does not broadcast or is on another device, or a pooled dim is empty.
+        TypeError: an argument has the wrong type, or x, alpha or weight an unsupported dtype.
+        ValueError: penalty, alpha, dim, solver, max_iter or tol has an invalid value; alpha or
+            weight does not broadcast or is on another device; or a pooled dim is empty.
         IndexError: dim is out of range.
-        NotImplementedError: of the third derivative, and of the second one when both are in
-            forward mode.
+        NotImplementedError: for a third derivative, and for a second derivative that is forward
+            mode twice.
 
     Source: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
     proposition 4.4 (the gradient) and section 5.2 (the penalties).
@@ -244,29 +246,29 @@ def segment_robust_pool(
     return_info: bool = False,
     validate: bool = False,
 ) -> Tensor | tuple[Tensor, RobustPoolInfo]:
-    r"""Pools segments of the first dim of x, as `robust_pool` pools dims: ragged sets.
+    r"""`robust_pool` over the segments of the first dim of x, that is, over ragged sets.
 
-    Segment s holds the rows ptr[s] to ptr[s + 1] of x; each of its channels is a set of its own. An
-    answer and its gradient are, to the last bit, those of `robust_pool` for the same points.
+    Segment s has the rows ptr[s] to ptr[s + 1] - 1 of x, and each of its channels is a set. Answers
+    and gradients are bitwise equal to those of `robust_pool` for the same points.
 
     Args:
         x: points of shape (T, \*channels), float16, bfloat16, float32 or float64, any strides.
-        ptr: S + 1 offsets (int64, on x's device), ascending, from 0 to T. The values are not looked
-            at: they are clamped to that range, and one below its predecessor is raised to it. Rows
-            in no segment get zero gradients.
+        ptr: S + 1 ascending offsets from 0 to T (int64, on x's device). The values are not checked:
+            they are clamped to this range, and an offset below its predecessor is raised to it.
+            Rows in no segment have zero gradients.
         penalty, solver, max_iter, tol, return_info: as in `robust_pool`.
         alpha: as in `robust_pool`; a tensor broadcasts against the output, (S, \*channels).
         weight: as in `robust_pool`; broadcasts against x, such as (T, 1, ...).
-        validate: also check the values in ptr, an alpha tensor and weight, which waits for the
-            device.
+        validate: also check the values of ptr, weight and an alpha tensor, which synchronises with
+            the device.
 
     Returns:
-        A tensor of shape (S, \*channels), of x's dtype and device; with `return_info=True` a tuple
-        of it and a `RobustPoolInfo`. An empty segment gives 0, with status `empty` and no gradient.
+        A tensor of shape (S, \*channels) and of x's dtype and device. With `return_info=True`, a
+        tuple of this tensor and a `RobustPoolInfo`. An empty segment gives 0 with status `empty`.
 
     Raises:
-        TypeError: ptr is not int64; else as `robust_pool`.
-        ValueError: ptr is not of one dim or is on another device; else as `robust_pool`.
+        TypeError: ptr is not int64; otherwise as `robust_pool`.
+        ValueError: ptr is not 1-dimensional or is on another device; otherwise as `robust_pool`.
     """
     if not isinstance(ptr, Tensor):
         raise TypeError(f"segment_robust_pool: `ptr` is {ptr!r}; expected an int64 tensor")
@@ -296,7 +298,7 @@ def _eager(
     max_iter: Any,
     tol: Any,
 ) -> Tensor | None:
-    """The short way of plain arguments, which is all that most calls take; None for others."""
+    """The fast path for plain arguments (csrc/ops/eager.h); None if an argument is not plain."""
     done = _C.pool(x, ptr, penalty, alpha, dim, keepdim, weight, solver, max_iter, tol)
     if not isinstance(done, list):
         return done
@@ -308,7 +310,7 @@ def _eager(
 def _pool(
     given: Arguments, *, return_info: bool, validate: bool
 ) -> tuple[tuple[int, ...], Tensor, Sequence[Tensor]]:
-    """The pooled dims, the answers with keepdim, and what is told of them."""
+    """The pooled dims, the answers with keepdim, and the tensors of `RobustPoolInfo`."""
     check_flag(given.function, "return_info", return_info)
     check_flag(given.function, "validate", validate)
     given = given.checked()
@@ -323,7 +325,7 @@ def _pool(
         dims = [0] if given.ptr is not None else _sorted_dims(given.x, given.dim)
         if not return_info:
             return tuple(dims), y, ()
-        call = _operators.op(name)  # nobody uses the answer above, and compilers drop it
+        call = _operators.op(name)  # the answer above is unused, and compilers drop it
     else:
         dims = given.dims()
         call = _operators.function(name).apply
@@ -334,14 +336,14 @@ def _pool(
 
 
 def _sorted_dims(x: Tensor, dims: Sequence[int]) -> list[int]:
-    """The dims that valid ones name, as the inner operators take them."""
+    """Valid dims as the inner operators take them: sorted and non-negative."""
     if x.dim() == 0:
         return []
     return sorted(d % x.dim() for d in dims) or list(range(x.dim()))
 
 
 def _compiled(given: Arguments) -> Tensor:
-    """The public operators: what exported programs hold."""
+    """Calls the public operators, so that exported programs contain these."""
     x, alpha = given.x, given.alpha
     options: dict[str, Any] = {"weight": given.weight, "alpha": alpha, "solver": given.solver}
     options |= {"max_iter": given.max_iter, "tol": given.tol}
@@ -355,7 +357,7 @@ def _compiled(given: Arguments) -> Tensor:
 
 
 def _check_no_tangents(given: Arguments) -> None:
-    """Compilers would drop forward mode's tangents without a word."""
+    """Raises for forward-mode tangents, which compilers drop silently."""
     for t in (given.x, given.alpha, given.weight):
         if not isinstance(t, Tensor):
             continue

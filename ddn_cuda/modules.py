@@ -14,21 +14,22 @@ from ddn_cuda.functional import robust_pool
 
 
 class Scale(nn.Module):
-    """A positive number or several: a buffer `alpha`, or exp of a parameter `log_alpha`.
+    """The scale of a penalty: a buffer `alpha`, or exp of a parameter `log_alpha`.
 
-    exp, because alpha is a scale: a step of the optimiser changes it by a factor, whatever its
-    unit, and no step makes it negative. Nor does it leave the range for the points that the module
-    is called with, however large the step: at an end of the range alpha keeps the gradient of exp
-    there, and so can come back. exp is taken in float32 or better.
+    The logarithm is learned because alpha is a scale: an optimiser step multiplies it by a factor,
+    whatever its unit, and never makes it negative. alpha is clamped to the range that the dtype of
+    the points allows. At an end of the range it keeps the gradient of exp, so training can move it
+    back. exp is computed in float32 or float64.
 
     Args:
         alpha: a float, or a floating-point tensor whose values are copied.
-        learn_alpha: whether it is a parameter.
-        owner: the name of the module that it is for, in messages.
+        learn_alpha: whether `log_alpha` is a parameter.
+        owner: name of the module that has the scale, for messages.
 
     Raises:
-        TypeError: alpha is neither, or an nn.Parameter, or learn_alpha is no bool.
-        ValueError: alpha, or one of its values, is not in 1e-30 to 1e30.
+        TypeError: alpha is neither a float nor a floating-point tensor, or is an nn.Parameter; or
+            learn_alpha is not a bool.
+        ValueError: a value of alpha is outside 1e-30 to 1e30.
     """
 
     alpha: Tensor
@@ -48,8 +49,8 @@ class Scale(nn.Module):
             )
         if not isinstance(learn_alpha, bool):
             raise TypeError(f"{owner}: `learn_alpha` is {learn_alpha!r}; expected True or False")
-        # In double precision, so that a float64 input meets the number that was given.
-        # On the CPU, where it has values also when modules are made on the meta device.
+        # In double precision, so that float64 inputs use the exact value given. On the CPU, so that
+        # the values exist even if the module is created on the meta device.
         initial = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").detach().clone()
         bad = initial[~((initial >= 1e-30) & (initial <= 1e30))]
         if bad.numel():
@@ -75,10 +76,10 @@ class Scale(nn.Module):
         if not self.is_learned:
             return self.alpha
         narrow = isinstance(points, Tensor) and points.dtype != torch.float64
-        # Inside the range by the rounding of log alpha, so that exp, too, is.
+        # Reduced by the rounding of log alpha, so that exp stays within the range.
         bound = math.log(1e15 if narrow else 1e30) * (1 - 2e-7)
         log_alpha = self.log_alpha.to(opmath(self.log_alpha))
-        # The difference is zero; it carries the derivatives, also where clamp has none.
+        # A straight-through clamp: the difference is zero and carries the derivatives.
         return (log_alpha.clamp(-bound, bound).detach() + (log_alpha - log_alpha.detach())).exp()
 
     def reset_parameters(self) -> None:
@@ -90,8 +91,8 @@ class Scale(nn.Module):
                 self.alpha.copy_(initial)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scale:
-        """The buffer follows the module's device and not its dtype: in 16 bits alpha could turn
-        into zero or infinity."""
+        """Moves the buffer to the module's device but keeps its dtype, because alpha could
+        underflow or overflow in 16 bits."""
         before = None if self.is_learned else self.alpha
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if before is not None:
@@ -105,12 +106,12 @@ class Scale(nn.Module):
 def describe(
     penalty: str, scale: Scale, solver: str, max_iter: int | None, tol: float | None, *more: str
 ) -> str:
-    """What the reprs of modules that pool have in common."""
+    """The common part of the reprs of the pooling modules."""
     alpha = scale().detach()
     if alpha.numel() != 1:
         shown = f"of shape {tuple(alpha.shape)}"
     else:
-        # On the meta device there is no value.
+        # A tensor on the meta device has no value.
         value = torch.tensor(scale.initial, device="cpu").item() if alpha.is_meta else alpha.item()
         shown = f"{value:g}"
     parts = [f"'{penalty}'", f"alpha={shown}", *more]
@@ -125,24 +126,24 @@ def describe(
 
 
 class RobustPool(nn.Module):
-    """`robust_pool` as a module; alpha is saved and moved with the model.
+    """`robust_pool` as a module, with alpha in its state dict.
 
     Args:
         penalty, dim, keepdim, solver, max_iter, tol: as in `robust_pool`.
-        alpha: the scale of the penalty, in the units of the input: a float from 1e-30 to 1e30 (for
-            float32 and 16-bit input, from 1e-15 to 1e15), or a tensor of such values that
-            broadcasts against the output with `keepdim=True`, such as one for each channel.
-        learn_alpha: whether alpha is a parameter; its logarithm is what is learned, so that it
-            stays positive, and is kept in the range above, that of the input's dtype.
+        alpha: the scale of the penalty, in the units of the input. A float from 1e-30 to 1e30
+            (float32 and 16-bit input: 1e-15 to 1e15), or a tensor of such values that broadcasts
+            against the output with `keepdim=True`, such as one value per channel.
+        learn_alpha: whether alpha is learned. The parameter is log alpha, so alpha stays positive;
+            it is clamped to the range above for the dtype of the input.
 
     Shape:
-        - input: any shape, of any dtype of `robust_pool`; weight likewise.
-        - output: the input's shape less the pooled dims.
+        - input, weight: any shape and dtype that `robust_pool` accepts.
+        - output: the input's shape without the pooled dims, the input's dtype.
 
     Raises:
-        TypeError: alpha is neither a float nor a floating-point tensor, or is an nn.Parameter:
-            `learn_alpha=True` makes one.
-        ValueError: alpha is out of range. All other arguments are checked by the first call.
+        TypeError: alpha is neither a float nor a floating-point tensor, or is an nn.Parameter
+            (`learn_alpha=True` creates one).
+        ValueError: alpha is out of range. The first call checks all other arguments.
 
     Example:
         >>> pool = RobustPool("huber", alpha=0.5, dim=-1)
@@ -173,16 +174,16 @@ class RobustPool(nn.Module):
 
     @property
     def alpha(self) -> Tensor:
-        """The scale as it is now; carries gradient if it is learned."""
+        """The current scale; it carries a gradient if it is learned."""
         scale: Tensor = self.scale()
         return scale
 
     def reset_parameters(self) -> None:
-        """Sets alpha back to what it was made with."""
+        """Resets alpha to its initial value."""
         self.scale.reset_parameters()
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        """`robust_pool` of x, with this module's penalty and alpha."""
+        """`robust_pool` of x with this module's penalty and alpha."""
         return robust_pool(
             x,
             self.penalty,
@@ -200,5 +201,5 @@ class RobustPool(nn.Module):
         return describe(self.penalty, self.scale, self.solver, self.max_iter, self.tol, *more)
 
     def __repr__(self) -> str:
-        # On one line, without the submodule that holds alpha.
+        # One line, without the submodule that has alpha.
         return f"{type(self).__name__}({self.extra_repr()})"

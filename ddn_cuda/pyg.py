@@ -1,9 +1,9 @@
-"""Robust pooling for PyTorch Geometric: an aggregation over the sets of a graph.
+"""Robust pooling for PyTorch Geometric (PyG): an aggregation over the sets of a graph.
 
-Needs `torch-geometric`, which ddn_cuda itself does not; nothing else of ddn_cuda imports it.
+Requires `torch-geometric`. No other module of ddn_cuda imports it.
 
-- `RobustAggregation`: in place of PyG's mean or max, in a layer or as a read-out.
-- `register`: lets PyG find it by name, as in `aggr="robust"`.
+- `RobustAggregation`: replaces PyG's mean or max, in a layer or as a read-out.
+- `register`: lets PyG find the aggregation by name, as in `aggr="robust"`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ try:
     from torch_geometric import Index
     from torch_geometric.nn.aggr import Aggregation
 except ModuleNotFoundError as error:
-    # A module that PyG itself lacks is another fault, and told by its own name.
+    # A dependency that PyG lacks is a different error and keeps its message.
     if (error.name or "").partition(".")[0] != "torch_geometric":
         raise
     raise ImportError(
@@ -34,33 +34,32 @@ __all__ = ["RobustAggregation", "register"]
 class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
     r"""Aggregates each set, per channel, to argmin_u sum_i w_i phi(u - x_i; alpha).
 
-    A drop-in for PyG's own aggregations: as `aggr=` of a layer, inside `MultiAggregation`, or as
-    the read-out of a graph. Unlike their mean it is not moved by outliers (how far a penalty goes
-    in that: `ddn_cuda.robust_pool`), unlike their median it gives gradients to all inliers. Each
-    set is solved by itself: its answer, to the last bit, does not depend on the other sets, nor on
-    whether `index` comes sorted, as long as the order of the points within the set is the same.
+    A drop-in replacement for PyG's aggregations: as `aggr=` of a layer, inside `MultiAggregation`,
+    or as the read-out of a graph. Unlike a mean it bounds the influence of outliers (by how much
+    depends on the penalty, see `ddn_cuda.robust_pool`); unlike a median it gives gradients to all
+    inliers. Each set is solved independently: bitwise, its answer depends neither on the other sets
+    nor on whether `index` is sorted, if the order of the points within the set is the same.
 
     Args:
         penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "welsch".
-        alpha: the scale of the penalty, in the units of the features: residuals beyond it count as
-            outliers. A float from 1e-30 to 1e30 (for float32 features, from 1e-15 to 1e15), or a
-            tensor of such values that broadcasts against the output, (\*, S, F), such as (F,): one
-            for each channel.
-        learn_alpha: whether alpha is a parameter. Its logarithm is what is learned, so that alpha
-            stays positive, and in the range above; `reset_parameters` sets it back to `alpha`.
+        alpha: the scale of the penalty, in the units of the features; points further than alpha
+            from the answer count as outliers. A float from 1e-30 to 1e30 (float32 features: 1e-15
+            to 1e15), or a tensor of such values that broadcasts against the output (\*, S, F), such
+            as one of shape (F,) with a value per channel.
+        learn_alpha: whether alpha is learned. The parameter is log alpha, so alpha stays positive,
+            and is clamped to the range above. `reset_parameters` resets it to `alpha`.
         solver, max_iter, tol: as in `ddn_cuda.robust_pool`.
 
     Shape:
-        - x: (\*, T, F), floating point; T points along `dim`, any channels.
+        - x: (\*, T, F), floating point, with T points along `dim` and F channels.
         - index: (T), the set of each point; or ptr: (S + 1), the offsets of S sets.
-        - output: (\*, S, F): S sets along `dim`, x's dtype and device. An empty set gives 0, and
-          no gradient.
+        - output: (\*, S, F), with S sets along `dim`, x's dtype and device. An empty set gives 0
+          and has no gradient.
 
     Raises:
-        TypeError: alpha is neither a float nor a floating-point tensor, or a parameter, or
-            learn_alpha is no bool.
-        ValueError: alpha is out of range. penalty, solver, max_iter and tol are checked by the
-            first call.
+        TypeError: alpha is neither a float nor a floating-point tensor, or is an nn.Parameter; or
+            learn_alpha is not a bool.
+        ValueError: alpha is out of range. The first call checks penalty, solver, max_iter and tol.
 
     Example:
         >>> aggr = RobustAggregation("truncated_quadratic", alpha=1.0)
@@ -94,12 +93,12 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
 
     @property
     def alpha(self) -> Tensor:
-        """The scale as it is now; carries gradient if it is learned."""
+        """The current scale; it carries a gradient if it is learned."""
         scale: Tensor = self.scale()
         return scale
 
     def reset_parameters(self) -> None:
-        """Sets alpha back to what it was made with."""
+        """Resets alpha to its initial value."""
         self.scale.reset_parameters()
 
     def forward(
@@ -115,29 +114,29 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         r"""Aggregates the sets of x along `dim`.
 
         Args:
-            x: points (\*, T, F), any strides; any number of dims, of which `dim` is aggregated.
-            index: the set of each point, (T) integers in [0, dim_size), in any order. If x's points
-                are not grouped by set, they are: with a stable sort of `index`, a copy of x and, in
-                the backward pass, one of its gradient. On a CPU, and for a `torch_geometric.Index`,
-                a sorted index is recognised and costs no more than a look at it; looking at one on
-                a GPU would mean to wait for it, so there it is always sorted. `ptr` avoids that.
-            ptr: (S + 1) int64 offsets of the sets in an x that is grouped by set. Given both, ptr
-                is what counts. Given none of the two, all points are one set.
-            dim_size: S. None: what ptr says, or max(index) + 1, for which PyG waits for the device.
-            dim: the dimension that is aggregated.
-            weight: w, non-negative, a floating-point tensor that broadcasts against x, such as
-                (T, 1), or a bool tensor: a mask. Only a direct call can pass it: a message passing
-                layer has no such argument.
+            x: points (\*, T, F) with any strides and any number of dims.
+            index: the set of each point, (T) integers in [0, dim_size), in any order. Grouping the
+                points by set takes a stable sort of `index`, a copy of x and, in the backward pass,
+                a copy of its gradient. An index that is sorted already skips these, if it is on the
+                CPU or a `torch_geometric.Index`. On a GPU the test would synchronise with the
+                device, so other indices are always sorted. `ptr` avoids the sort.
+            ptr: (S + 1) int64 offsets of the sets in an x that is grouped by set. ptr takes
+                precedence over index. With neither, all points are one set.
+            dim_size: S. None: from ptr, or max(index) + 1, which synchronises with the device.
+            dim: the dim to aggregate.
+            weight: w >= 0, a floating-point tensor that broadcasts against x, such as (T, 1), or a
+                Boolean mask; False excludes the point. Only direct calls can pass it, as message
+                passing layers have no such argument.
 
         Returns:
             (\*, S, F).
 
         Raises:
-            TypeError: index is not int64 or int32; else as `ddn_cuda.robust_pool`.
+            TypeError: index is not int64 or int32; otherwise as `ddn_cuda.robust_pool`.
             ValueError: index or weight does not fit x, dim_size does not fit ptr or index, or dim
-                is out of range; else as `ddn_cuda.robust_pool`.
-            IndexError: index holds a negative number. Like one from dim_size on, this is looked for
-                on CPUs alone; on a GPU such a point belongs to no set.
+                is out of range; otherwise as `ddn_cuda.robust_pool`.
+            IndexError: index has a value outside [0, dim_size). Checked on the CPU only; on a GPU
+                such a point belongs to no set.
         """
         points = x.movedim(dim, 0)
         if weight is not None:
@@ -145,7 +144,7 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         if ptr is None:
             order, ptr = _group(x, index, dim_size, dim)
             if order is not None:
-                # No row is taken twice: the gradient's scatter adds nothing up, in no order.
+                # Rows are distinct, so the scatter in the backward pass is deterministic.
                 points = points.index_select(0, order)
                 if weight is not None and weight.size(0) > 1:
                     weight = weight.index_select(0, order)
@@ -170,12 +169,13 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         return describe(self.penalty, self.scale, self.solver, self.max_iter, self.tol)
 
     def __repr__(self) -> str:
-        # On one line, without submodules: layers of PyG show their aggregation in their own line.
+        # One line, without submodules, because PyG's layers print their aggregation inline.
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
 def _beside(name: str, t: Tensor, other: str, shape: Sequence[int], dim: int) -> Tensor:
-    """One that broadcasts against `shape`, with as many dims and `dim` in front, not expanded."""
+    """t, which broadcasts against `shape`, with as many dims and `dim` moved to the front; a
+    view."""
     try:
         whole = torch.broadcast_shapes(t.shape, tuple(shape))  # type: ignore[no-untyped-call]
         fits = bool(whole == torch.Size(shape))
@@ -192,7 +192,7 @@ def _beside(name: str, t: Tensor, other: str, shape: Sequence[int], dim: int) ->
 def _group(
     x: Tensor, index: Tensor | None, dim_size: int | None, dim: int
 ) -> tuple[Tensor | None, Tensor]:
-    """What groups the points by set: their order, None if they are, and the sets' offsets."""
+    """The order that groups the points by set, None if they are grouped, and the sets' offsets."""
     size = x.size(dim)
     if index is None:
         return None, torch.tensor([0, size], device=x.device)
@@ -213,21 +213,22 @@ def _group(
     if isinstance(index, Index):
         index = index.as_tensor()
     index = index.contiguous()
-    # Values may be looked at where that waits for nobody and breaks no graph.
-    look = index.device.type == "cpu" and not torch.compiler.is_compiling()
-    if not is_sorted and look:
+    # Values may be read if that neither synchronises with a device nor breaks a graph.
+    can_read = index.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not is_sorted and can_read:
         is_sorted = bool((index[1:] >= index[:-1]).all())
     order = None
     if not is_sorted:
         index, order = torch.sort(index, stable=True)
     if dim_size is None:
         dim_size = int(index[-1]) + 1 if size else 0
-    if look and size and not 0 <= int(index[0]) <= int(index[-1]) < dim_size:
+    if can_read and size and not 0 <= int(index[0]) <= int(index[-1]) < dim_size:
         raise IndexError(
             f"RobustAggregation: `index` holds {int(index[0])} to {int(index[-1])}; expected "
             f"numbers in [0, {dim_size}), by dim_size"
         )
-    # The numbers below s, counted: the offset of set s. No atomics, and nothing to wait for.
+    # The offset of set s is the count of indices below s. Needs neither atomics nor
+    # synchronisation.
     sets = torch.arange(dim_size + 1, dtype=index.dtype, device=index.device)
     return order, torch.searchsorted(index, sets)
 
@@ -235,8 +236,8 @@ def _group(
 def register() -> None:
     """Lets PyG find `RobustAggregation` by the names "robust" and "RobustAggregation".
 
-    PyG looks a name up among the classes in its module `torch_geometric.nn.aggr`, so this adds the
-    class there; nothing else does, and calling it again changes nothing.
+    PyG looks up names among the classes of its module `torch_geometric.nn.aggr`; this function adds
+    the class to that module. Repeated calls have no further effect.
 
     Example:
         >>> ddn_cuda.pyg.register()

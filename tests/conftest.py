@@ -1,4 +1,4 @@
-"""Devices, dtypes and penalties that every promise is held against."""
+"""Fixtures for devices, dtypes and penalties, and the options of the test run."""
 
 import os
 import time
@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from tests.support import reference as ref
-from tests.support.contract import DTYPES
+from tests.support.contract import DTYPES, HALVES
 from tests.support.devices import REQUIRE_CUDA, cuda_missing, gpu_missing
 
 DEADLINE = float(os.environ.get("DDN_TEST_DEADLINE", "inf"))  # in seconds, as time.time() counts
 
 
-LEFT_OUT = pytest.StashKey[Counter]()  # how many tests, by what is said of them
+LEFT_OUT = pytest.StashKey[Counter]()  # number of skipped tests by reason
 
 
 def require(missing):
-    """Skips with the reason, or fails where DDN_REQUIRE_CUDA=1 says that CUDA has to be there."""
+    """Skips with the reason; fails if DDN_REQUIRE_CUDA=1."""
     if missing is not None and REQUIRE_CUDA:
         pytest.fail(f"DDN_REQUIRE_CUDA=1, but this test {missing}")
     if missing is not None:
@@ -35,7 +35,7 @@ def mark(items):
 
 
 def needs_gpu(item):
-    """Why a test cannot run for want of a GPU or of a build for one, or None where it can."""
+    """The reason if a test lacks a GPU or a build with CUDA; None if it can run."""
     if item.get_closest_marker("cuda"):
         return cuda_missing()
     return gpu_missing() if item.get_closest_marker("cpu_only_build") else None
@@ -70,7 +70,7 @@ def pytest_sessionfinish(session):
         session.config.workeroutput["left out"] = dict(session.config.stash[LEFT_OUT])
 
 
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, whose processes each collect all tests
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist, each of whose processes collects all tests
 def pytest_testnodedown(node):
     node.config.stash[LEFT_OUT] = Counter(getattr(node, "workeroutput", {}).get("left out"))
 
@@ -95,13 +95,18 @@ def device(request):
 
 @pytest.fixture
 def cuda():
-    """Of tests that run on CUDA alone."""
+    """For tests that run on CUDA only."""
     require(cuda_missing())
     return torch.device("cuda")
 
 
 @pytest.fixture(params=DTYPES, ids=["float32", "float64"])
 def dtype(request):
+    return request.param
+
+
+@pytest.fixture(params=HALVES, ids=["float16", "bfloat16"])
+def half(request):
     return request.param
 
 
@@ -112,7 +117,7 @@ def penalty(request):
 
 @pytest.fixture(autouse=True)
 def random_state():
-    """Each test starts from the same seeds and leaves no trace in the global generators."""
+    """Seeds the global generators for each test, and restores their state."""
     numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     np.random.seed(0)
@@ -144,7 +149,7 @@ def source_library():
 
 @pytest.fixture(scope="session")
 def library(request):
-    """The same, or with --kernels=ptx what nvcc makes of them."""
+    """The same or, with --kernels=ptx, the translation of nvcc's PTX."""
     if request.config.getoption("--kernels") == "source":
         return request.getfixturevalue("source_library")
     from tests.support.cuda_shim import shim
@@ -158,14 +163,14 @@ def library(request):
 
 @pytest.fixture(scope="session")
 def source_only(request):
-    """Of tests of the host shim's own: the emulator has tests of its own for the same."""
+    """For tests of the host shim itself; the emulator has its own tests."""
     if request.config.getoption("--kernels") != "source":
         pytest.skip("of the host shim: runs without --kernels=ptx")
 
 
 @pytest.fixture(scope="session")
 def ptx_only(request):
-    """Of tests of the emulator that build kernels of their own."""
+    """For tests that build their own kernels for the emulator."""
     if request.config.getoption("--kernels") != "ptx":
         pytest.skip("takes seconds of nvcc: runs with --kernels=ptx, as in make test-ptx")
 

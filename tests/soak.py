@@ -1,4 +1,4 @@
-"""The judgement of test_global at scale: as many drawn sets as asked for, every penalty and dtype.
+"""The check of test_global at scale: any number of drawn sets, with every penalty and dtype.
 
 python -m tests.soak --sets 1000000 --seed 0 --json soak.json
 python -m tests.soak --replay soak-welsch-float32.npz
@@ -20,13 +20,13 @@ from tests.support import reference as ref
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SETS = 256  # in a batch
-# Now and then a batch of a few large sets, around the sizes where kernels change.
+# Occasionally a batch of a few large sets, around the sizes where kernels change.
 LARGE_SIZES = (257, 513, 1000, 1024, 1025, 2049, 4097)
-LARGE_EVERY, LARGE_SETS = 41, 16  # odd: with weights and without
+LARGE_EVERY, LARGE_SETS = 41, 16  # odd, so that kinds alternate between weighted and unweighted
 
 
 class Tally:
-    """What one penalty and dtype has come to."""
+    """The tally of a penalty and dtype."""
 
     def __init__(self):
         self.sets = self.determined = self.violations = self.nonfinite = 0
@@ -67,7 +67,7 @@ def keep(verdict, batch, y, g, penalty, dtype, solver):
 
 
 def replay(path, device):
-    """Pools and judges a kept set again, prints what comes of it and returns an exit code."""
+    """Pools and checks a kept set again, prints the result and returns the exit status."""
     kept = np.load(path)
     penalty, dtype = str(kept["penalty"]), DTYPES[str(kept["dtype"])]
     weight = kept["weight"][None] if "weight" in kept else None
@@ -85,7 +85,7 @@ def replay(path, device):
 
 
 def soak(arguments):
-    """Judges batch after batch, each with every penalty and dtype; returns the tallies."""
+    """Checks all batches with every penalty and dtype; returns the tallies."""
     rng = np.random.default_rng(arguments.seed)
     tallies = {(p, d): Tally() for p in arguments.penalty for d in DTYPES}
     each, kept, batches, shown = arguments.sets / len(tallies), [], 0, time.perf_counter()

@@ -6,7 +6,7 @@
     python -m bench.gpu_model --write-table               # count anew and keep the counts
     python -m bench.gpu_model --device cuda               # also time the same at full size
 
-Times are over that of moving the bytes. docs/gpu_model.md explains counts, rule and limits.
+Times are relative to the bandwidth bound. docs/gpu_model.md explains counts, rule and limits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def chosen(only: str, quick: bool) -> dict[str, Counted]:
 
 
 def count_all(workloads: Mapping[str, Counted]) -> dict[str, Kernels]:
-    """In the emulator, which is built first."""
+    """Counts in the emulator, which is built first."""
     emulator = emulate.build()
     found = {}
     for name, workload in workloads.items():
@@ -77,7 +77,7 @@ def lines_of(name: str) -> None:
 def write_table(
     workloads: Mapping[str, Counted], old: Table, known: Registers, machine: Machine
 ) -> Table:
-    """Replaces the committed counts of these workloads and prints what that changes."""
+    """Replaces the committed counts of these workloads and prints the changes."""
     counted = count_all(workloads)
     after = summaries_of(counted, workloads, known, machine)
     report.print_changes(summaries_of(old.workloads, workloads, known, machine), after)
@@ -93,8 +93,8 @@ def write_table(
 
 
 def measure_all(workloads: Mapping[str, Counted], seconds: float) -> dict[str, Timing | str]:
-    """Times on the GPU; the reason where there is none. The quick workloads come first, and none
-    begins after so many seconds."""
+    """Times on the GPU, or the reason why one is missing. The quick workloads come first, and none
+    begins after the time limit."""
     import torch
 
     from bench.contenders import failure
@@ -108,7 +108,7 @@ def measure_all(workloads: Mapping[str, Counted], seconds: float) -> dict[str, T
             continue
         try:
             found[name] = measure(workload, torch.device("cuda"))
-        except Exception as error:  # the others are still of interest
+        except Exception as error:  # the other workloads go on
             print(f"{name}: {failure(error)}", file=sys.stderr)
             found[name] = "failed"
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What ptxas makes of a PTX instruction on sm_90: SASS instructions by the unit that executes them.
+"""The cost of a PTX instruction on sm_90: SASS instructions by the unit that executes them.
 
 An estimate. Units and their rates are those of the CUDA C++ Programming Guide ("Throughput of
 Native Arithmetic Instructions"). How many instructions an opcode becomes was read from the SASS of
@@ -33,7 +33,7 @@ UNITS = {
 }
 
 
-class UnknownOpcode(KeyError):  # noqa: N818, says what is wrong
+class UnknownOpcode(KeyError):  # noqa: N818, a descriptive name
     """A PTX opcode without a row in the table."""
 
 
@@ -49,7 +49,7 @@ _NARROW, _WIDE = r"\.[usb](?:8|16|32)", r"\.[usb]64"
 _ANY_SPACE = r"(?:\.(?:volatile|relaxed|acquire|release|acq_rel|weak|cta|gpu|sys|nc))*"
 _ACCESS = rf"(?:ld|ldu|st|atom|red){_ANY_SPACE}"
 
-# The first row that matches counts.
+# The first matching row applies.
 ROWS = (
     Row(r".* folded", FREE, "part of its neighbour: IMAD.WIDE, LEA"),
     Row(r"mov\..*|cvta\..*", FREE, "registers are renamed; a few MOVs remain"),
@@ -147,7 +147,7 @@ def cost(opcode: str) -> Mapping[str, float]:
 
 
 def by_unit(instructions: Mapping[str, float]) -> dict[str, float]:
-    """SASS instructions by unit for so many of each PTX opcode."""
+    """SASS instructions by unit for the given numbers of PTX instructions."""
     totals = dict.fromkeys(UNITS, 0.0)
     for opcode, times in instructions.items():
         for unit, number in cost(opcode).items():

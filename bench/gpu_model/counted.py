@@ -1,5 +1,5 @@
-"""What is counted: shapes that people have, with few enough sets for a CPU, and the full size of
-the same shape for a GPU."""
+"""The counted workloads: practical shapes with few enough sets for the emulator on a CPU, and the
+full size of the same shape for a GPU."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ QUICK = (64, 2048)
 
 
 class Counted(NamedTuple):
-    """A workload. Sets of one size are rows of x, [sets, points], or, channels last, the columns of
-    its batches, [batch, points, channels]. Segments are runs of rows of x, [rows, channels]."""
+    """A workload. Sets of one size are rows of x [sets, points] or, channels last, columns of its
+    batches [batch, points, channels]. Segments are runs of rows of x [rows, channels]."""
 
     direction: str  # "forward" or "backward"
     penalty: str
@@ -43,7 +43,7 @@ class Counted(NamedTuple):
 
     @property
     def quick(self) -> bool:
-        """One of few that show most of the kernels."""
+        """One of the few workloads that cover most kernels."""
         few = ("quadratic", "huber", "welsch")
         if self.layout == "rows":
             return self.penalty in few and self.shape[1] in QUICK and not self.weighted
@@ -59,13 +59,14 @@ class Counted(NamedTuple):
         return self.shape[0] * self.shape[1] if self.layout == "segments" else self.shape[0]
 
     def needed_bytes(self, points: int) -> int:
-        """That have to move for so many points: points and weights in, gradients out."""
+        """The minimum of bytes moved for this many points: points and weights read, gradients
+        written."""
         moved = self.item_bytes * (2 if self.direction == "backward" else 1)
         return points * (moved + 4 * self.weighted)
 
 
 def _sets(points: int) -> int:
-    """Rows that are counted."""
+    """The number of counted rows."""
     if points == MILLION:
         return 1
     return 64 if points <= 128 else 16 if points <= 2048 else 4
@@ -116,7 +117,7 @@ def _segments() -> Iterator[Counted]:
         itertools.product(("forward", "backward"), (ragged, narrow)), ("huber", "welsch")
     ):
         yield Counted(direction, penalty, "segments", *shapes)
-    # A search for the segment of a row takes longer among more of them, empty ones included.
+    # The search for the segment of a row takes longer with more segments, including empty ones.
     yield Counted("backward", "huber", "segments", (30_000, 1), (1 << 23, 1))
     yield Counted("backward", "huber", "segments", (MILLION, 1), (1 << 23, 1), rows=30_000)
 

@@ -1,4 +1,4 @@
-"""The committed counts of all workloads, and the goals for what is predicted from them."""
+"""The committed counts of all workloads, and the goals for the predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kernels = dict[str, Kernel]  # by demangled name
 
 
 class Table(NamedTuple):
-    """What was counted, and with which compiler and sources."""
+    """The counts, with the compiler and a digest of the sources."""
 
     nvcc: str | None
     commit: str | None
@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """The most of one figure of a workload, over that of another workload if there is one."""
+    """The upper limit of a figure of a workload, relative to another workload if one is given."""
 
     figure: str  # "predicted" or "sectors"
     most: float
@@ -36,13 +36,13 @@ class Goal(NamedTuple):
 
 
 def nvcc_version() -> str | None:
-    """Of the toolkit that the build uses, such as 13.0; None without one."""
+    """The version of the build's toolkit, such as 13.0; None without one."""
     toolkit, _ = find_toolkit(os.environ)
     return toolkit.version if toolkit else None
 
 
 def read(path: Path = COUNTS) -> Table:
-    """An empty table where there is no file."""
+    """Reads the table; an empty one if the file is missing."""
     if not path.exists():
         return Table(None, None, {})
     found = json.loads(path.read_text())
@@ -54,7 +54,7 @@ def read(path: Path = COUNTS) -> Table:
 
 
 def write(table: Table, path: Path = COUNTS) -> None:
-    """With a line for each workload."""
+    """Writes the table with a line for each workload."""
     lines = []
     for name, kernels in table.workloads.items():
         counts = {kernel: figures.as_dict(one) for kernel, one in kernels.items()}
@@ -64,13 +64,13 @@ def write(table: Table, path: Path = COUNTS) -> None:
 
 
 def read_goals(path: Path = GOALS) -> dict[str, list[Goal]]:
-    """By the name of the workload."""
+    """The goals, by the name of the workload."""
     found: Mapping[str, list[dict[str, Any]]] = json.loads(path.read_text())
     return {name: [Goal(**goal) for goal in goals] for name, goals in found.items()}
 
 
 def differences(one: Kernels, other: Kernels, relative: float) -> list[str]:
-    """The figures in which two counts of a workload differ by more than that."""
+    """The figures in which two counts of a workload differ by more than the tolerance."""
     if set(one) != set(other):
         return [f"kernels: {sorted(one)} and {sorted(other)}"]
     found = []

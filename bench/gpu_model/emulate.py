@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.support.ptx_emulator.counts import KernelCounts
     from tests.support.ptx_emulator.emulator import Emulator
 
-# The kernels that the workloads launch. Others take minutes to build.
+# The kernels that the workloads launch; building the others would take minutes more.
 SOURCES = r"^(?!.*float64)"
 KERNELS = (
     r"^(?!.*\b(double|Half)\b)(?!.*\bbackward_sums<)"
@@ -23,7 +23,7 @@ KERNELS = (
 
 
 def build() -> Emulator:
-    """Takes minutes unless nothing has changed since: nvcc, then the host's compiler."""
+    """Builds with nvcc and the host's compiler, which takes minutes unless nothing has changed."""
     from tests.support.cuda_shim.shim import kernel_units
     from tests.support.ptx_emulator.build import build_kept
 
@@ -32,7 +32,8 @@ def build() -> Emulator:
 
 
 def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:
-    """The counts of the workload's kernels, those of its forward pass left out of a backward."""
+    """The counts of the workload's kernels. The counts of a backward pass exclude its forward
+    pass."""
     from tests.support.cuda_shim.shim import Answer, BFloat16
 
     x, weight, ptr = points.draw(workload)
@@ -45,7 +46,7 @@ def count(emulator: Emulator, workload: Counted) -> dict[str, KernelCounts]:
         return emulator.counts()
     sets = workload.sets()
     if workload.layout == "segments":
-        # The gradients' values are of no interest, and many small sets take long to solve.
+        # The values of gradients do not matter here, and solving many small sets takes long.
         zeros, ones = np.zeros(sets, np.float32), np.ones(sets, np.float32)
         answer = Answer(zeros, zeros, ones)
     else:

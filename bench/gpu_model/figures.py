@@ -1,4 +1,4 @@
-"""What the prediction needs of a kernel's counts, in a form that a JSON file can hold."""
+"""The counts of a kernel that the prediction uses, in a form for JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Kernel(NamedTuple):
     shared_bytes: int
     units: dict[str, float]  # SASS instructions of warps, by unit
     ptx: float  # PTX instructions of warps
-    lane_ptx: float  # the same, times a lane executed them
+    lane_ptx: float  # the same, by lane
     traffic: dict[str, Access]
     load_chain: float
     block_load_chain: float
@@ -73,7 +73,7 @@ def _rounded(number: float) -> float:
 
 
 def as_dict(kernel: Kernel) -> dict[str, Any]:
-    """For JSON: numbers of six digits, zeros left out."""
+    """A dict for JSON, with six digits and without zeros."""
     found: dict[str, Any] = {}
     for name, value in kernel._asdict().items():
         if name == "units":

@@ -1,4 +1,4 @@
-"""The GPUs that times are predicted for, and how many blocks of a kernel one of them holds.
+"""The GPUs for which times are predicted, and the occupancy of a kernel on them.
 
 Sources: multiprocessors, clocks and memory from NVIDIA's architecture white papers and data sheets;
 rates of units from the CUDA C++ Programming Guide, "Throughput of Native Arithmetic Instructions";
@@ -14,20 +14,20 @@ ISSUE = 4  # warp instructions that a multiprocessor issues per clock
 LOAD_STORE = 32  # lanes per clock of shared memory, the L1 cache and shuffles
 SHARED_RESERVED = 1024  # bytes of shared memory that the driver takes of each block
 MOST_REGISTERS = 255
-REGISTER_UNIT = 256  # registers are given to a warp in units of so many
+REGISTER_UNIT = 256  # granularity of the registers allocated to a warp
 
 
 class Machine(NamedTuple):
     name: str
     multiprocessors: int
     clock: float  # Hz
-    bandwidth: float  # bytes a second that a copy reaches
+    bandwidth: float  # bandwidth of a copy in bytes per second
     # Results per clock and multiprocessor:
     fp32: int
     fp64: int
     half_rate: int  # comparisons, selections, integers
     special: int
-    conversion: int  # from and to 64-bit types, which nearly all of the kernels' are
+    conversion: int  # from and to 64-bit types, as nearly all in the kernels
     # A multiprocessor holds:
     shared_bytes: int
     threads: int
@@ -36,7 +36,7 @@ class Machine(NamedTuple):
 
     @property
     def bytes_per_cycle(self) -> float:
-        """That memory moves for one multiprocessor."""
+        """Bytes per cycle from memory for one multiprocessor."""
         return self.bandwidth / self.clock / self.multiprocessors
 
 
@@ -54,7 +54,7 @@ MACHINES = {
 
 
 def resident_blocks(machine: Machine, threads: int, shared_bytes: int, registers: int) -> int:
-    """Blocks of a kernel that a multiprocessor holds at a time, at least one."""
+    """The number of resident blocks of a kernel per multiprocessor, at least one."""
     warps = -(-threads // 32)
     per_warp = -(-registers * 32 // REGISTER_UNIT) * REGISTER_UNIT
     by_registers = ISSUE * (machine.registers // ISSUE // max(1, per_warp)) // warps
@@ -63,5 +63,5 @@ def resident_blocks(machine: Machine, threads: int, shared_bytes: int, registers
 
 
 def most_registers(threads: int) -> int:
-    """That a thread can have at all: assumed of a kernel whose registers are not known."""
+    """The register limit of a thread, assumed for a kernel whose register count is unknown."""
     return min(MOST_REGISTERS, 65536 // max(32, threads) // 8 * 8)

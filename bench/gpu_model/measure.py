@@ -1,4 +1,4 @@
-"""Times a workload at full size on a GPU, over what moving its bytes takes there."""
+"""Times a workload at full size on a GPU, relative to the bandwidth bound."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALPHA = 1.0
 
 
 def offsets(workload: Counted, device: torch.device) -> Tensor:
-    """Of all segments at full size."""
+    """The offsets of all segments at full size."""
     generator = torch.Generator(device).manual_seed(5)
     segments = workload.full[0]
     draw = partial(torch.randint, generator=generator, device=device)
@@ -33,7 +33,7 @@ def offsets(workload: Counted, device: torch.device) -> Tensor:
 
 
 def prepare(workload: Counted, device: torch.device) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The points, and how they are pooled."""
+    """The points and the arguments of the pool."""
     generator = torch.Generator(device).manual_seed(0)
     if workload.layout == "segments":
         ptr = offsets(workload, device)
@@ -51,7 +51,7 @@ def prepare(workload: Counted, device: torch.device) -> tuple[Tensor, Callable[[
 
 
 def measure(workload: Counted, device: torch.device) -> Timing:
-    """Time over moving the bytes: those that a copy of x moves take as long as it does.
+    """The time relative to the bandwidth bound, with the bandwidth of a copy of x.
 
     Raises:
         RuntimeError: from torch or the operator, such as too little memory.

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.gpu_model.counted import LONGEST, Counted
 
-ALIGNMENT = 256  # bytes, as torch's allocator on a GPU aligns tensors
+ALIGNMENT = 256  # bytes, the alignment of tensors on a GPU
 
 
 class Points(NamedTuple):
@@ -47,7 +47,7 @@ def bfloat16_bits(x: np.ndarray) -> np.ndarray:
 
 
 def offsets(workload: Counted, seed: int = 5) -> np.ndarray:
-    """Of segments of one to LONGEST rows, or of workload.rows spread over mostly empty ones."""
+    """Offsets of segments of one to LONGEST rows, or of workload.rows in mostly empty segments."""
     generator = np.random.default_rng(seed)
     segments = workload.shape[0]
     if workload.rows:
@@ -58,7 +58,7 @@ def offsets(workload: Counted, seed: int = 5) -> np.ndarray:
 
 
 def draw(workload: Counted) -> Points:
-    """The same points each time."""
+    """Draws the points; deterministic."""
     ptr = None
     if workload.layout == "segments":
         ptr = offsets(workload)

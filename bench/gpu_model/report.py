@@ -41,13 +41,13 @@ What these predictions do not see:
 
 
 def number(value: float, width: int) -> str:
-    """With two or three digits that count."""
+    """Two or three significant digits."""
     digits = 0 if value >= 100 else 1 if value >= 10 else 2
     return f"{value:{width}.{digits}f}"
 
 
 def print_points(summaries: Mapping[str, Summary]) -> None:
-    """Instructions of a point by unit, and of a set."""
+    """Prints instructions per point by unit, and per set."""
     head = "".join(f"{SHORT.get(unit, unit):>7}" for unit in UNITS)
     print(f"{'issue slots a point':{WIDTH}}{'all':>7}{head}{'a set':>8}{'lanes':>7}")
     for name, s in summaries.items():
@@ -61,7 +61,8 @@ def print_times(
     verdicts: Mapping[str, Sequence[Verdict]],
     measured: Mapping[str, Timing | str],
 ) -> None:
-    """Memory, and times over moving the bytes. measured: a reason where there is no time."""
+    """Prints memory traffic, and times relative to the bandwidth bound. measured: a reason if there
+    is no time."""
     columns = ("sectors", "in blk", "banks", "collide", "barrier", "chain", "KiB", "filled")
     head = "".join(f"{column:>8}" for column in columns)
     head += " |" + "".join(f"{short:>7}" for short in TIMES.values())
@@ -90,7 +91,8 @@ def goal_text(verdict: Verdict) -> str:
 
 
 def print_changes(before: Mapping[str, Summary], after: Mapping[str, Summary]) -> None:
-    """What a new table changes: slots a point and predicted times that move by a percent."""
+    """Prints the changes of a new table: issue slots per point and predicted times that differ by
+    1%."""
     print(f"{'before and after':{WIDTH}}{'slots':>8}{'':>8}{'predicted':>11}{'':>8}")
     same = 0
     for name, new in after.items():
@@ -111,7 +113,7 @@ def print_changes(before: Mapping[str, Summary], after: Mapping[str, Summary]) -
 
 
 def print_lines(name: str, lines: Mapping[str, float], points: int, most: int = 40) -> None:
-    """The source lines whose PTX takes most of a workload."""
+    """Prints the source lines whose PTX takes most of a workload."""
     total = sum(lines.values()) or 1.0
     print(f"{name}: PTX instructions a point, by source line")
     for where, times in sorted(lines.items(), key=lambda line: -line[1])[:most]:

@@ -44,8 +44,8 @@ L1_BYTES = 128  # that the L1 cache returns per clock
 
 
 class Times(NamedTuple):
-    """Of one launch or several, in cycles of a multiprocessor times their number, or over the time
-    of moving the bytes."""
+    """Times of one or several launches, in cycles times multiprocessors or relative to the
+    bandwidth bound."""
 
     issue: float = 0
     fp32: float = 0
@@ -62,13 +62,13 @@ class Times(NamedTuple):
 
 
 def residents(kernel: Kernel, registers: int | None, machine: Machine) -> int:
-    """Blocks of the kernel on a multiprocessor."""
+    """Resident blocks of the kernel per multiprocessor."""
     known = registers or most_registers(kernel.threads)
     return resident_blocks(machine, kernel.threads, kernel.shared_bytes, known)
 
 
 def in_flight(kernel: Kernel, blocks: int) -> float:
-    """Bytes that a multiprocessor with so many blocks is waiting for, on average."""
+    """The mean number of bytes in flight in a multiprocessor with the given blocks."""
     return kernel.bytes_in_flight * kernel.threads * blocks
 
 
@@ -109,7 +109,7 @@ def launch_times(kernel: Kernel, registers: int | None, machine: Machine) -> Tim
 def predict(
     launches: Iterable[tuple[Kernel, int | None]], needed_bytes: float, machine: Machine
 ) -> Times:
-    """Over the time that moving the needed bytes takes. launches: kernels and their registers."""
+    """The time relative to the bandwidth bound. launches: kernels and their registers."""
     each = [launch_times(kernel, registers, machine) for kernel, registers in launches]
     total = Times(*(sum(column) for column in zip(*each, strict=True))) if each else Times()
     return total.over(needed_bytes / machine.bytes_per_cycle)

@@ -1,4 +1,4 @@
-"""The figures that are printed of a workload, and whether they meet its goals."""
+"""The printed figures of a workload, and the check of its goals."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from bench.gpu_model.rule import Times
 
 
 class Summary(NamedTuple):
-    """Of one workload; per-point figures are of a lane, so that 32 points share an instruction of
-    a warp."""
+    """The figures of a workload. Per-point figures count lanes, so 32 points share a warp
+    instruction."""
 
     slots: float  # issue slots a point
-    units: dict[str, float]  # instructions a point, by unit
+    units: dict[str, float]  # instructions per point, by unit
     slots_per_set: float  # of a warp
     lanes: float  # share of the lanes that take part in an instruction
-    sectors: float  # requested, over those needed
-    block_sectors: float  # distinct within a block, over those needed
-    banks: float  # passes over the banks, over the least
+    sectors: float  # requested, relative to those needed
+    block_sectors: float  # distinct in a block, relative to those needed
+    banks: float  # passes over the banks, relative to the minimum
     collisions: float  # lanes at one address of a shared atomic
-    barriers: float  # that a thread passes for a set
-    chain: float  # dependent global loads of a warp, for a set
-    in_flight: float  # bytes a multiprocessor waits for, in the kernel that takes longest
-    filled: float  # share of the machine's places that have a block, at full size
+    barriers: float  # barriers of a thread per set
+    chain: float  # dependent global loads of a warp per set
+    in_flight: float  # bytes in flight per multiprocessor in the longest kernel
+    filled: float  # share of the machine's block slots in use, at full size
     times: Times  # over moving the bytes
     unknown_registers: tuple[str, ...]  # kernels
 
@@ -67,7 +67,7 @@ def summarize(
 
 
 def _times_larger(workload: Counted) -> float:
-    """Sets at full size over those that are counted."""
+    """The ratio of sets at full size and counted sets."""
     if workload.layout != "channels last":
         return workload.full[0] / workload.shape[0]
     return workload.full[0] * workload.full[2] / workload.sets()
@@ -91,12 +91,12 @@ def _collisions(kernels: Sequence[Kernel]) -> float:
 
 class Verdict(NamedTuple):
     goal: Goal
-    value: float | None  # None where the other workload was left out
+    value: float | None  # None if the other workload is missing
     met: bool | None
 
 
 def judge(name: str, goals: Sequence[Goal], summaries: Mapping[str, Summary]) -> list[Verdict]:
-    """Holds one workload against its goals."""
+    """Checks a workload against its goals."""
     verdicts = []
     for goal in goals:
         value = _figure(summaries[name], goal.figure)

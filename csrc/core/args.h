@@ -1,4 +1,5 @@
-// What an operator hands to the kernels of either device: pointers and plain numbers.
+// The arguments that an operator passes to the kernels of either device: pointers and plain
+// numbers.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +8,11 @@
 
 namespace ddn {
 
-enum class DType : int { float32, float64, float16, bfloat16, boolean };  // boolean: of weights
+// boolean: of weights only.
+enum class DType : int { float32, float64, float16, bfloat16, boolean };
 
-// Calls f(S{}) with the type that numbers of that dtype are stored as. Real is the type of the
-// arithmetic on them: double for float64, float for the others.
+// Calls f(S{}) with the storage type of the dtype. Real is the arithmetic (opmath) type: double for
+// float64, float for the others.
 template <class Real, class F>
 DDN_HOST_DEVICE void with_storage(DType dtype, F&& f) {
   if constexpr (sizeof(Real) == sizeof(double)) {
@@ -24,7 +26,7 @@ DDN_HOST_DEVICE void with_storage(DType dtype, F&& f) {
   }
 }
 
-// The same for weights, which have a type of their own.
+// The same for weights, whose dtype is independent of Real.
 template <class F>
 DDN_HOST_DEVICE void with_weight_storage(DType dtype, F&& f) {
   if (dtype == DType::float64) {
@@ -54,17 +56,17 @@ DDN_HOST_DEVICE S from_real(Real x) {
   }
 }
 
-// The same, but that a finite x is not rounded to an infinity: for gradients.
+// The same, but a value beyond the range of S becomes the largest finite number; for gradients.
 template <class S, class Real>
 DDN_HOST_DEVICE S bounded_from_real(Real x) {
   if constexpr (sizeof(S) < sizeof(Real)) {
     const Real most = largest_of(S{});
-    x = x > most ? most : (x < -most ? -most : x);  // NaN stays
+    x = x > most ? most : (x < -most ? -most : x);  // keeps NaN
   }
   return from_real<S>(x);
 }
 
-// Element i of an array of that dtype.
+// Element i of an array of the dtype.
 template <class Real>
 DDN_HOST_DEVICE Real load_real(const void* array, DType dtype, int64_t i) {
   Real x{};
@@ -73,7 +75,7 @@ DDN_HOST_DEVICE Real load_real(const void* array, DType dtype, int64_t i) {
   return x;
 }
 
-// Element i of an array of weights of that dtype.
+// Element i of an array of weights of the dtype.
 template <class Real>
 DDN_HOST_DEVICE Real load_weight(const void* array, DType dtype, int64_t i) {
   Real weight{};
@@ -83,17 +85,17 @@ DDN_HOST_DEVICE Real load_weight(const void* array, DType dtype, int64_t i) {
   return weight;
 }
 
-// Some dims of a tensor in row-major order, merged where their strides allow it.
+// Some dimensions of a tensor in row-major order, merged where their strides allow it.
 struct Dims {
   static constexpr int max_rank = 8;
   int rank = 0;
   int64_t size[max_rank] = {};
   int64_t stride[max_rank] = {};  // in elements
 
-  // Where the i-th index of these dims, counted in row-major order, lies.
+  // The offset in elements of the i-th index, counted in row-major order.
   DDN_HOST_DEVICE int64_t offset(int64_t i) const {
     int64_t at = 0;
-    // Divisions of 64 bits take some 40 instructions each.
+    // A 64-bit division takes about 40 instructions.
     DDN_NO_UNROLL
     for (int d = rank - 1; d > 0; --d) {
       at += (i % size[d]) * stride[d];
@@ -103,23 +105,24 @@ struct Dims {
   }
 };
 
-// Where a set lies: point j of it at first + points.offset(j), with `points` of its layout.
+// The place of a set in memory. Point j is at element first + points.offset(j), with the `points`
+// of its layout.
 struct Place {
   int64_t first;
   int64_t num_points;
 };
 
-// A tensor as sets of points, which are visited in row-major order of the pooled dims.
+// A tensor as sets of points, in row-major order of the pooled dimensions.
 //
-// Dense: num_sets sets of num_points points each. Ragged: the segments ptr[s] to ptr[s + 1] of one
-// dim of num_points points, the only one in `points`; each of them is `channels` sets, whose places
-// `sets` describes.
+// Dense: num_sets sets of num_points points each. Ragged: `points` is a single dimension of
+// num_points points, divided into segments [ptr[s], ptr[s + 1]). Each segment is `channels` sets,
+// whose offsets `sets` gives.
 struct SetLayout {
   int64_t num_sets = 0;
   int64_t num_points = 0;
   Dims sets;
   Dims points;
-  const int64_t* ptr = nullptr;  // ragged: offsets from 0 to num_points, none below the one before
+  const int64_t* ptr = nullptr;  // ragged: ascending offsets from 0 to num_points
   int64_t channels = 1;
 
   DDN_HOST_DEVICE bool contiguous_points() const {
@@ -135,69 +138,68 @@ struct SetLayout {
 
 enum class Status : int { converged, stopped_early, flat, empty, not_finite };
 
-// What is told of each answer besides, [num_sets] each; see RobustPoolInfo in
-// ddn_cuda/functional.py.
+// Diagnostics of each answer, [num_sets] each; see RobustPoolInfo in ddn_cuda/functional.py.
 struct InfoArgs {
   int64_t* iterations;
   double* residual;
   double* curvature;
   double* objective;
   double* gap;
-  int64_t* status;  // null: nothing is asked for
+  int64_t* status;  // null: no diagnostics are requested
 };
 
-// How the points of all sets enter their objectives.
+// The objectives of all sets.
 struct PoolArgs {
-  DType dtype;         // of x and of what has its type
-  int penalty;         // its place in `Penalties`
+  DType dtype;         // of x, y and their gradients
+  int penalty;         // index in `Penalties`
   SetLayout layout;    // of x
   const void* x;       //
-  const void* alpha;   // [num_sets] in the opmath type, or null:
-  double alpha_value;  // then this one is meant
-  const void* weight;  // or null: each is one
+  const void* alpha;   // [num_sets] in the opmath type, or null for alpha_value
+  double alpha_value;  // the alpha of all sets
+  const void* weight;  // null: all weights are one
   DType weight_dtype;
   SetLayout weight_layout;
 };
 
 struct ForwardArgs : PoolArgs {
-  bool global;       // for penalties that are not convex: the global search
+  bool global;       // runs the global search for non-convex penalties
   void* y;           // [num_sets], the answer rounded to dtype
   void* remainder;   // [num_sets], the unrounded answer minus y, in the opmath type
   void* curvature;   // [num_sets], f''(y) / phi''(0), in the opmath type; see core/solve.h
-  int64_t max_iter;  // passes over a set; negative: until done
-  double tolerance;  // accepted |step| in units of alpha; negative: the contract's
+  int64_t max_iter;  // limit of passes over a set; negative: none
+  double tolerance;  // accepted |step| in units of alpha; negative: that of the guarantee
   InfoArgs info;     //
-  void* workspace;   // what a device's kernels ask for, or null
+  void* workspace;   // of the size that the device's kernels request, or null
 };
 
-// One number for each point, by the place of x's numbers in a layout of its own; or null.
+// An array with one number for each point of x, in its own layout. data may be null.
 struct PointArray {
   void* data;
   SetLayout layout;
 };
 
-// The forward's outputs, and the gradients of the answers with what multiplies them.
+// The outputs of the forward pass, the incoming gradient, and the gradients to compute.
 struct BackwardArgs : PoolArgs {
   const void* y;
   const void* remainder;
   const void* curvature;
-  const void* grad;        // of y, [num_sets] in dtype
+  const void* grad;        // incoming, of y, [num_sets] in dtype; null: one
   PointArray grad_x;       // in dtype
   PointArray grad_weight;  // in the opmath type
   void* grad_alpha;        // [num_sets] in the opmath type, or null
-  // Second order: the direction in which the gradients above are differentiated; null parts are
-  // zero. See Note [The second derivatives] in core/second_order.h.
+  // Second order: the direction (tangents) in which the gradients above are differentiated. Null
+  // tangents are zero. See Note [The second derivatives] in core/second_order.h.
   PointArray tangent_x;       // in dtype
   PointArray tangent_weight;  // in the opmath type
   const void* tangent_alpha;  // [num_sets] in the opmath type, or null
-  void* tangent_y;            // [num_sets] in dtype, or null: of y in that direction
+  void* tangent_y;            // output: directional derivative of y, [num_sets] in dtype, or null
 
   DDN_HOST_DEVICE bool is_second_order() const {
     return tangent_x.data != nullptr || tangent_weight.data != nullptr || tangent_alpha != nullptr;
   }
 };
 
-// x rounded once to that dtype.
+// x rounded once to the dtype.
 template <class Real>
 DDN_HOST_DEVICE Real rounded(DType dtype, double x) {
   Real result{};
@@ -212,7 +214,7 @@ DDN_HOST_DEVICE Real rounded(DType dtype, double x) {
   return result;
 }
 
-// Writes element i of an array of that dtype, rounded once.
+// Writes x, rounded once, to element i of an array of the dtype.
 template <class Real>
 DDN_HOST_DEVICE void store_real(void* array, DType dtype, int64_t i, double x) {
   const Real value = rounded<Real>(dtype, x);
@@ -222,14 +224,14 @@ DDN_HOST_DEVICE void store_real(void* array, DType dtype, int64_t i, double x) {
   });
 }
 
-// The alpha of a set as the kernels' arithmetic knows it.
+// The alpha of a set in the arithmetic type.
 template <class Real, class Args>
 DDN_HOST_DEVICE Real set_alpha(const Args& args, int64_t set) {
   return args.alpha != nullptr ? static_cast<const Real*>(args.alpha)[set]
                                : static_cast<Real>(args.alpha_value);
 }
 
-// The range of alpha in which nothing over- or underflows.
+// The kernels do not overflow or underflow for alpha within [1 / alpha_limit, alpha_limit].
 DDN_HOST_DEVICE constexpr double alpha_limit(DType dtype) {
   return dtype == DType::float64 ? 1e30 : 1e15;
 }

@@ -1,6 +1,6 @@
-// Sums at several u near each other, for penalties that are a parabola between breakpoints at
-// distance alpha and beyond them a line or nothing: where u does not go far, few points pass a
-// breakpoint, and the others need to be looked at once.
+// Sums at several nearby u, for penalties that are a parabola up to the breakpoints at |z| = alpha
+// and linear or constant beyond. While u moves little, few points pass a breakpoint. One pass lists
+// these points and sums the others, whose sums at another u follow in closed form.
 #pragma once
 
 #include <type_traits>
@@ -10,27 +10,27 @@
 
 namespace ddn {
 
-// What a look at a set at one u tells: wherever within reach u goes from there, only the points
-// that it has listed pass a breakpoint.
+// The result of a pass over a set. While |u - centre| <= reach, only listed points pass a
+// breakpoint.
 struct BreakpointPass {
   double centre = 0, reach = -1;
-  FixedSums others{};  // about the centre
-  int size = 0;        // of the list, as who keeps it counts
+  FixedSums others{};  // of the points that are not listed, about the centre
+  int size = 0;        // of the list, in units of the Lister
   bool has_squares = false, has_beyond = false;
-  bool is_listed = true;  // false: there was no room for the list
+  bool is_listed = true;  // false if the list would not fit
 };
 
 // A `Lister` has
 //
-//   BreakpointPass look<squares, beyond>(u, inner, outer)
-//                                 lists the points with inner < |u - x| <= outer and sums up the
-//                                 others; reach is left to be said
-//   Sums     listed<P>(u, known)  over the points that it has listed
-//   Sums     all<P>(u)            over all points, if `bounded`: there may be no room for a list
+//   BreakpointPass collect<squares, beyond>(u, inner, outer)
+//                                 lists the points with inner < |u - x| <= outer and sums the
+//                                 others; the caller sets `reach`
+//   Sums     listed<P>(u, known)  over the listed points
+//   Sums     all<P>(u)            over all points; only if `bounded`, the list may not fit
 template <class P, class Lister>
 class BreakpointSums {
  public:
-  // known: of an earlier look at the set at this alpha.
+  // known: of an earlier pass at the same alpha.
   DDN_HOST_DEVICE BreakpointSums(const Lister& lister, double alpha, int64_t points,
                                  BreakpointPass& known)
       : lister_(lister), alpha_(alpha), margin_(alpha * breakpoint_margin(points)), known_(known) {}
@@ -38,7 +38,7 @@ class BreakpointSums {
   DDN_HOST_DEVICE Sums operator()(double u) {
     if (!(::fabs(u - known_.centre) <= known_.reach && (!squares || known_.has_squares) &&
           (!beyond || known_.has_beyond))) {
-      look(u);
+      collect(u);
     }
     if constexpr (Lister::bounded) {
       if (!known_.is_listed) return lister_.template all<P>(u);
@@ -51,14 +51,15 @@ class BreakpointSums {
  private:
   static constexpr bool first = std::is_same_v<P, HuberFirst>;
   static constexpr bool squares = !is_convex<P> || first, beyond = is_convex<P>;
-  // Of the list, in units of alpha.
+  // The list has the points within this distance of a breakpoint, in units of alpha.
   static constexpr double width = is_convex<P> && !first ? 0.1 : 0.15;
 
-  DDN_COLD void look(double u) {
-    known_ = lister_.template look<squares, beyond>(u, alpha_ * (1 - width), alpha_ * (1 + width));
-    // Less what the distances are rounded by, and twice what is near a breakpoint.
+  DDN_COLD void collect(double u) {
+    known_ =
+        lister_.template collect<squares, beyond>(u, alpha_ * (1 - width), alpha_ * (1 + width));
+    // Reduced by the rounding of distances, and by twice the margin that counts as near.
     known_.reach = alpha_ * (width - 1e-5) - 2 * margin_;
-    if (Lister::bounded && !known_.is_listed) {  // for good
+    if (Lister::bounded && !known_.is_listed) {  // every further call takes a full pass
       known_.reach = detail::infinity;
       known_.has_squares = known_.has_beyond = true;
     }

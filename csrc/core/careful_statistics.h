@@ -8,7 +8,7 @@ namespace ddn {
 // A set has, besides what core/set.h lists,
 //
 //   void for_each_point(f)   calls f(x, weight) for the points of a thread, in double precision
-//   void largest(values)     of all threads' numbers, for each of an array
+//   void largest(values)     maxima over the threads, for each element of an array
 template <class Set>
 DDN_HOST_DEVICE SetStatistics compute_careful_statistics(const Set& set) {
   double weights[4] = {};                                   // of +inf, -inf, NaN and finite points
@@ -26,8 +26,8 @@ DDN_HOST_DEVICE SetStatistics compute_careful_statistics(const Set& set) {
   });
   set.sum(weights);
   set.largest(ends);
-  // Each point is divided by the weight of all first: their sum may overflow where the mean does
-  // not.
+  // Weights are divided by their sum first, because the sum of the points may overflow where the
+  // mean does not.
   const double finite = weights[3];
   CompensatedSum<double> sum;
   set.for_each_point([&](double x, double weight) {

@@ -1,4 +1,4 @@
-// The gradients of one answer: with respect to one of its points, the weight of that, and alpha.
+// The gradient of an answer with respect to a point, the point's weight, and alpha.
 //
 // Note: [The implicit gradient]
 // y solves f'(y) = sum_i w_i phi'(y - x_i; alpha) = 0. With H = f''(y) = sum_j w_j phi''(y - x_j),
@@ -10,9 +10,8 @@
 //                                        dy/dalpha = -sum_i w_i dphi'/dalpha(y - x_i) / H
 //
 // (the implicit function theorem; Gould, Hartley, Campbell, "Deep Declarative Networks", IEEE TPAMI
-// 44(8), 2022, proposition 4.4). Both sides of a quotient are kept divided by phi''(0): also where
-// that depends on alpha, since a factor in front of an identity that is zero may be differentiated
-// or not.
+// 44(8), 2022, proposition 4.4). Numerators and denominators are divided by phi''(0). This is valid
+// even if phi''(0) depends on alpha: the derivative of a factor times f'(y) = 0 vanishes.
 #pragma once
 
 #include <type_traits>
@@ -22,12 +21,12 @@
 
 namespace ddn {
 
-// What the gradients of all points of one set share.
+// The quantities that the gradients of all points of a set share.
 template <class V>
 struct SetGradient {
-  V base, offset;  // y and what rounding took from it
-  V inverse;       // 1 / curvature; zero where the forward pass left zero for one that vanishes
-  V grad;          // of y
+  V base, offset;  // y rounded to its dtype, and the remainder
+  V inverse;       // 1 / curvature; zero if the forward pass stored zero for a vanishing curvature
+  V grad;          // the gradient of y
   Alpha<V> alpha;
 
   template <class P>
@@ -39,7 +38,7 @@ struct SetGradient {
 template <class Real>
 DDN_HOST_DEVICE SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t set) {
   const Real alpha = set_alpha<Real>(args, set);
-  // All loads are issued before the first division waits for one.
+  // All loads come before the first division, so that their latencies overlap.
   const Real curvature = static_cast<const Real*>(args.curvature)[set];
   const Real y = load_real<Real>(args.y, args.dtype, set);
   const Real remainder = static_cast<const Real*>(args.remainder)[set];
@@ -47,24 +46,24 @@ DDN_HOST_DEVICE SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t
   return {y, remainder, curvature == 0 ? 0 : 1 / curvature, grad, {alpha, 1 / alpha}};
 }
 
-// No number beyond the largest one; NaN stays.
+// Clamps infinities to the largest finite number; NaN is kept.
 template <class V>
 DDN_HOST_DEVICE V bounded(V x) {
   return clamp(x, Math<V>::largest());
 }
 
-// Whether grad / H is an ordinary number.
+// Whether grad / H is far enough from overflow for products with numbers up to 1.
 template <class Real>
 DDN_HOST_DEVICE bool is_ordinary(const SetGradient<Real>& set) {
   const double scale = static_cast<double>(set.inverse) * static_cast<double>(set.grad);
   return ::fabs(scale) <= 0.5 * static_cast<double>(Math<Real>::largest());
 }
 
-// grad * dy/dx for a point x; zero for a point at infinity, which has no curvature. (That of a mean
-// has, but `inverse` is zero where the mean is infinite, and NaN where there is none.) The
-// quotients come first: they have no units, whatever the sizes of their parts. But where grad / H
-// `is_ordinary` and the weight does not change that, its product with the curvature, which is one
-// at most, is as good. W: One, or V.
+// grad * dy/dx for a point x; zero for a point at infinity, where psi' is zero. (psi' of the
+// quadratic is one there, but `inverse` is zero if the mean is infinite, and NaN if it is NaN.) The
+// quotient w psi' / H, which has no units, is formed first, so that no factor overflows. If grad /
+// H `is_ordinary` and the weight does not change this, the cheaper product of psi' <= 1 with w grad
+// / H is safe. W: One, or V.
 template <class P, bool is_ordinary = false, class V, class W>
 DDN_HOST_DEVICE V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = set.template terms<P>(x).dpsi;
@@ -75,8 +74,8 @@ DDN_HOST_DEVICE V point_gradient(V x, W weight, const SetGradient<V>& set) {
   return absolute(scale) <= Math<V>::splat(0.5) * Math<V>::largest() ? curvature * scale : careful;
 }
 
-// grad * dy/dw for a point x, also of zero weight; zero for one that is not finite. Far from zero
-// the quotient may be larger than any number.
+// grad * dy/dw for a point x, even of zero weight; zero for a point that is not finite. The
+// quotient may overflow for points far from zero, hence the clamping.
 template <class P, class V>
 DDN_HOST_DEVICE V weight_gradient(V x, const SetGradient<V>& set) {
   const V slope = set.template terms<P>(x).psi;

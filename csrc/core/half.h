@@ -1,5 +1,5 @@
-// The 16-bit floating-point types: read as float, which holds them exactly, and rounded once, to
-// nearest even. Plain integer arithmetic, so that compilers can vectorise it.
+// The 16-bit floating-point types. They convert to float exactly, and from float with one rounding
+// to nearest even. Only integer arithmetic, which compilers can vectorise.
 #pragma once
 
 #include <cmath>
@@ -70,8 +70,9 @@ DDN_HOST_DEVICE float from_float<float>(float x) {
   return x;
 }
 
-// A double as a float whose last bit is one where digits were lost: rounding that to 16 bits is
-// the same as rounding the double once (S. Boldo, G. Melquiond, IEEE Trans. Comput. 57(4), 2008).
+// Rounds a double to float by round-to-odd: the last bit is one if the conversion is inexact.
+// Rounding the result to 16 bits then equals rounding the double once (S. Boldo, G. Melquiond, IEEE
+// Trans. Comput. 57(4), 2008).
 DDN_HOST_DEVICE float rounded_to_odd(double x) {
   const float nearest = static_cast<float>(x);
   if (x != x || static_cast<double>(nearest) == x) return nearest;

@@ -127,36 +127,51 @@ DDN_HOST_DEVICE double first_step(const Set& set, double start, const Problem& p
 
 // Weights of two sides that differ by less, in units of all, are equal: weights are rounded
 // themselves, numbers of points are not.
-template <class Set>
-DDN_HOST_DEVICE double balance_doubt() {
-  return 4 * (Set::weighted ? rounding<typename Set::Real>() : rounding<double>());
+template <class Real>
+DDN_HOST_DEVICE double balance_doubt(bool weighted) {
+  return 4 * (weighted ? rounding<Real>() : rounding<double>());
 }
 
 // Note: [Flat Huber objectives]
 // The minimisers of a Huber objective form an interval when no point lies strictly within alpha of
 // one of them: they are then the stretch between (the last point on the left) + alpha and (the
 // first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
+DDN_HOST_DEVICE bool may_be_flat(const Iterate& it) {
+  return !it.stopped && !(lasting_dpsi<Huber>(it.at) > 0);
+}
+
+// Decides it where a descent that accepts `step` has ended, from around(u, radius).
+struct FlatMinimum {
+  double alpha, slack, radius;
+
+  DDN_HOST_DEVICE FlatMinimum(double u, double alpha, double step)
+      : alpha(alpha), slack(added(4 * step, 4e-16, ::fabs(u))), radius(max(alpha - slack, 0.0)) {}
+
+  // Moves u to the middle of the interval if there is one. total: the weight of the set; doubt:
+  // balance_doubt().
+  DDN_HOST_DEVICE bool decide(const Around& around, double total, double doubt, double& u) const {
+    if (around.nearer > 0) return false;
+    // The pulls of the two sides must cancel, up to the rounding of their sums.
+    if (::fabs(total - 2 * around.left) > doubt * total) return false;
+    const double left = around.below + alpha, right = around.above - alpha;
+    if (!is_finite(left) || !is_finite(right) || !(right - left > 2 * slack)) return false;
+    u = 0.5 * left + 0.5 * right;
+    return true;
+  }
+};
+
 template <class Set>
 DDN_HOST_DEVICE bool find_flat_minimum(const Set& set, double range, const Problem& problem,
                                        Iterate& it) {
-  if (it.stopped || lasting_dpsi<Huber>(it.at) > 0) return false;
-  const double step = accepted_step<typename Set::Real>(problem, range);
-  const double slack = added(4 * step, 4e-16, ::fabs(it.u));
-  const double radius = problem.alpha - slack;
-  const Around around = set.around(it.u, radius > 0 ? radius : 0);
-  if (around.nearer > 0) return false;
-  // The pulls of the two sides must cancel, up to the rounding of their sums.
-  const double total = set.total_weight();
-  if (::fabs(total - 2 * around.left) > balance_doubt<Set>() * total) return false;
-  const double left = around.below + problem.alpha, right = around.above - problem.alpha;
-  if (!is_finite(left) || !is_finite(right) || !(right - left > 2 * slack)) return false;
-  it.u = 0.5 * left + 0.5 * right;
-  return true;
+  using Real = typename Set::Real;
+  if (!may_be_flat(it)) return false;
+  const FlatMinimum flat(it.u, problem.alpha, accepted_step<Real>(problem, range));
+  return flat.decide(set.around(it.u, flat.radius), set.total_weight(),
+                     balance_doubt<Real>(Set::weighted), it.u);
 }
 
-template <class Set>
-DDN_HOST_DEVICE double nearest_point(const Set& set, double u) {
-  const Around around = set.around(u, 0);
+// around: of u, with a radius of zero.
+DDN_HOST_DEVICE double nearest_point(const Around& around, double u) {
   return u - around.below <= around.above - u ? around.below : around.above;
 }
 
@@ -169,7 +184,7 @@ DDN_HOST_DEVICE double robust_start(const Set& set, double start, const Bounds& 
   if (it.stopped) return it.u;
   // The middle of a flat stretch is as far from the one side as from the other.
   if (find_flat_minimum(set, bounds.range, problem, it)) return set.around(it.u, 0).below;
-  return it.at.dpsi == 0 ? nearest_point(set, it.u) : it.u;
+  return it.at.dpsi == 0 ? nearest_point(set.around(it.u, 0), it.u) : it.u;
 }
 
 // The descent from the robust start.

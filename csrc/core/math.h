@@ -1,10 +1,12 @@
-// The few functions that the penalties need of a number, for scalars. A number V is anything with
-// arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them (cpu/simd.h
-// adds their Math). fma(a, b, c) is a b + c, rounded once where that is faster: always in device
-// code. No compiler contracts anything else (build_config.py): the bits of a result depend neither
-// on the kernel nor on the copy of a function that computed it. gauss(t^2) is
-// exp(-t^2 / 2) for |t| up to gauss_limit, where nothing underflows; approximate_rsqrt is rsqrt to
-// four digits or more, where they are to be had for less. sum and largest_of combine the lanes.
+// Math<V>: the elementary functions that the penalties and solvers need, for scalars. V is a type
+// with arithmetic, comparisons and `mask ? a : b`: float, double, or a SIMD vector of them, whose
+// Math is in cpu/simd/vector_math.h.
+//
+// fma(a, b, c) is a b + c, rounded once where that is faster, and always in device code. Compilers
+// may not contract anything else (build_config.py), so a result does not depend on the kernel or
+// the copy of a function that computes it. gauss(t^2) is exp(-t^2 / 2) for |t| up to gauss_limit,
+// within which it does not underflow. approximate_rsqrt has at least four digits and may be cheaper
+// than rsqrt. sum and largest_of reduce over the lanes.
 #pragma once
 
 #include <cmath>
@@ -95,7 +97,7 @@ DDN_HOST_DEVICE V absolute(V x) {
   return Math<V>::absolute(x);
 }
 
-// min and max; `bound` where x is NaN, and it is none.
+// min and max. If x is NaN the result is `bound`, which must not be NaN.
 template <class V>
 DDN_HOST_DEVICE V min(V x, V bound) {
   return Math<V>::min(x, bound);
@@ -109,13 +111,13 @@ DDN_HOST_DEVICE V clip(V x, V bound) {
   return max(min(x, bound), -bound);
 }
 
-// The same for numbers that may be NaN, and then stay so.
+// Like clip, but keeps NaN.
 template <class V>
 DDN_HOST_DEVICE V clamp(V x, V bound) {
   return Math<V>::clamp(x, bound);
 }
 
-// The factor that is one, known to the compiler: such as the weight of each point of a set without
+// The factor one, known at compile time; for example the weight of each point of a set without
 // weights.
 struct One {};
 template <class V>
@@ -135,10 +137,10 @@ DDN_HOST_DEVICE V added(V sum, V a, One) {
 
 DDN_HOST_DEVICE bool is_finite(double x) { return ::fabs(x) <= Math<double>::largest(); }
 
-// A sum whose rounding errors are kept and added at the end (Knuth's TwoSum): right to the last few
-// bits however many terms there are. V: double, or a SIMD vector of doubles. The additions must not
-// be contracted with the product that x may be: `next` and the error would then round different
-// terms. The flags of both compilers rule that out (build_config.py).
+// A compensated sum: the rounding error of each addition (Knuth's TwoSum) is accumulated and added
+// at the end, so the error does not grow with the number of terms. V: double, or a SIMD vector of
+// doubles. If x is a product, it must not be contracted with the addition, or `next` and the error
+// would round different terms. The flags of both compilers prevent contraction (build_config.py).
 template <class V>
 struct CompensatedSum {
   V sum{}, error{};
@@ -152,10 +154,10 @@ struct CompensatedSum {
   DDN_HOST_DEVICE V total() const { return sum + error; }
 };
 
-// The middle of two doubles, counted in representable doubles.
+// The double halfway between two doubles, counted in representable numbers.
 template <class V>
 DDN_HOST_DEVICE V halfway(V a, V b) {
-  // Doubles in their order as integers: neighbours differ by one, -0 and +0 are neighbours.
+  // Maps doubles to integers in the same order; neighbours differ by one, as do -0 and +0.
   using Integers = typename Math<V>::Integers;
   Integers i, j;
   memcpy(&i, &a, sizeof i);

@@ -129,13 +129,14 @@ class Descent {
     if constexpr (!is_convex<P>) {
       if (!first) worse = at.density < allowed_density();
     }
-    const Mask ended = !worse & stationary(at);
+    const Mask ended = (!worse) & stationary(at);
     // At a maximum psi vanishes too; the descent leaves it downwards.
     const Mask right = at.psi < Math<V>::splat(0);
     if (first) {
       end_ = right ? hi_ : lo_;
     } else {
-      const Mask turned = !worse & !ended & ((end_ > best_) != right);  // or the trial is at end_
+      const Mask turned =
+          (!worse) & (!ended) & ((end_ > best_) != right);  // or the trial is at end_
       end_ = worse ? trial_ : (turned ? best_ : end_);
       end_seen_ = end_seen_ | worse | turned;
       if constexpr (!is_convex<P>) growth_ = worse | turned ? Math<V>::splat(0) : growth_;
@@ -245,7 +246,7 @@ class Descent {
     const V landing = best_ + s, zero = Math<V>::splat(0);
     const Mask up = half > zero;
     const Mask inside =
-        (up & (s > zero) & (landing < end_)) | (!up & (s < zero) & (landing > end_));
+        (up & (s > zero) & (landing < end_)) | ((!up) & (s < zero) & (landing > end_));
     s = inside | ((landing == end_) & !end_seen_) ? s : half;
     const V next = best_ + s;
     stays = stays | (next == best_);  // the step is below the rounding of u

@@ -1,5 +1,5 @@
-// The penalties, one struct each: the only place where their formulas are written. core/penalty.h
-// says what a struct has.
+// The penalties, one struct each: the only place with their formulas. core/penalty.h lists the
+// members of a struct.
 //
 // Sources: S. Gould, R. Hartley, D. Campbell, "Deep Declarative Networks", IEEE TPAMI 44(8), 2022,
 // section 5.2 (the five penalties); P. J. Huber, Ann. Math. Statist. 35, 1964 (huber); J. E.
@@ -61,8 +61,8 @@ struct PseudoHuber {
   static constexpr double max_rest = 3;
   static constexpr bool has_flat_minima = false;
 
-  // t is clipped where the slope is alpha to the last bit and the curvature underflows to zero, an
-  // infinite point pulls with exactly alpha, and the square of t does not overflow.
+  // The limit to which t is clipped: psi equals alpha to the last bit there (exactly alpha for an
+  // infinite point), psi' underflows to zero, and t^2 does not overflow.
   template <class V>
   static DDN_HOST_DEVICE V limit() {
     return Math<V>::splat(sizeof(typename Math<V>::Scalar) == 8 ? 1e150 : 1e18);
@@ -98,14 +98,14 @@ struct PseudoHuber {
     return sine * sine * sine;
   }
   static DDN_HOST_DEVICE double value(double z, double alpha) {
-    // Where t is large the square would overflow before the quotient is taken.
+    // For large t the square would overflow; the quotient is 1 there.
     const double t = ::fabs(z / alpha);
     return alpha * ::fabs(z) * (t < 1e150 ? t / (1 + ::sqrt(added(1.0, t, t))) : 1);
   }
   static DDN_HOST_DEVICE double second(double) { return 1; }
 };
 
-// The same to some digits, for a first step.
+// PseudoHuber with an approximate square root, for a first step.
 struct PseudoHuberApproximate : PseudoHuber {
   template <bool bounded, class V, class Add>
   static DDN_HOST_DEVICE void add_moments(V t, const Alpha<V>&, const Add& add) {
@@ -124,14 +124,14 @@ struct Huber {
   static constexpr bool has_breakpoints = true;
   static constexpr bool has_flat_minima = true;
 
-  // A point at distance alpha exactly counts as inside.
+  // A point at a distance of exactly alpha is inside.
   template <class V>
   static DDN_HOST_DEVICE Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
     return {clip(z, a.alpha), absolute(z) <= a.alpha ? one : zero, zero};
   }
-  // `density` counts the points near a breakpoint, on either side of it: a small step may change
-  // whether they are.
+  // The field `density` has the weight of the points near a breakpoint, on either side of it: a
+  // small step may move them across.
   static constexpr int moments = 3, first_approximate = 1, first_count = 1;
   template <class V, class Add>
   static DDN_HOST_DEVICE void add_moments(V z, const Alpha<V>& a, const Add& add) {
@@ -160,7 +160,8 @@ struct Huber {
   static DDN_HOST_DEVICE double second(double) { return 1; }
 };
 
-// The same where another descent follows at the same alpha: a look at the breakpoints serves both.
+// Huber for a descent that another one at the same alpha follows, such that they can share a pass
+// over the breakpoints.
 struct HuberFirst : Huber {};
 
 struct WelschFar;
@@ -181,7 +182,8 @@ struct Welsch {
   static constexpr int degree = 2;
   static constexpr double max_rest = 3;
 
-  // Beyond it the exponential is nothing beside that of a point within alpha: 2e-37 or less.
+  // Beyond this |t| the exponential is at most 2e-37, negligible next to that of a point within
+  // alpha.
   template <class V>
   static DDN_HOST_DEVICE V limit() {
     return Math<V>::splat(Math<V>::gauss_limit);
@@ -194,8 +196,8 @@ struct Welsch {
     const V curvature = Math<V>::fma(-square, e, e);
     return {near * e * a.alpha, curvature, -near * (curvature + (e + e))};
   }
-  // t^2 where the exponential is anything, and what it is at the limit beyond. Of a bounded t
-  // nothing but the square is clipped: no power of it makes up for such an exponential.
+  // t^2, clipped at the limit. If |t| is bounded (core/penalty.h) t itself need not be clipped: the
+  // exponential at the limit outweighs any power of t in the moments.
   template <bool bounded, class V>
   static DDN_HOST_DEVICE V clipped_square(V& t) {
     if constexpr (bounded) return min(t * t, limit<V>() * limit<V>());
@@ -229,7 +231,7 @@ struct Welsch {
   static DDN_HOST_DEVICE double limit(double) { return 1; }
 };
 
-// The same with more of the series: what it costs pays where the minimum is not near.
+// Welsch with a longer Taylor series, for starts that may be far from the minimum.
 struct WelschFar : Welsch {
   static constexpr int degree = 6;
   static constexpr double max_rest = 105;
@@ -248,8 +250,8 @@ struct WelschFar : Welsch {
     add(6, sixth, One{});
     add(7, sixth, t);
   }
-  // The n-th derivative of t exp(-t^2/2) is (-1)^n He_(n+1)(t) exp(-t^2/2), with the Hermite
-  // polynomials of probability theory.
+  // The n-th derivative of t exp(-t^2/2) is (-1)^n He_(n+1)(t) exp(-t^2/2), with the probabilists'
+  // Hermite polynomials.
   static DDN_HOST_DEVICE SeriesSums sums(const double* m, double alpha) {
     const double lost = m[1] - m[2];
     const double third = added(added(-m[4], -3.0, m[1]), 6.0, lost);
@@ -261,13 +263,13 @@ struct WelschFar : Welsch {
   }
 };
 
-// The same with a look at Huber's objective: see core/local_minimum.h.
+// WelschFar and the sums of Huber's objective in one pass; see core/local_minimum.h.
 struct WelschAndHuber : WelschFar {
   static constexpr int moments = 10, first_approximate = 4, first_count = 9;
-  struct Look {
+  struct JointSums {
     SeriesSums own;
-    double huber_psi;  // Huber's
-    double least;      // no less is Huber's curvature wherever within a quarter of alpha u may move
+    double huber_psi;  // sum of Huber's psi
+    double least;      // lower bound of the sum of Huber's psi' while u moves by at most alpha / 4
   };
   template <bool bounded, class V, class Add>
   static DDN_HOST_DEVICE void add_moments(V t, const Alpha<V>& a, const Add& add) {
@@ -275,7 +277,7 @@ struct WelschAndHuber : WelschFar {
     add(8, clip(t, Math<V>::splat(1)), One{});
     add.count(9, absolute(t), Math<V>::splat(0.75 - 1e-5));
   }
-  static DDN_HOST_DEVICE Look sums(const double* m, double alpha) {
+  static DDN_HOST_DEVICE JointSums sums(const double* m, double alpha) {
     return {WelschFar::sums(m, alpha), m[8] * alpha, m[9]};
   }
 };
@@ -290,7 +292,7 @@ struct TruncatedQuadratic {
   static constexpr bool is_smooth = false;
   static constexpr bool has_breakpoints = true;
 
-  // A point at distance alpha exactly counts as inside.
+  // A point at a distance of exactly alpha is inside.
   template <class V>
   static DDN_HOST_DEVICE Terms<V> terms(V z, const Alpha<V>& a) {
     const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
@@ -333,7 +335,7 @@ struct TypeList {
   static constexpr int size = sizeof...(P);
 };
 
-// A penalty's number is its place in this list.
+// The number of a penalty is its index in this list.
 // clang-format off
 using Penalties = TypeList<
     Quadratic,
@@ -343,7 +345,16 @@ using Penalties = TypeList<
     TruncatedQuadratic>;
 // clang-format on
 
-// Calls f(P{}) with the penalty of that number.
+template <class P, class First, class... Rest>
+constexpr int number_of(TypeList<First, Rest...>) {
+  if constexpr (std::is_same_v<P, First>) {
+    return 0;
+  } else {
+    return 1 + number_of<P>(TypeList<Rest...>{});
+  }
+}
+
+// Calls f(P{}) with the penalty P of the given number.
 template <class F, class First, class... Rest>
 inline void with_penalty(int number, F&& f, TypeList<First, Rest...>) {
   if constexpr (sizeof...(Rest) == 0) {

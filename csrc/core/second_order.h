@@ -1,21 +1,20 @@
-// What takes sums over a set besides its answer: the gradient of alpha, the derivative of the
-// answer in a direction, and the gradients of that.
+// The derivatives of an answer that need further sums over the set: the gradient of alpha, the
+// directional derivative (jvp), and the gradients of the directional derivative.
 //
 // Note: [The second derivatives]
-// Let s(z) = phi'(z) / phi''(0), c = ds/dz its curvature and z_i = y - x_i, so that y solves
-// sum_i w_i s(z_i) = 0. In the direction that moves x by v, the weights by m and alpha by n, y
-// moves by
+// Let s = psi, c = ds/dz and z_i = y - x_i, so that y solves sum_i w_i s(z_i) = 0. In the direction
+// with tangents v of x, m of the weights and n of alpha, the tangent of y is
 //
-//   y' = (sum_i w_i c_i v_i - m_i s_i - w_i n ds_i/dalpha) / H,     H = sum_i w_i c_i
+//   y' = (sum_i w_i c_i v_i - m_i s_i - w_i n ds_i/dalpha) / H,     H = sum_i w_i c_i,
 //
-// and z_i by e_i = y' - v_i. As s is alpha times a function of t = z / alpha alone, with b = alpha
-// dc/dz its remaining derivatives are d2s/dz dalpha = -t b / alpha and d2s/dalpha2 = t^2 b / alpha.
-// The identity that defines y',
+// and that of z_i is e_i = y' - v_i. s is alpha times a function of t = z / alpha alone. With
+// b = alpha dc/dz, the other second derivatives of s are therefore d2s/dz dalpha = -t b / alpha and
+// d2s/dalpha2 = t^2 b / alpha. The identity that defines y',
 //
 //   sum_i m_i s_i + w_i (c_i e_i + n ds_i/dalpha) = 0,
 //
-// differentiated once more by x_i, w_i and alpha, of which y depends on each as in Note [The
-// implicit gradient], gives
+// is differentiated by x_i, w_i and alpha, on each of which y depends as in Note [The implicit
+// gradient]. The result is
 //
 //   dy'/dx_i    = (q_i - Q w_i c_i / H) / H
 //   dy'/dw_i    = (-(c_i e_i + n ds_i/dalpha) + Q s_i / H) / H
@@ -24,7 +23,7 @@
 //   p_i = w_i b_i (e_i - t_i n) / alpha       q_i = m_i c_i + p_i       Q = sum_i q_i
 //   R = sum_i m_i ds_i/dalpha - t_i p_i       A = sum_i w_i ds_i/dalpha
 //
-// The Hessian is symmetric: this is both the derivative of the gradients in the direction
+// Since the Hessian is symmetric, these are both the directional derivative of the gradients
 // (forward over reverse) and the gradient of y' (reverse over reverse).
 #pragma once
 
@@ -32,14 +31,15 @@
 
 namespace ddn {
 
-// A point, its weight, and how both move.
+// A point, its weight, and the tangents of both.
 template <class V>
 struct MovingPoint {
   V x, weight, x_tangent, weight_tangent;
 };
 
-// All of one point that the formulas need, with weights divided by the curvature of the set. A
-// point that is not finite has zeros here, but for far_by_alpha: its pull still changes with alpha.
+// The terms of one point in the formulas above, with weights divided by the curvature of the set. A
+// point that is not finite has zeros except far_by_alpha, because psi at infinity may depend on
+// alpha.
 template <class V>
 struct PointTerms {
   V weight, weight_tangent;
@@ -65,7 +65,7 @@ DDN_HOST_DEVICE PointTerms<V> point_terms(const MovingPoint<V>& point, const Set
           finite ? terms.d2psi : zero};
 }
 
-// What a set's alpha does to its answer: dy/dalpha.
+// dy/dalpha.
 template <class P, class Points, class Real>
 DDN_HOST_DEVICE double alpha_derivative(const Points& points, const SetGradient<Real>& set) {
   using V = typename Points::V;
@@ -78,7 +78,7 @@ DDN_HOST_DEVICE double alpha_derivative(const Points& points, const SetGradient<
   return -sums[0];
 }
 
-// The derivative of the answer in a direction, y'; also A / H of the Note above.
+// The directional derivative y', and A / H of the Note above in alpha_pull.
 template <class P, class Points, class Real>
 DDN_HOST_DEVICE double direction_derivative(const Points& points, const SetGradient<Real>& set,
                                             double alpha_tangent, double& alpha_pull) {
@@ -89,7 +89,8 @@ DDN_HOST_DEVICE double direction_derivative(const Points& points, const SetGradi
     const PointTerms<V> at = point_terms<P>(point, shared);
     const V zero = Math<V>::splat(0);
     const V pull = at.weight * at.dpsi;
-    // Selected: whatever a point of no weight does, it is not there.
+    // A select, because 0 * x_tangent would be NaN for an infinite tangent of a point that exerts
+    // no influence.
     terms[0] = added(pull == zero ? pull : pull * point.x_tangent, -at.psi, at.weight_tangent);
     terms[1] = at.weight * at.far_by_alpha;
   });
@@ -97,15 +98,15 @@ DDN_HOST_DEVICE double direction_derivative(const Points& points, const SetGradi
   return added(sums[0], -alpha_pull, alpha_tangent);
 }
 
-// Writes the gradients of y', times that of the outcome, to what of `points` takes them, and
-// returns that of alpha.
+// Writes the gradients of y' with respect to the points and weights, times the incoming gradient,
+// to the outputs of `points`, and returns that of alpha.
 template <class P, class Points, class Real>
 DDN_HOST_DEVICE double second_order(const Points& points, const SetGradient<Real>& set,
                                     double y_tangent, double alpha_tangent, double alpha_pull) {
   using V = typename Points::V;
   const auto shared = points.shared(set);
   const V direction = Math<V>::splat(y_tangent), dpsi_dalpha = Math<V>::splat(alpha_tangent);
-  const auto bent = [&](const MovingPoint<V>& point, const PointTerms<V>& at) {
+  const auto d2psi_term = [&](const MovingPoint<V>& point, const PointTerms<V>& at) {
     const V pull = at.weight * at.d2psi * shared.alpha.inverse;
     const V moved = added(direction - point.x_tangent, -at.t, dpsi_dalpha);
     return pull == Math<V>::splat(0) ? pull : pull * moved;
@@ -113,7 +114,7 @@ DDN_HOST_DEVICE double second_order(const Points& points, const SetGradient<Real
   double sums[2] = {};
   points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[2]) {
     const PointTerms<V> at = point_terms<P>(point, shared);
-    const V p = bent(point, at);
+    const V p = d2psi_term(point, at);
     terms[0] = added(p, at.weight_tangent, at.dpsi);
     terms[1] = added(at.weight_tangent * at.dpsi_dalpha, -at.t, p);
   });
@@ -121,7 +122,7 @@ DDN_HOST_DEVICE double second_order(const Points& points, const SetGradient<Real
   points.write(
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
-        const V q = added(bent(point, at), at.weight_tangent, at.dpsi);
+        const V q = added(d2psi_term(point, at), at.weight_tangent, at.dpsi);
         return added(q, -total * at.weight, at.dpsi) * shared.grad;
       },
       [&](const MovingPoint<V>& point) {

@@ -26,45 +26,61 @@ DDN_HOST_DEVICE Solution fixed(double y, double curvature, Status status) {
   return solution;
 }
 
+// Of an alpha from a tensor; one that is a number was checked.
+template <class Real>
+DDN_HOST_DEVICE bool in_range(double alpha) {
+  constexpr double limit = alpha_limit(sizeof(Real) == 8 ? DType::float64 : DType::float32);
+  constexpr double rounding = 1e-6;  // of a limit in single precision
+  return alpha >= (1 - rounding) / limit && alpha <= limit * (1 + rounding);
+}
+
+// What the weights and alpha alone decide. total: of the weights, in the set's unit; NaN where one
+// is no weight.
+template <class Real>
+DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double unit,
+                                          Solution& solution) {
+  const double nan = __builtin_nan("");
+  if (!in_range<Real>(alpha) || !(total * unit <= Math<Real>::largest())) {
+    solution = fixed(nan, nan, Status::not_finite);
+    return true;
+  }
+  solution = fixed(0, 0, Status::empty);
+  return total == 0;
+}
+
 // What needs no descent: sets with points that are not finite, means, sets of equal points. Returns
 // true with the solution, else makes [lo, hi] a bracket of the minimisers.
-template <class P, class Set>
-DDN_HOST_DEVICE bool solve_directly(const Set& set, double alpha, SetStatistics& statistics,
+//
+// statistics: where points are not finite, those of careful_statistics(). doubt: balance_doubt().
+template <class P>
+DDN_HOST_DEVICE bool solve_directly(double alpha, double doubt, SetStatistics& statistics,
                                     Solution& solution) {
   using detail::infinity;
-  const double nan = __builtin_nan("");
-  const bool ordinary =
-      is_finite(statistics.mean) && is_finite(statistics.lo) && is_finite(statistics.hi);
-  double pull = 0, finite = statistics.finite;
-  if (!ordinary) {
-    statistics = set.careful_statistics();
-    pull = statistics.positive_infinities - statistics.negative_infinities;
-    finite = statistics.finite;
-    const bool up = statistics.positive_infinities > 0, down = statistics.negative_infinities > 0;
-    if (statistics.nans > 0) return solution = fixed(nan, nan, Status::not_finite), true;
-    if (finite == 0 || (P::is_mean && (up || down))) {
-      const bool agree = !(up && down);
-      const double y = agree ? (up ? infinity : -infinity) : nan;
-      return solution = fixed(y, agree ? 0 : nan, Status::not_finite), true;
-    }
+  const double nan = __builtin_nan(""), finite = statistics.finite;
+  const double pull = statistics.positive_infinities - statistics.negative_infinities;
+  const bool up = statistics.positive_infinities > 0, down = statistics.negative_infinities > 0;
+  if (statistics.nans > 0) return solution = fixed(nan, nan, Status::not_finite), true;
+  if (finite == 0 || (P::is_mean && (up || down))) {
+    const bool agree = !(up && down);
+    const double y = agree ? (up ? infinity : -infinity) : nan;
+    return solution = fixed(y, agree ? 0 : nan, Status::not_finite), true;
+  }
+  if (is_convex<P> && (up || down)) {
     // An infinite point pulls with alpha at most, and so do all finite ones together with the rest.
-    const double doubt = P::has_flat_minima ? detail::balance_doubt<Set>() * finite : 0;
-    if (is_convex<P> && ::fabs(pull) >= finite - doubt) {
+    const double p = ::fabs(pull), room = P::has_flat_minima ? doubt * finite : 0;
+    if (p >= finite - room) {
       const double side = pull > 0 ? 1 : -1;
       // In balance, Huber's minimisers begin where the last finite point ceases to pull.
-      const bool balanced = P::has_flat_minima && ::fabs(pull) <= finite + doubt;
+      const bool balanced = P::has_flat_minima && p <= finite + room;
       const double y =
           balanced ? (side > 0 ? statistics.hi : statistics.lo) + side * alpha : side * infinity;
       return solution = fixed(y, 0, balanced ? Status::flat : Status::not_finite), true;
     }
-    if (is_convex<P> && pull != 0) {
-      // Past every finite point the slope's sign is settled at the distance t alpha with
-      // finite * t / sqrt(1 + t^2) = |pull|.
-      const double p = ::fabs(pull), t = p / ::sqrt((finite - p) * (finite + p));
-      const double beyond = (1 + 2 * t) * alpha;
-      if (pull > 0) statistics.hi += beyond;
-      if (pull < 0) statistics.lo -= beyond;
-    }
+    // Past every finite point the slope's sign is settled at the distance t alpha with
+    // finite * t / sqrt(1 + t^2) = |pull|.
+    const double t = p / ::sqrt((finite - p) * (finite + p)), beyond = (1 + 2 * t) * alpha;
+    if (pull > 0) statistics.hi += beyond;
+    if (pull < 0) statistics.lo -= beyond;
   }
   if (P::is_mean) {
     // Rounding may carry it past the points, so that the mean of equal ones would not be theirs.
@@ -79,29 +95,42 @@ DDN_HOST_DEVICE bool solve_directly(const Set& set, double alpha, SetStatistics&
   return false;
 }
 
-// Of an alpha from a tensor; one that is a number was checked.
+// Note: [Vanishing curvature]
+// Below the rounding error of its own sum a curvature says nothing, and below the smallest normal
+// number it has no reciprocal; the implicit function theorem then gives no gradient, and zero is
+// returned for it. The terms of a smooth non-convex curvature are themselves differences, density
+// minus (density minus curvature): what is rounded is the sum of the two.
+template <class P>
+DDN_HOST_DEVICE double rounded_in_dpsi(const Sums& at) {
+  return is_gaussian<P> ? added(-at.dpsi, 2.0, at.density) : at.dpsi;
+}
+// Also without the unit: what is smaller has lost digits before it is multiplied with it.
 template <class Real>
-DDN_HOST_DEVICE bool in_range(double alpha) {
-  constexpr double limit = alpha_limit(sizeof(Real) == 8 ? DType::float64 : DType::float32);
-  constexpr double rounding = 1e-6;  // of a limit in single precision
-  return alpha >= (1 - rounding) / limit && alpha <= limit * (1 + rounding);
+DDN_HOST_DEVICE double least_curvature(double unit) {
+  return detail::smallest_normal<Real>() * max(1.0, 1 / unit);
+}
+// rounded: rounded_in_dpsi() where dpsi was summed.
+template <class Real>
+DDN_HOST_DEVICE double without_rounding(double dpsi, double rounded, double unit) {
+  const bool vanishes =
+      !(dpsi > 16 * detail::rounding<Real>() * rounded) || dpsi < least_curvature<Real>(unit);
+  return vanishes ? 0 : dpsi;
 }
 
 template <class P, bool global, class Set>
 DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
   using Real = typename Set::Real;
-  const double nan = __builtin_nan("");
-  if (!in_range<Real>(problem.alpha)) return fixed(nan, nan, Status::not_finite);
-  const double total = set.total_weight();
-  if (!(total * set.unit() <= Math<Real>::largest())) return fixed(nan, nan, Status::not_finite);
-  if (total == 0) return fixed(0, 0, Status::empty);
-
-  Solution solution = fixed(nan, nan, Status::not_finite);
+  Solution solution{};
+  if (solve_without_points<Real>(problem.alpha, set.total_weight(), set.unit(), solution)) {
+    return solution;
+  }
   SetStatistics statistics = set.template statistics<!P::is_mean>();
-  // Also without the unit: what is smaller has lost digits before it is multiplied with it.
-  const double least_curvature = detail::smallest_normal<Real>() * max(1.0, 1 / set.unit());
-  if (solve_directly<P>(set, problem.alpha, statistics, solution)) {
-    if (solution.curvature < least_curvature) solution.curvature = 0;
+  if (!(is_finite(statistics.mean) && is_finite(statistics.lo) && is_finite(statistics.hi))) {
+    statistics = set.careful_statistics();
+  }
+  if (solve_directly<P>(problem.alpha, detail::balance_doubt<Real>(Set::weighted), statistics,
+                        solution)) {
+    if (solution.curvature < least_curvature<Real>(set.unit())) solution.curvature = 0;
     return solution;
   }
 
@@ -132,17 +161,8 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
     // The curvature belongs to the very point that is returned, so that the gradient's weights sum
     // to one: a Huber point may enter or leave within the last step.
     if (it.in_double || it.stopped) it.at = set.template sums<P, Real>(it.u, problem.alpha);
-    // Note: [Vanishing curvature]
-    // Below the rounding error of its own sum a curvature says nothing, and below the smallest
-    // normal number it has no reciprocal; the implicit function theorem then gives no gradient, and
-    // zero is returned for it. The terms of a smooth non-convex curvature are themselves
-    // differences, density minus (density minus curvature): what is rounded is the sum of the two.
-    double rounded = it.at.dpsi;
-    if constexpr (is_gaussian<P>) rounded = added(-it.at.dpsi, 2.0, it.at.density);
-    const bool vanishes =
-        !(it.at.dpsi > 16 * detail::rounding<Real>() * rounded) || it.at.dpsi < least_curvature;
     solution.y = it.u;
-    solution.curvature = vanishes ? 0 : it.at.dpsi;
+    solution.curvature = without_rounding<Real>(it.at.dpsi, rounded_in_dpsi<P>(it.at), set.unit());
     solution.status = it.stopped ? Status::stopped_early : Status::converged;
     solution.passes = problem.max_iter - passes_left;
   }

@@ -80,10 +80,10 @@ struct VectorTangentPoints {
 // Whether the gradients exceed the caches. Non-temporal stores then save the read of each cache
 // line before it is overwritten.
 inline bool exceeds_caches(const SetLayout& layout, DType dtype) {
-  constexpr int64_t caches = 32 << 20, least_set = 1 << 10;
+  constexpr int64_t caches = 32 << 20, min_set = 1 << 10;
   const int64_t bytes = layout.num_points * (dtype == DType::float64 ? 8 : 4);
   const bool staged = dtype == DType::float16 || dtype == DType::bfloat16;
-  return !staged && layout.ptr == nullptr && layout.contiguous_points() && bytes >= least_set &&
+  return !staged && layout.ptr == nullptr && layout.contiguous_points() && bytes >= min_set &&
          bytes * layout.num_sets >= caches;
 }
 

@@ -17,8 +17,8 @@ struct BreakpointLister {
   T* list;  // of set.n + lanes numbers: whole vectors are stored
 
   template <bool squares, bool beyond>
-  DDN_HOST_DEVICE BreakpointPass look(double u, double inner_distance,
-                                      double outer_distance) const {
+  DDN_HOST_DEVICE BreakpointPass collect(double u, double inner_distance,
+                                         double outer_distance) const {
     using Lanes = Vector<V>;
     const Split<T, V> at(u);
     const Lanes base = splat(static_cast<V>(at.base)), offset = splat(at.offset), zero{};

@@ -12,9 +12,10 @@ inline namespace DDN_ISA {
 
 // A set that no lane batch takes. takes_more: see solve_and_write().
 template <class P, bool global, class T, bool weighted>
-void forward_set(const ForwardArgs& args, int64_t index, const PointSpan<T, weighted>& points,
-                 double total_weight, double unit, const cpu::ParallelFor* parallel_for,
-                 SearchWorkspace<T>* workspace, bool takes_more = false) {
+DDN_HOST_DEVICE void forward_set(const ForwardArgs& args, int64_t index,
+                                 const PointSpan<T, weighted>& points, double total_weight,
+                                 double unit, const cpu::ParallelFor* parallel_for,
+                                 SearchWorkspace<T>* workspace, bool takes_more = false) {
   const PointSet<T, weighted> set(points, total_weight, unit, parallel_for, workspace);
   solve_and_write<P, global>(args, index, set, takes_more);
 }
@@ -24,7 +25,7 @@ template <class P, bool global, class T>
 void forward_range(const ForwardArgs& args, int64_t begin, int64_t end,
                    const cpu::ParallelFor* parallel_for) {
   // From so many points on, the next set is prefetched; the hardware prefetcher fetches the others.
-  constexpr int64_t least_prefetched = 512, least_prefetched_in_batch = 32;
+  constexpr int64_t min_prefetched = 512, min_prefetched_in_batch = 32;
   StagedSets<T> x(args.x, args.dtype, args.layout, end);
   StagedSets<T> weight(args.weight, args.weight_dtype, args.weight_layout, end);
   WeightedPoints<T> weighted;
@@ -60,12 +61,12 @@ void forward_range(const ForwardArgs& args, int64_t begin, int64_t end,
     }
     const T alpha = set_alpha<T>(args, i);
     if (lane_batch.template takes<P, global>(n) && in_range<T>(alpha)) {
-      const bool prefetches = in_place && n >= least_prefetched_in_batch;
+      const bool prefetches = in_place && n >= min_prefetched_in_batch;
       const int64_t next_set = prefetches ? x.offset_to_later(i, lane_batch.lanes) : 0;
       lane_batch.add(i, points, n, unit, alpha, in_place, next_set);
       if (lane_batch.is_full()) forward_lane_batch();
     } else {
-      const bool prefetches = in_place && n >= least_prefetched;
+      const bool prefetches = in_place && n >= min_prefetched;
       forward_alone(i, points, n, unit, prefetches ? x.offset_to_later(i, 1) : 0, false);
     }
   }
@@ -75,7 +76,7 @@ void forward_range(const ForwardArgs& args, int64_t begin, int64_t end,
 // Where sets are fewer than so many and have more points than that, all threads work on one after
 // the other together.
 constexpr int64_t fewest_parallel_sets = 64;
-constexpr int64_t most_points_alone = 2 * chunk_points;
+constexpr int64_t max_points_alone = 2 * chunk_points;
 
 inline void forward_tensor(const ForwardArgs& args, const cpu::ParallelFor& parallel_for) {
   using Range = void (*)(const ForwardArgs&, int64_t, int64_t, const cpu::ParallelFor*);
@@ -89,7 +90,7 @@ inline void forward_tensor(const ForwardArgs& args, const cpu::ParallelFor& para
     });
   });
   const SetLayout& layout = args.layout;
-  if (layout.num_points > most_points_alone && layout.num_sets < fewest_parallel_sets) {
+  if (layout.num_points > max_points_alone && layout.num_sets < fewest_parallel_sets) {
     range(args, 0, layout.num_sets, &parallel_for);
   } else {
     for_each_range(layout, parallel_for,

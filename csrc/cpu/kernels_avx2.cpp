@@ -1,7 +1,7 @@
 // The kernels for x86-64 with AVX2 and FMA.
 #if defined(__x86_64__)
 
-// Before the target is widened: what these headers define may be shared with other files.
+// Included before the target is widened: the linker may share their functions with other files.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -26,6 +26,7 @@
 #define DDN_VECTOR_BYTES 32
 #include "cpu/backward.h"
 #include "cpu/forward.h"
+#include "cpu/sharded.h"
 
 namespace ddn::cpu {
 void forward_avx2(const ForwardArgs& args, const ParallelFor& parallel_for) {
@@ -33,6 +34,9 @@ void forward_avx2(const ForwardArgs& args, const ParallelFor& parallel_for) {
 }
 void backward_avx2(const BackwardArgs& args, const ParallelFor& parallel_for) {
   backward_tensor(args, parallel_for);
+}
+void sharded_avx2(const ShardedArgs& args, const ParallelFor& parallel_for) {
+  sharded_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu
 

@@ -1,7 +1,7 @@
 // The kernels for x86-64 with AVX-512 (F, DQ, BW, VL).
 #if defined(__x86_64__)
 
-// Before the target is widened: what these headers define may be shared with other files.
+// Included before the target is widened: the linker may share their functions with other files.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -33,6 +33,7 @@
 #define DDN_VECTOR_BYTES 64
 #include "cpu/backward.h"
 #include "cpu/forward.h"
+#include "cpu/sharded.h"
 
 namespace ddn::cpu {
 void forward_avx512(const ForwardArgs& args, const ParallelFor& parallel_for) {
@@ -40,6 +41,9 @@ void forward_avx512(const ForwardArgs& args, const ParallelFor& parallel_for) {
 }
 void backward_avx512(const BackwardArgs& args, const ParallelFor& parallel_for) {
   backward_tensor(args, parallel_for);
+}
+void sharded_avx512(const ShardedArgs& args, const ParallelFor& parallel_for) {
+  sharded_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu
 

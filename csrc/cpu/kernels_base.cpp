@@ -3,6 +3,7 @@
 #define DDN_VECTOR_BYTES 16
 #include "cpu/backward.h"
 #include "cpu/forward.h"
+#include "cpu/sharded.h"
 
 namespace ddn::cpu {
 void forward_base(const ForwardArgs& args, const ParallelFor& parallel_for) {
@@ -10,5 +11,8 @@ void forward_base(const ForwardArgs& args, const ParallelFor& parallel_for) {
 }
 void backward_base(const BackwardArgs& args, const ParallelFor& parallel_for) {
   backward_tensor(args, parallel_for);
+}
+void sharded_base(const ShardedArgs& args, const ParallelFor& parallel_for) {
+  sharded_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu

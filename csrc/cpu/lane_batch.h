@@ -1,19 +1,18 @@
 // Small sets, solved side by side with one in each SIMD lane.
 //
 // Note: [Lane batches]
-// Of a small set's time little goes to its points: most is the latency of sums across lanes, of
-// divisions and of branches that are foreseen wrongly. A lane batch pays these once for all its
-// sets. Whatever a lane does depends on its own set alone, so that answers do not depend on which
-// sets share a lane batch, or on whether there are others at all.
+// Most of the time of a small set is latency: of sums across lanes, divisions and mispredicted
+// branches. A lane batch pays these once for all its sets. Each lane depends on its own set alone,
+// so that an answer does not depend on the other sets of the batch.
 //
-// A lane batch solves sets whose descent goes as it should: finite points, no Huber objective that
-// is flat, no curvature below a sixteenth of what it could be, a few passes. The others are left to
-// core/solve.h.
+// A lane batch solves the ordinary sets: finite points, a unique Huber minimiser, a sum of psi' of
+// at least a sixteenth of its maximum, and a few passes. core/solve.h solves the others.
 #pragma once
 
 #include "core/certify/cell_proof.h"
 #include "core/newton.h"
 #include "core/solve.h"
+#include "cpu/lane_points.h"
 #include "cpu/lane_sweep.h"
 #include "cpu/lanes.h"
 #include "cpu/point_set.h"
@@ -22,40 +21,36 @@ namespace ddn {
 inline namespace DDN_ISA {
 
 template <class T>
-class LaneBatch {
- public:
-  static constexpr int lanes = VectorOf<T>::lanes;
-  static constexpr int64_t most_points = 16 * lanes;
+class LaneBatch : private LanePoints<T> {
+  using Base = LanePoints<T>;
+  using Base::for_each_point, Base::lengths_, Base::least_, Base::most_, Base::points_, Base::sets_,
+      Base::size_;
+  using typename Base::AddedSet;
 
-  // Whether sets of so many points are for lane batches: of more they gain little or nothing.
+ public:
+  using Base::add, Base::is_full, Base::lanes;
+
+  // Whether lane batches are faster for sets of so many points.
   template <class P, bool global>
   static constexpr bool takes(int64_t points) {
     constexpr int each = P::is_mean ? 4 : !global ? 16 : is_gaussian<P> ? 4 : 8;
     return points > 1 && points <= each * lanes;
   }
 
-  bool is_full() const { return size_ == lanes; }
-
-  // A set that stays where it is until the lane batch is solved, or of which a copy is kept. ahead:
-  // from its points to those that take its lane next.
-  void add(int64_t index, const T* x, int64_t n, double unit, double alpha, bool stays,
-           int64_t ahead) {
-    if (!stays) {
-      std::copy_n(x, n, copies_[size_]);
-      x = copies_[size_];
-    }
-    sets_[size_++] = {x, n, index, unit, alpha, ahead};
-  }
-
-  // Solves what was added, and is empty then. `solve_alone` is called with each set that is not one
-  // for a lane batch: solve_alone(index, points, n, unit, takes_more), the last one if it is one
-  // that would take more passes than are allowed.
+  // Solves the sets that were added and removes them. Calls solve_alone(index, points, n, unit,
+  // takes_more) for each set that a lane batch cannot solve; takes_more says that the solution
+  // takes more passes than args.max_iter.
   template <class P, bool global, class Alone>
   void solve(const ForwardArgs& args, const Alone& solve_alone) {
     if (size_ == 0) return;
-    load();
+    this->load();
+    for (int lane = 0; lane < lanes; ++lane) {
+      weight_.set(lane, static_cast<double>(sets_[lane].n));
+      alpha_.set(lane, sets_[lane].alpha);
+      margin_.set(lane, breakpoint_margin(sets_[lane].n));
+    }
     statistics<P::is_mean>();
-    bool bounded = P::is_smooth;  // what is bounded, clipping does not change
+    bool bounded = P::is_smooth;  // clipping changes nothing then
     for (int p = 0; p < parts; ++p) {
       const Part range = hi_.part[p] - lo_.part[p], far = most_bounded * alpha_.part[p];
       reach_.part[p] = min(range, alpha_.part[p]);
@@ -69,7 +64,7 @@ class LaneBatch {
       find<P, global, false>();
     }
     for (int lane = 0; lane < size_; ++lane) {
-      const Placed& set = sets_[lane];
+      const AddedSet& set = sets_[lane];
       const bool takes_more = args.max_iter >= 0 && passes_[lane] > args.max_iter;
       if (takes_more || !is_solved(lane)) {
         solve_alone(set.index, set.x, set.n, set.unit, takes_more && is_solved(lane));
@@ -82,69 +77,11 @@ class LaneBatch {
 
  private:
   static constexpr int parts = PerLane<T>::parts;
-  static constexpr int most_passes = 16;
+  static constexpr int max_passes = 16;
   using Part = typename PerLane<T>::Part;
   using Mask = decltype(Part{} < Part{});
 
-  struct Placed {
-    const T* x;
-    int64_t n;
-    int64_t index;
-    double unit, alpha;
-    int64_t ahead;
-  };
-
-  // Calls body(points, mask) for the j-th points of all sets, flush() after every few.
-  template <class Body, class Flush>
-  DDN_HOST_DEVICE void for_each_point(const Body& body, const Flush& flush) const {
-    int64_t j = 0;
-    for (; j + block_vectors <= least_; j += block_vectors) {
-      for (int k = 0; k < block_vectors; ++k) body(points_[j + k], AllLanes{});
-      flush();
-    }
-    while (j < most_) {
-      const int64_t end = std::min<int64_t>(j + block_vectors, most_);
-      for (; j < std::min(end, least_); ++j) body(points_[j], AllLanes{});
-      for (; j < end; ++j) body(points_[j], lengths_ > static_cast<T>(j));
-      flush();
-    }
-  }
-
-  // Puts the sets into lanes, while those that come next are fetched: of so many stretches at a
-  // time the processor would see none. Past its end a set goes on with its first point, which is
-  // then left out; lanes without a set have the first one.
-  void load() {
-    for (int lane = size_; lane < lanes; ++lane) sets_[lane] = sets_[0];
-    least_ = most_ = sets_[0].n;
-    for (int lane = 0; lane < lanes; ++lane) {
-      const Placed& set = sets_[lane];
-      least_ = std::min(least_, set.n);
-      most_ = std::max(most_, set.n);
-      lengths_[lane] = static_cast<T>(set.n);
-      weight_.set(lane, static_cast<double>(set.n));
-      alpha_.set(lane, set.alpha);
-      margin_.set(lane, breakpoint_margin(set.n));
-    }
-    for (int64_t j = 0; j < most_; j += lanes) {
-      Vector<T> rows[lanes];
-      for (int lane = 0; lane < lanes; ++lane) {
-        const Placed& set = sets_[lane];
-        const int64_t rest = set.n - j;
-        if (set.ahead != 0 && rest > 0) __builtin_prefetch(set.x + j + set.ahead);
-        if (rest >= lanes) {
-          rows[lane] = ddn::load<T>(set.x + j);
-        } else {
-          const int count = static_cast<int>(std::max<int64_t>(rest, 0));
-          const Vector<T> some = load_first<T>(set.x + (set.n - count), count);
-          rows[lane] = first_lanes<T>(count) ? some : splat(set.x[0]);
-        }
-      }
-      transpose<T>(rows);
-      for (int k = 0; k < lanes; ++k) points_[j + k] = rows[k];
-    }
-  }
-
-  // Where descents begin and how far they may go, and which sets are solved by that already.
+  // The start and the bracket of each descent, and the sets that need none.
   template <bool is_mean>
   void statistics() {
     using Lanes = Vector<T>;
@@ -260,7 +197,7 @@ class LaneBatch {
     }
   }
 
-  // What was found is where another descent begins, but of equal points.
+  // Another descent begins at each answer, except for sets of equal points.
   void go_on() {
     for (int p = 0; p < parts; ++p) {
       const Mask started = solved_[p] & (lo_.part[p] < hi_.part[p]);
@@ -274,7 +211,7 @@ class LaneBatch {
     SumsIn<Part> at[parts];
     Descent<P, Part> descents[parts];
     for (int p = 0; p < parts; ++p) descents[p] = descent<P>(p);
-    for (int pass = 0; pass < most_passes; ++pass) {
+    for (int pass = 0; pass < max_passes; ++pass) {
       bool done = true;
       for (int p = 0; p < parts; ++p) done = done && !Math<Part>::any(active_[p]);
       if (done) return;
@@ -304,8 +241,8 @@ class LaneBatch {
     active_[p] = active & !done;
   }
 
-  // Leaves solved, of the answers of a smooth penalty, those that are proven global minima. The
-  // points are those of a set in units of alpha, from its first one on, afterwards.
+  // Keeps those answers that are proven to be global minima. Afterwards the points are in units of
+  // alpha, from the least one on.
   template <class P>
   void keep_proven() {
     using Lanes = Vector<T>;
@@ -336,7 +273,7 @@ class LaneBatch {
     const auto proof = prove_by_cells<P, Lanes>(narrowed(range), narrowed(place), lengths_,
                                                 narrowed(wanted) > none, sums);
     const PerLane<T> proven = widened<T>(proof.proven ? one : none);
-    bend_ = widened<T>(proof.bend);
+    density_curvature_ = widened<T>(proof.curvature);
     for (int p = 0; p < parts; ++p) solved_[p] |= proven.part[p] > 0.5;
   }
 
@@ -348,13 +285,13 @@ class LaneBatch {
 
   template <class P, bool global>
   void write(const ForwardArgs& args, int lane) const {
-    const Placed& set = sets_[lane];
+    const AddedSet& set = sets_[lane];
     const double total = weight_[lane];
     Solution solution = fixed(u_[lane], curvature_[lane], Status::converged);
     solution.passes = static_cast<int64_t>(passes_[lane]);
     if constexpr (global) {
-      // All that was left out has less density. About the answer it rises by no more than the step
-      // that was accepted, or the rounding of u, lets it.
+      // Everywhere else the density is lower. About the answer it exceeds that of the answer by no
+      // more than the accepted step, or the rounding of u, allows.
       solution.bound = -1;
       const double rounding = detail::rounding<T>();
       const double way =
@@ -362,7 +299,7 @@ class LaneBatch {
           set.alpha;
       if (is_gaussian<P> && lo_[lane] < hi_[lane]) {
         const double slope = total * (way + 4 * rounding);
-        solution.slack = slope * slope / (-2 * bend_[lane]);
+        solution.slack = slope * slope / (-2 * density_curvature_[lane]);
       } else {
         solution.slack = total * way * way;
       }
@@ -378,20 +315,14 @@ class LaneBatch {
     }
   }
 
-  int size_ = 0;
-  Placed sets_[lanes];
-  int64_t least_, most_;  // points of a set
-  Vector<T> lengths_;     // numbers of points
   PerLane<T> weight_, alpha_, margin_;
   PerLane<T> lo_, hi_;           // of the points
   PerLane<T> reach_, accepted_;  // the smaller of their range and alpha; a step that is
   PerLane<T> u_, curvature_, passes_;
   // Of a global search: a bound on the second derivative of the density, by u / alpha, where the
   // minimum may be.
-  PerLane<T> bend_;
+  PerLane<T> density_curvature_;
   Mask active_[parts], solved_[parts];
-  Vector<T> points_[most_points + 2];
-  T copies_[lanes][most_points];
 };
 
 }  // namespace DDN_ISA

@@ -1,7 +1,7 @@
 // Numbers of several sets, one set in each SIMD lane.
 #pragma once
 
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {

@@ -1,11 +1,11 @@
 // One pass over a chunk of points: moments of a penalty, statistics, the surroundings of a place,
-// and terms of the power series.
+// and the density on a cell.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
-#include "core/certify/series_terms.h"
+#include "core/certify/cells.h"
 #include "core/penalties.h"
 #include "cpu/point_span.h"
 
@@ -175,34 +175,34 @@ Around chunk_around(const PointSpan<T, weighted>& set, double u, double radius) 
   return around;
 }
 
-// Sums of the terms of the power series of the Welsch density; see core/certify/series.h.
-template <class T, bool weighted>
-Series chunk_series(const PointSpan<T, weighted>& set, double u, double alpha) {
+// Sums over a cell |u - centre| <= radius; see core/certify/cells.h.
+template <class Cell, class T, bool weighted>
+Moments<Cell::numbers> chunk_cell(const PointSpan<T, weighted>& set, double centre, double radius,
+                                  double alpha) {
   using Lanes = Vector<double>;
-  constexpr int terms = Series::terms;
-  const Split<T, double> at(u);
+  constexpr int count = Cell::numbers;
+  const Split<T, double> at(centre);
   const Lanes base = splat(static_cast<double>(at.base)), offset = splat(at.offset), zero{};
-  const Lanes limit = splat(Math<double>::gauss_limit), inverse = splat(1 / alpha);
-  Lanes sums[terms] = {};
-  DoublePair totals[terms];
+  const Lanes inverse = splat(1 / alpha), reach = splat(radius / alpha);
+  Lanes sums[count] = {};
+  DoublePair totals[count];
   for_each_vector<double>(
       set,
       [&](Lanes points, auto weights, auto mask) __attribute__((always_inline)) {
-        const Lanes z = clip(residual(points, base, offset) * inverse, limit);
-        add_series_terms<UnfusedMath<Lanes>>(
-            z, Math<Lanes>::gauss(z * z) * weights,
+        Cell::template add<UnfusedMath<Lanes>>(
+            residual(points, base, offset) * inverse, reach, weights,
             [&](int i, Lanes x, auto y)
                 __attribute__((always_inline)) { sums[i] += select(mask, x * y); });
       },
       [&]() __attribute__((always_inline)) {
-        for (int i = 0; i < terms; ++i) {
+        for (int i = 0; i < count; ++i) {
           totals[i].add(sums[i]);
           sums[i] = zero;
         }
       });
-  Series series;
-  for (int i = 0; i < terms; ++i) series.c[i] = totals[i].total();
-  return series;
+  Moments<count> result;
+  for (int i = 0; i < count; ++i) result.m[i] = totals[i].total();
+  return result;
 }
 
 }  // namespace DDN_ISA

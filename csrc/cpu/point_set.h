@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 #include <type_traits>
 #include <vector>
 
@@ -22,7 +23,7 @@ class PointSet {
   using Scalar = T;
   using Real = T;
   using BinMath = FloatMath;
-  static_assert(least_block % BinMath::lanes == 0, "vectors of cells fill blocks");
+  static_assert(min_block % BinMath::lanes == 0, "vectors of cells fill blocks");
   using Workspace = SearchWorkspace<T>;
   using Set = PointSpan<T, weighted_>;
   static constexpr bool weighted = weighted_;
@@ -40,6 +41,7 @@ class PointSet {
   double total_weight() const { return total_weight_; }
   double unit() const { return unit_; }
 
+  // One thread is all of the group.
   int rank() const { return 0; }
   int size() const { return 1; }
   void sync() const {}
@@ -80,7 +82,7 @@ class PointSet {
     for (int i = begin + 1; i < end; ++i) found = x[i] > x[found] ? i : found;
     return found;
   }
-  int most_cells() const { return Workspace::most_cells; }
+  int max_cells() const { return Workspace::max_cells; }
   template <class P>
   static const KernelTable& table() {
     static const KernelTable table = make_kernel_table<P>();
@@ -112,18 +114,30 @@ class PointSet {
   int64_t sort() const { return sort_finite(set_, *workspace_); }
 
   Series series(double centre, double alpha) const {
-    return over_chunks<Series>([=](const Set& part) { return chunk_series(part, centre, alpha); },
-                               [](Series& all, const Series& one) {
-                                 for (int i = 0; i < Series::terms; ++i) all.c[i] += one.c[i];
-                               });
+    Series series;
+    cell_sums<SeriesCell>(centre, Series::radius, alpha, series.c);
+    return series;
+  }
+  template <class Cell>
+  void cell_sums(double centre, double radius, double alpha, double (&sums)[Cell::numbers]) const {
+    using All = Moments<Cell::numbers>;
+    const All all = over_chunks<All>(
+        [=](const Set& part) { return chunk_cell<Cell>(part, centre, radius, alpha); },
+        add_moments<All>);
+    std::copy(all.m, all.m + Cell::numbers, sums);
   }
 
   template <class P, class V>
   auto sums(double u, double alpha) const {
+    return sums<P, V>(u, alpha, alpha * breakpoint_margin(set_.n));
+  }
+  // breakpoint: see Alpha.
+  template <class P, class V>
+  auto sums(double u, double alpha, double breakpoint) const {
     if constexpr (P::is_smooth) {
-      if (range_ <= most_bounded * alpha) return sums<P, V, true>(u, alpha);
+      if (range_ <= most_bounded * alpha) return sums<P, V, true>(u, alpha, breakpoint);
     }
-    return sums<P, V, false>(u, alpha);
+    return sums<P, V, false>(u, alpha, breakpoint);
   }
   // Calls f with a function of u that returns the sums there.
   template <class P, class V, class F>
@@ -193,15 +207,16 @@ class PointSet {
 
  private:
   template <class P, class V, bool bounded>
-  auto sums(double u, double alpha) const {
-    const double breakpoint = alpha * breakpoint_margin(set_.n);
+  auto sums(double u, double alpha, double breakpoint) const {
     using All = Moments<P::moments>;
     const All all = over_chunks<All>(
         [=](const Set& part) { return chunk_moments<P, V, bounded>(part, u, alpha, breakpoint); },
-        [](All& sum, const All& one) {
-          for (int k = 0; k < P::moments; ++k) sum.m[k] += one.m[k];
-        });
+        add_moments<All>);
     return P::sums(all.m, alpha);
+  }
+  template <class All>
+  static void add_moments(All& sum, const All& one) {
+    for (size_t k = 0; k < std::size(sum.m); ++k) sum.m[k] += one.m[k];
   }
 
   template <class Part, class Compute, class Combine>

@@ -9,7 +9,7 @@
 // large the set. Approximate sums are moved to double precision once in `approximate_vectors` only.
 #pragma once
 
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {
@@ -21,6 +21,7 @@ constexpr int approximate_vectors = 64;  // of approximate sums; a multiple of a
 // Points one after the other and, if `weighted`, their weights.
 template <class T, bool weighted>
 struct PointSpan {
+  static constexpr bool is_weighted = weighted;
   const T* x;
   const T* weights;  // null unless `weighted`
   int64_t n;

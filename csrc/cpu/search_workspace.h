@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "core/certify/narrowing.h"
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {
@@ -14,9 +14,9 @@ inline namespace DDN_ISA {
 // overflow.
 template <class T>
 struct SearchWorkspace {
-  static constexpr int most_cells = 2048;
+  static constexpr int max_cells = 2048;
   static constexpr int size =
-      most_cells + 2 * KernelTable::most_blocks * KernelTable::most_per_alpha + 2 + bins_slack;
+      max_cells + 2 * KernelTable::max_block_reach * KernelTable::max_per_alpha + 2 + bins_slack;
   static constexpr int place_bits = 10;
   static constexpr int count_shift = 21;
   static constexpr int64_t bin_points = (1 << 11) - 1;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/set.h"
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {
@@ -15,7 +15,7 @@ inline namespace DDN_ISA {
 // A list of up to so many numbers is sorted by ranks. That takes n^2 comparisons, but a vector of
 // them at a time and without a branch to mispredict. Beyond, std::sort is faster.
 template <class T>
-constexpr int most_ranked = 32 * VectorOf<T>::lanes;
+constexpr int max_ranked = 32 * VectorOf<T>::lanes;
 
 // Sorts finite numbers: each moves to the place of its rank, which is the number of those that are
 // smaller or, of equal ones, stand further left.
@@ -24,7 +24,7 @@ void sort_by_rank(T* x, int n) {
   using Lanes = Vector<T>;
   using Rank = Integers<T>;
   constexpr int lanes = VectorOf<T>::lanes;
-  T unsorted[most_ranked<T> + lanes];
+  T unsorted[max_ranked<T> + lanes];
   std::copy_n(x, n, unsorted);
   std::fill_n(unsorted + n, lanes, static_cast<T>(detail::infinity));
   for (int i = 0; i < n; i += lanes) {
@@ -55,7 +55,7 @@ template <class T>
 void sort_list(T* x, T* weights, int64_t n) {
   if (weights != nullptr) {
     sort_by_point(x, weights, n);
-  } else if (n <= most_ranked<T>) {
+  } else if (n <= max_ranked<T>) {
     sort_by_rank(x, static_cast<int>(n));
   } else {
     std::sort(x, x + n);

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/args.h"
-#include "cpu/simd/math.h"
+#include "cpu/simd/vector_math.h"
 
 namespace ddn {
 inline namespace DDN_ISA {
@@ -172,12 +172,12 @@ class StagedSets {
     return points;
   }
   void begin_group(int64_t set) {
-    constexpr int64_t most_points = 1 << 12;  // of a set: the group fits into the caches
+    constexpr int64_t max_points = 1 << 12;  // of a set: the group fits into the caches
     const Dims& sets = layout_.sets;
     int64_t count = 1;
     place_ = layout_.place(set);
     if (layout_.points.rank == 1 && sets.rank > 0 && sets.stride[sets.rank - 1] == 1 &&
-        place_.num_points <= most_points) {
+        place_.num_points <= max_points) {
       const int64_t row = sets.size[sets.rank - 1], left = row - set % row;
       count = std::min<int64_t>({VectorOf<T>::lanes, left, end_ - set});
     }

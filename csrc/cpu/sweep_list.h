@@ -27,7 +27,7 @@ void list_run(const PointSpan<T, weighted>& points, double centre, double half,
   for_each_vector<T>(
       points,
       [&](Lanes x, auto weights, auto mask) __attribute__((always_inline)) {
-        const Lanes z = run(x), distance = absolute(z);
+        const Lanes z = run.from_centre(x), distance = absolute(z);
         const auto all = selection<T>(mask), inside = all & at_most<T>(distance, run.inner);
         const auto edge = (all & at_most<T>(distance, run.outer)).without(inside);
         const Lanes t = inside.keep(shift - z * run.inverse);

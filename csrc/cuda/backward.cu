@@ -10,12 +10,12 @@ namespace ddn::cuda {
 namespace {
 
 // Sets of more points are taken by a block.
-constexpr int64_t most_warp_points = 1024;
+constexpr int64_t max_warp_points = 1024;
 
 template <class P, class T>
 void launch_sums(const BackwardArgs& args, cudaStream_t stream) {
   const int64_t sets = args.layout.num_sets;
-  if (args.layout.ptr == nullptr && args.layout.num_points <= most_warp_points) {
+  if (args.layout.ptr == nullptr && args.layout.num_points <= max_warp_points) {
     DDN_LAUNCH((backward_sums<P, T, Warp>), grid_for(sets, block_threads / warp_size),
                block_threads, 0, stream, args);
   } else {

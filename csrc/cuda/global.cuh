@@ -17,9 +17,9 @@ constexpr int64_t global_shared_bytes = 32 << 10;
 constexpr int global_small_threads = 128;
 constexpr int global_threads = 256;
 // Blocks that solve large sets at a time, each with its own list.
-constexpr int64_t most_lists = 128;
+constexpr int64_t max_lists = 128;
 // Channels of a large segment that are solved at a time, each with its own list.
-constexpr int64_t most_channel_lists = 32;
+constexpr int64_t max_channel_lists = 32;
 
 struct GlobalArgs {
   ForwardArgs forward;
@@ -29,15 +29,15 @@ struct GlobalArgs {
 };
 
 inline int64_t channel_lists(const SetLayout& layout) {
-  return std::min(layout.channels, most_channel_lists);
+  return std::min(layout.channels, max_channel_lists);
 }
 
 // Blocks on a multiprocessor: as many as registers allow without a spill.
 template <class P, class T, int threads, bool weighted>
-constexpr int least_blocks = sizeof(T) == 4 && !weighted ? (is_gaussian<P> ? 256 : 512) / threads : 1;
+constexpr int min_blocks = sizeof(T) == 4 && !weighted ? (is_gaussian<P> ? 256 : 512) / threads : 1;
 
 template <class P, class T, int threads, bool weighted>
-__global__ void __launch_bounds__(threads, (least_blocks<P, T, threads, weighted>))
+__global__ void __launch_bounds__(threads, (min_blocks<P, T, threads, weighted>))
     global_shared_memory(const __grid_constant__ GlobalArgs args) {
   using ThreadGroup = Block<threads>;
   using Workspace = GroupWorkspace<T, weighted>;
@@ -78,8 +78,7 @@ __global__ void __launch_bounds__(global_threads, 1)
   }
   // A list has as many points as all segments together; each segment has its place there. A block
   // takes the channels of a segment with stride `copies`.
-  const int64_t copies =
-      layout.channels < most_channel_lists ? layout.channels : most_channel_lists;
+  const int64_t copies = layout.channels < max_channel_lists ? layout.channels : max_channel_lists;
   const int64_t items = *args.scheduler.count * copies;
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t segment = args.scheduler.segments[i / copies], copy = i % copies;
@@ -96,10 +95,10 @@ cudaError_t launch_global_shared(const GlobalArgs& args, cudaStream_t stream) {
   const int64_t bytes = fixed_bytes + 2 * args.scheduler.capacity * point_bytes<T, weighted>;
   using Kernel = void (*)(GlobalArgs);
   const Kernel kernel = global_shared_memory<P, T, threads, weighted>;
-  constexpr int most_bytes = fixed_bytes + 2 * static_cast<int>(global_shared_bytes);
-  static_assert(most_bytes <= most_dynamic_bytes);
+  constexpr int max_bytes = fixed_bytes + 2 * static_cast<int>(global_shared_bytes);
+  static_assert(max_bytes <= max_dynamic_bytes);
   const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, max_bytes);
   if (error != cudaSuccess) return error;
   DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, 1), threads,
              static_cast<size_t>(bytes), stream, args);
@@ -110,7 +109,7 @@ template <class P, class T, bool weighted>
 cudaError_t launch_global_global(const GlobalArgs& args, cudaStream_t stream) {
   const SetLayout& layout = args.forward.layout;
   const unsigned blocks = layout.ptr == nullptr
-                              ? static_cast<unsigned>(std::min(layout.num_sets, most_lists))
+                              ? static_cast<unsigned>(std::min(layout.num_sets, max_lists))
                               : args.scheduler.grid(layout, 1);
   DDN_LAUNCH((global_global_memory<P, T, weighted>), blocks, global_threads,
              static_cast<size_t>(GroupWorkspace<T, weighted>::fixed_bytes), stream, args);
@@ -148,7 +147,7 @@ inline int64_t global_workspace_bytes(const ForwardArgs& args) {
   const int64_t point = (args.dtype == DType::float64 ? 8 : 4) * (args.weight != nullptr ? 2 : 1);
   const int64_t bytes = args.layout.num_points * point;
   if (bytes <= global_shared_bytes) return 0;
-  return bytes * (args.layout.ptr == nullptr ? std::min(args.layout.num_sets, most_lists)
+  return bytes * (args.layout.ptr == nullptr ? std::min(args.layout.num_sets, max_lists)
                                              : channel_lists(args.layout));
 }
 

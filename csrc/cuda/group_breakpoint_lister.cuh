@@ -25,8 +25,8 @@ struct GroupBreakpointLister {
   }
 
   template <bool squares, bool beyond>
-  __device__ __forceinline__ BreakpointPass look(double u, double inner_distance,
-                                                 double outer_distance) const {
+  __device__ __forceinline__ BreakpointPass collect(double u, double inner_distance,
+                                                    double outer_distance) const {
     const Split<T, T> at(u);
     const T inner = static_cast<T>(inner_distance), outer = static_cast<T>(outer_distance);
     T sum = 0, square = 0, inside = 0, left = 0;

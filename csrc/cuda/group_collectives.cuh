@@ -37,7 +37,7 @@ struct GroupCollectives {
   __device__ __forceinline__ void group_sync() const { __syncwarp(); }
   __device__ __forceinline__ float group_largest(float x) const { return largest_in_warp(x); }
   __device__ __forceinline__ int place() const { return lane() / sharers; }
-  __device__ __forceinline__ int places() const { return least_block; }
+  __device__ __forceinline__ int places() const { return min_block; }
   __device__ __forceinline__ Share share() const { return {lane() % sharers, sharers}; }
   __device__ __forceinline__ float shared_sum(float x) const {
 #pragma unroll
@@ -78,7 +78,7 @@ struct GroupCollectives {
 
  private:
   // Threads that share the sum of a cell.
-  static constexpr int sharers = warp_size / least_block;
+  static constexpr int sharers = warp_size / min_block;
 };
 
 }  // namespace ddn::cuda

@@ -10,6 +10,7 @@
 
 #include <type_traits>
 
+#include "core/certify/cells.h"
 #include "core/penalties.h"
 #include "core/set.h"
 #include "cuda/points.cuh"
@@ -171,6 +172,24 @@ struct GroupPoints {
     return sums_of<P, double>(u, alpha, a, [&](const auto& body, const auto& flush) {
       for_each</*branches=*/false>(body, flush);
     });
+  }
+
+  // Sums over a cell |u - centre| <= radius; see core/certify/cells.h.
+  template <class Cell>
+  __device__ __forceinline__ void cell_sums(double centre, double radius, double alpha,
+                                            double (&sums)[Cell::numbers]) const {
+    const Split<T, double> at(centre);
+    const double base = static_cast<double>(at.base), inverse = 1 / alpha;
+    for (double& sum : sums) sum = 0;
+    for_each(
+        [&](T x, auto weight) {
+          Cell::template add<Math<double>>(
+              residual(static_cast<double>(x), base, at.offset) * inverse, radius * inverse,
+              weight_in<double>(weight),
+              [&](int i, double a, auto b) { sums[i] = added(sums[i], a, b); });
+        },
+        [] {});
+    ThreadGroup::template reduce<Add>(sums);
   }
 };
 

@@ -3,7 +3,7 @@
 
 #include "core/certify/bin_places.h"
 #include "core/certify/run_edges.h"
-#include "core/certify/series_terms.h"
+#include "core/certify/series.h"
 #include "core/certify/sweep.h"
 #include "cuda/group_points.cuh"
 #include "cuda/group_workspace.cuh"
@@ -66,7 +66,7 @@ class GroupSearchPoints {
     clear_list();
     set_.for_each(
         [&](T x, auto weight) {
-          const T z = run(x), distance = absolute(z), t = -z * run.inverse;
+          const T z = run.from_centre(x), distance = absolute(z), t = -z * run.inverse;
           if (distance <= run.inner) {
             totals[0] += 1.0 * weight_in<double>(weight);
             s1 = added(s1, t, weight);
@@ -104,20 +104,8 @@ class GroupSearchPoints {
   }
 
   __device__ __forceinline__ Series series(double centre, double alpha) const {
-    const Split<T, double> at(centre);
-    const double inverse = 1 / alpha;
-    Series series{};
-    set_.for_each(
-        [&](T x, auto weight) {
-          const double z = clip(
-              residual(static_cast<double>(x), static_cast<double>(at.base), at.offset) * inverse,
-              Math<double>::gauss_limit);
-          const double kernel = Math<double>::gauss(z * z) * weight_in<double>(weight);
-          add_series_terms<Math<double>>(
-              z, kernel, [&](int i, double a, auto b) { series.c[i] = added(series.c[i], a, b); });
-        },
-        [] {});
-    ThreadGroup::template reduce<Add>(series.c);
+    Series series;
+    set_.template cell_sums<SeriesCell>(centre, Series::radius, alpha, series.c);
     return series;
   }
 

@@ -34,7 +34,7 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
   }
   __device__ __forceinline__ double unit() const { return weighted ? weights_.unit : 1; }
 
-  __device__ __forceinline__ int most_cells() const { return Workspace::most_cells; }
+  __device__ __forceinline__ int max_cells() const { return Workspace::max_cells; }
   template <class P>
   __device__ __forceinline__ const KernelTable& table() const {
     return *workspace_->table;
@@ -76,6 +76,18 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
   template <class P, class V>
   __device__ __forceinline__ auto sums(double u, double alpha) const {
     return points_.template sums<P>(u, alpha, points_.template alpha_in<V>(alpha));
+  }
+  // breakpoint: see Alpha.
+  template <class P, class V>
+  __device__ __forceinline__ auto sums(double u, double alpha, double breakpoint) const {
+    return points_.template sums<P>(
+        u, alpha,
+        Alpha<V>{static_cast<V>(alpha), static_cast<V>(1 / alpha), static_cast<V>(breakpoint)});
+  }
+  template <class Cell>
+  __device__ __forceinline__ void cell_sums(double centre, double radius, double alpha,
+                                            double (&sums)[Cell::numbers]) const {
+    points_.template cell_sums<Cell>(centre, radius, alpha, sums);
   }
   // Calls f with a function of u that returns the sums there.
   template <class P, class V, class F>

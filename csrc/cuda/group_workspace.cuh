@@ -29,18 +29,18 @@ struct Counting<true> {
 template <class T, bool weighted>
 struct GroupWorkspace {
   using Count = typename Counting<weighted>::Count;
-  static constexpr int most_cells = 512;
-  static constexpr int most_blocks = 80;  // eight cells each at least, and the pad
-  static constexpr int most_bins = most_cells + 2 * 48 + 2 + bins_slack;  // 48: the widest pad
+  static constexpr int max_cells = 512;
+  static constexpr int max_blocks = 80;  // eight cells each at least, and the pad
+  static constexpr int max_bins = max_cells + 2 * 48 + 2 + bins_slack;  // 48: the widest pad
   static constexpr int place_bits = 16;
   static constexpr int64_t bin_points = 1 << 15;
 
   // The first part of the dynamic shared memory.
   struct Fixed {
-    Count counts[most_bins], places[most_bins];
-    double masses[most_bins], moments[most_bins];  // of more than bin_points points
-    float mass[most_bins], moment[most_bins], centre[most_cells], upper[most_cells];
-    float blocks[most_blocks], bounds[most_blocks];
+    Count counts[max_bins], places[max_bins];
+    double masses[max_bins], moments[max_bins];  // of more than bin_points points
+    float mass[max_bins], moment[max_bins], centre[max_cells], upper[max_cells];
+    float blocks[max_blocks], bounds[max_blocks];
     unsigned size;  // of the list
   };
   static constexpr int fixed_bytes = (sizeof(Fixed) + 15) / 16 * 16;

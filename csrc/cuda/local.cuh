@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(large_threads, 1)
   }
 }
 
-// most_points: of a set.
-template <class P, class T, class ThreadGroup, bool weighted, int64_t most_points>
+// max_points: of a set.
+template <class P, class T, class ThreadGroup, bool weighted, int64_t max_points>
 cudaError_t launch_local_shared(const LocalArgs& args, cudaStream_t stream) {
   constexpr int thread_groups = block_threads / ThreadGroup::threads;
   using Kernel = void (*)(LocalArgs);
@@ -66,10 +66,10 @@ cudaError_t launch_local_shared(const LocalArgs& args, cudaStream_t stream) {
     return thread_groups * group_numbers<P, T, ThreadGroup, weighted>(points) *
            static_cast<int64_t>(sizeof(T));
   };
-  constexpr int64_t most_bytes = bytes(most_points);
-  static_assert(most_bytes <= most_dynamic_bytes);
+  constexpr int64_t max_bytes = bytes(max_points);
+  static_assert(max_bytes <= max_dynamic_bytes);
   const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most_bytes));
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(max_bytes));
   if (error != cudaSuccess) return error;
   DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, thread_groups), block_threads,
              static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);
@@ -78,14 +78,14 @@ cudaError_t launch_local_shared(const LocalArgs& args, cudaStream_t stream) {
 
 template <class P, class T, bool weighted>
 cudaError_t launch_warps(const LocalArgs& args, cudaStream_t stream) {
-  constexpr int64_t most_points = warp_bytes / point_bytes<T, weighted>;
-  return launch_local_shared<P, T, Warp, weighted, most_points>(args, stream);
+  constexpr int64_t max_points = warp_bytes / point_bytes<T, weighted>;
+  return launch_local_shared<P, T, Warp, weighted, max_points>(args, stream);
 }
 
 template <class P, class T, bool weighted>
 cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
-  constexpr int64_t most_points = block_bytes / point_bytes<T, weighted>;
-  return launch_local_shared<P, T, Block<block_threads>, weighted, most_points>(args, stream);
+  constexpr int64_t max_points = block_bytes / point_bytes<T, weighted>;
+  return launch_local_shared<P, T, Block<block_threads>, weighted, max_points>(args, stream);
 }
 
 template <class P, class T, bool weighted>

@@ -1,8 +1,8 @@
-// The CUDA kernels as the operators see them. Launches go to `stream` of the current device;
-// nothing is waited for.
+// The interface of the CUDA kernels. Launches are asynchronous, on `stream` of the current device.
 #pragma once
 
 #include "core/args.h"
+#include "core/sharded_pass.h"
 #include "cuda/launch.h"
 
 namespace ddn::cuda {
@@ -11,5 +11,6 @@ namespace ddn::cuda {
 cudaError_t robust_pool_forward(const ForwardArgs& args, cudaStream_t stream);
 int64_t robust_pool_workspace_bytes(const ForwardArgs& args);
 cudaError_t robust_pool_backward(const BackwardArgs& args, cudaStream_t stream);
+cudaError_t sharded_passes(const ShardedArgs& args, cudaStream_t stream);
 
 }  // namespace ddn::cuda

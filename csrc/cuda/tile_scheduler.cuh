@@ -10,7 +10,7 @@ namespace ddn::cuda {
 
 constexpr int num_sizes = 3;
 // Blocks of a launch that cannot know the length of its list: a few for each multiprocessor.
-constexpr unsigned most_list_blocks = 2048;
+constexpr unsigned max_list_blocks = 2048;
 
 // The most points of a set in each size class; the last class has no bound.
 struct Sizes {
@@ -36,7 +36,7 @@ struct TileScheduler {
   }
   unsigned grid(const SetLayout& layout, int64_t sets_per_block) const {
     const unsigned all = grid_for(layout.num_sets, sets_per_block);
-    return segments == nullptr ? all : std::min(all, most_list_blocks);
+    return segments == nullptr ? all : std::min(all, max_list_blocks);
   }
 };
 

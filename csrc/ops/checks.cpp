@@ -1,6 +1,5 @@
 #include "ops/checks.h"
 
-#include <ATen/WrapDimUtils.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -13,14 +12,14 @@
 namespace ddn {
 namespace {
 
-// What kernels read.
+// Whether kernels read this dtype.
 bool is_stored(at::ScalarType dtype) {
   return dtype == at::kFloat || dtype == at::kDouble || dtype == at::kHalf ||
          dtype == at::kBFloat16;
 }
 
-// Conditions on sizes that a compiler may know at run time alone: an expected one holds until then
-// and is checked then, a known one does not hold.
+// Conditions on sizes that may be symbolic under torch.compile. expected() assumes the condition
+// and defers the check to run time; known() is false unless the condition is known to hold.
 bool expected(const c10::SymBool& condition) { return condition.expect_true(__FILE__, __LINE__); }
 bool known(const c10::SymBool& condition) { return condition.guard_or_false(__FILE__, __LINE__); }
 

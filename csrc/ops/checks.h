@@ -1,5 +1,5 @@
-// What an operator refuses before any work is done. Every message names the argument, what was
-// given and what is accepted; values inside tensors are never looked at.
+// The argument checks of the operators, which precede all work. A message names the argument, the
+// value given and the values accepted. The values in tensors are never read.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,16 +11,16 @@
 namespace ddn {
 
 struct Checks {
-  const char* op;  // the function whose arguments these are
+  const char* op;  // name of the function, for messages
 
-  // The number of a penalty's name or short name.
+  // The number of the penalty with this name or short name.
   int penalty(std::string_view name) const;
 
   void points(const at::Tensor& x) const;
 
-  // dim as sorted non-negative dims; none given means all.
+  // Returns dim as sorted non-negative dims; an empty dim stands for all.
   std::vector<int64_t> dims(const at::Tensor& x, at::IntArrayRef dim) const;
-  // The dims of an inner operator, which are sorted and not negative; none given means none.
+  // The dims of an inner operator must be sorted and non-negative; an empty dim stands for none.
   void sorted_dims(const at::Tensor& x, at::IntArrayRef dim, bool segments) const;
 
   void alpha(double alpha, const at::Tensor& x) const;
@@ -32,11 +32,11 @@ struct Checks {
 
   void weight(const at::Tensor& weight, const at::Tensor& x) const;
 
-  // t: the tangent of x, weight or alpha, argument `name` of an inner operator. Its shape is
-  // checked where it is expanded.
+  // t: the tangent of x, weight or alpha; `name`: its argument of an inner operator. The expansion
+  // of t checks its shape.
   void direction(const at::Tensor& t, const char* name, const at::Tensor& x) const;
 
-  // Raises when t carries a forward-mode tangent, which would be lost in silence.
+  // Raises if t carries a forward-mode tangent, which would be dropped silently.
   void no_tangent(const at::Tensor& t, const char* name) const;
 
   void solver(std::string_view solver) const;

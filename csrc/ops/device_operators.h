@@ -1,15 +1,17 @@
-// The inner operators of one device, from what runs its kernels. `Device` has static functions
+// The inner operators of one device. `Device` has the static functions
 //
-//   guard(x)               an object that is kept while work for x is handed out
+//   guard(x)               returns an object that lives while kernels for x are launched
 //   forward(args, x)       robust_pool_forward of the device
-//   backward(args)         robust_pool_backward
+//   backward(args)         robust_pool_backward of the device
+//   sharded(launch)        sharded_passes of the device
 //
-// and this header turns the arguments of the schemas into those of ops/pool.h.
+// and this header converts the arguments of the schemas into those of ops/pool.h.
 #pragma once
 
 #include <torch/library.h>
 
 #include "ops/pool.h"
+#include "ops/sharded.h"
 
 namespace ddn {
 
@@ -73,12 +75,23 @@ struct Operators {
     return launch.gradients();
   }
 
+  static at::Tensor sharded_pass(const at::Tensor& x, const OptionalTensor& weight,
+                                 at::IntArrayRef dim, const at::Tensor& sets,
+                                 const at::Tensor& parameters, c10::string_view penalty,
+                                 int64_t pass) {
+    [[maybe_unused]] const auto guard = Device::guard(x);
+    ShardedLaunch launch(x, weight, dim, sets, parameters, penalty, pass);
+    Device::sharded(launch);
+    return launch.numbers;
+  }
+
   static void implement(torch::Library& m) {
     m.impl("_robust_pool_forward", forward);
     m.impl("_robust_pool_forward_info", forward_info);
     m.impl("_robust_pool_backward", backward);
     m.impl("_robust_pool_jvp", jvp);
     m.impl("_robust_pool_double_backward", double_backward);
+    m.impl("_sharded_pass", sharded_pass);
   }
 
  private:

@@ -1,4 +1,4 @@
-// Inner operators up to their launch: checks, outputs, and the kernels' arguments.
+// The preparation of a launch by an inner operator: checks, outputs, and the kernel arguments.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -10,7 +10,8 @@
 namespace ddn {
 namespace {
 
-// What the kernels rely on: inner operators can be called by name. Returns the penalty's number.
+// Checks the preconditions of the kernels, because inner operators can be called directly. Returns
+// the penalty's number.
 int check_inner(const PoolCall& call) {
   const Checks checks = call.checks();
   checks.points(call.x);
@@ -21,7 +22,7 @@ int check_inner(const PoolCall& call) {
   return checks.penalty(call.penalty);
 }
 
-// A tensor of y's shape, checked and contiguous.
+// Checks that t has y's shape, the dtype and x's device; returns it contiguous.
 at::Tensor per_set(const PoolCall& call, const at::Tensor& t, const char* name,
                    at::ScalarType dtype) {
   const std::vector<int64_t> shape = call.shape_of_answer();
@@ -103,7 +104,7 @@ BackwardLaunch::BackwardLaunch(const PoolCall& call, const Answer& given,
   grad_x = wanted[0] ? at::empty_like(x) : at::empty({0}, x.options());
   grad_weight = wanted[1] ? at::empty_like(x, real) : at::empty({0}, real);
   grad_alpha = at::empty(wanted[2] ? call.shape_of_answer() : std::vector<int64_t>{0}, real);
-  if (is_zero || operands.ptr.defined()) {  // of points in no segment the gradient is zero
+  if (is_zero || operands.ptr.defined()) {  // points in no segment have zero gradients
     grad_x.zero_();
     grad_weight.zero_();
   }
@@ -150,7 +151,7 @@ void BackwardLaunch::point_to_inputs(const PoolCall& call) {
 }
 
 Gradients BackwardLaunch::gradients() const {
-  // Where the kernels cannot describe a gradient's strides they have filled in a copy.
+  // describe() may have replaced a gradient by a copy, into which the kernels have written.
   const auto copy_back = [](const at::Tensor& to, const at::Tensor& from) {
     if (from.defined() && !from.is_same(to)) to.copy_(from);
   };

@@ -8,8 +8,8 @@
 namespace ddn {
 namespace {
 
-// Appends a dim to those before it, merged with the last one where it continues it in memory; false
-// when there is no room.
+// Appends a dim, merging it with the last one if the two are contiguous. Returns false if there is
+// no room.
 bool append(Dims& dims, int64_t size, int64_t stride) {
   if (size == 1) return true;
   if (dims.rank > 0 && dims.stride[dims.rank - 1] == size * stride) {
@@ -43,14 +43,21 @@ DType dtype_of(const at::Tensor& x) {
   }
 }
 
-// Offsets as the kernels rely on them, whatever their values: from 0 to the number of points, none
-// below the one before.
+// Offsets that satisfy what the kernels rely on, whatever the values of ptr: ascending, from 0 to
+// the number of points.
 at::Tensor safe_offsets(const std::optional<at::Tensor>& ptr, const at::Tensor& x) {
   if (!ptr.has_value()) return {};
   return std::get<0>(ptr->clamp(0, x.size(0)).cummax(0)).contiguous();
 }
 
 }  // namespace
+
+std::vector<int64_t> PoolCall::shape_of_answer() const {
+  std::vector<int64_t> shape = x.sizes().vec();
+  for (const int64_t d : dim) shape[d] = 1;
+  if (ptr.has_value()) shape[0] = ptr->size(0) - 1;
+  return shape;
+}
 
 at::Tensor expanded(const std::optional<at::Tensor>& t, at::IntArrayRef shape,
                     at::ScalarType dtype) {

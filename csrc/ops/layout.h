@@ -1,4 +1,5 @@
-// Tensors as the kernels take them: strides of sets and points, shapes expanded.
+// Converts tensors to the form that the kernels take: expanded shapes, and the strides of sets and
+// points.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,7 +13,7 @@ namespace ddn {
 
 struct PoolCall;
 
-// The type of the arithmetic and of all that belongs to the unrounded answer.
+// The dtype of the arithmetic, of the curvature and of the remainder of an answer.
 inline at::ScalarType opmath(const at::Tensor& x) {
   return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
@@ -21,12 +22,12 @@ inline const void* data_or_null(const at::Tensor& t) {
   return t.defined() ? t.const_data_ptr() : nullptr;
 }
 
-// Undefined where t is not there.
+// t converted and expanded; undefined if t is absent.
 at::Tensor expanded(const std::optional<at::Tensor>& t, at::IntArrayRef shape,
                     at::ScalarType dtype);
 
-// The tensors of one call: what belongs to points expanded to x's shape, what belongs to answers
-// contiguous and in y's shape. Undefined ones are not there.
+// The tensors of one call. Per-point tensors are expanded to x's shape; per-answer tensors have y's
+// shape and are contiguous. Absent tensors are undefined.
 struct Operands {
   std::vector<int64_t> dim;
   at::Tensor ptr;
@@ -35,17 +36,17 @@ struct Operands {
 
   explicit Operands(const PoolCall& call);
 
-  // Copies tensors of more scattered dims than the kernels can describe, in the order in which
-  // their points are visited. What follows is for afterwards.
+  // Copies the tensors whose strides need more than Dims::max_rank dims, in the order in which the
+  // kernels visit the points. Must precede fill_in() and point_array().
   void describe();
 
-  // Fills in x, alpha and weight.
+  // Sets x, alpha and weight in args.
   void fill_in(PoolArgs& args, double alpha_value, int penalty) const;
 
   PointArray point_array(const at::Tensor& t) const;
 
  private:
-  // None for a tensor that has no description.
+  // nullopt if the strides of t need more than Dims::max_rank dims.
   std::optional<SetLayout> layout_of(const at::Tensor& t) const;
 };
 

@@ -1,5 +1,5 @@
-// Robust pooling as the operators see it: the arguments of a call, and what its kernels are
-// launched with on either device.
+// The arguments of a call to a pooling operator, and the kernel arguments made from them for either
+// device.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,8 +18,8 @@ namespace ddn {
 
 using OptionalTensor = std::optional<at::Tensor>;
 
-// What every operator is told of the sets and their objectives. Shapes are those of x, the points,
-// and of y, in which pooled dims have size 1 or, with ptr, the first is the number of segments.
+// The arguments that define the sets and their objectives, common to all operators. y has x's shape
+// with size 1 in the pooled dims or, with ptr, with the number of segments as its first size.
 struct PoolCall {
   at::Tensor x;
   std::string_view penalty;
@@ -27,7 +27,7 @@ struct PoolCall {
   OptionalTensor alpha;   // broadcasts against y
   OptionalTensor weight;  // broadcasts against x
   OptionalTensor ptr;     // offsets of segments along the first dim
-  at::IntArrayRef dim;    // as the user gave it, or for inner operators sorted and not negative
+  at::IntArrayRef dim;    // as the user gave it; for inner operators sorted and non-negative
 
   Checks checks() const { return checks_for(ptr); }
   std::vector<int64_t> shape_of_answer() const;
@@ -39,17 +39,17 @@ struct SolverOptions {
   std::optional<double> tol;
 };
 
-// Raises for bad arguments of a public operator; returns dim as sorted non-negative dims.
+// Checks the arguments of a public operator; returns dim as sorted non-negative dims.
 std::vector<int64_t> check(const PoolCall& call, const SolverOptions& solver);
 
-// Whether a transform of torch.func, or a subclass in Python, acts on the call: their rules are
-// called above autograd's kernels, or stand in for those.
+// Whether a torch.func transform or a Python tensor subclass acts on the call. Their rules run
+// above autograd's kernels, or replace them.
 bool is_transformed(const PoolCall& call);
 
-// Whether autograd would record the call.
+// Whether autograd records the call.
 bool is_recorded(const PoolCall& call);
 
-// A public operator after its checks; dims: what they returned.
+// Runs a public operator after its checks. dims: the result of check().
 at::Tensor pool(const PoolCall& call, at::IntArrayRef dims, bool keepdim,
                 const SolverOptions& solver);
 
@@ -57,7 +57,7 @@ using ForwardOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 using InfoOutputs = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
                                at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
-// A forward call, checked: the kernels' arguments, the tensors that they point into, and outputs.
+// A checked forward call: the kernel arguments, and the input and output tensors they point into.
 struct ForwardLaunch {
   ForwardLaunch(const PoolCall& call, const SolverOptions& solver, bool with_info);
 
@@ -75,33 +75,33 @@ struct ForwardLaunch {
 
   Operands operands;
   at::Tensor y, remainder, curvature;
-  at::Tensor iterations, residual, second_derivative, objective, gap, status;  // with info alone
+  at::Tensor iterations, residual, second_derivative, objective, gap, status;  // if with_info
 };
 
-// The forward's outputs.
+// The outputs of the forward pass.
 struct Answer {
   at::Tensor y, remainder, curvature;
 };
 
-// Tangents of x, weight (each of x's shape or one that broadcasts to it) and alpha (to y's); one
-// that is not there is zero.
+// Tangents of x and weight, which broadcast to x's shape, and of alpha, which broadcasts to y's. An
+// absent tangent is zero.
 struct Direction {
   OptionalTensor x, weight, alpha;
   bool is_zero() const { return !x.has_value() && !weight.has_value() && !alpha.has_value(); }
 };
 
-// The gradients of x and weight, in x's shape, and of alpha, in y's; an empty tensor stands for
-// one that is not wanted.
+// The gradients of x and weight, in x's shape, and of alpha, in y's. A gradient that is not wanted
+// is an empty tensor.
 using Gradients = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 using Wanted = std::array<bool, 3>;
 
-// A call of one of the derivatives, checked.
+// A checked call of an operator for derivatives.
 struct BackwardLaunch {
-  // The gradients of y, times grad. With a direction: those of y's derivative in it, which are the
-  // derivatives of the gradients in that direction as well.
+  // The gradients of y, times grad. With a direction: the gradients of y's directional derivative,
+  // times grad, which equal the directional derivatives of the gradients.
   BackwardLaunch(const PoolCall& call, const Answer& answer, const at::Tensor& grad,
                  const Wanted& wanted, const Direction* direction = nullptr);
-  // The derivative of y in a direction.
+  // The directional derivative of y.
   BackwardLaunch(const PoolCall& call, const Answer& answer, const Direction& direction);
 
   bool has_work() const { return !is_zero && args.layout.num_sets > 0; }
@@ -118,7 +118,7 @@ struct BackwardLaunch {
 
   Operands operands;
   Answer answer;
-  bool is_zero;  // for want of a direction
+  bool is_zero;  // the direction is zero
   at::Tensor grad, grad_x, grad_weight, grad_alpha, tangent_y;
 };
 

@@ -16,6 +16,9 @@ struct Cpu {
     cpu::robust_pool_forward(args, parallel_for);
   }
   static void backward(const BackwardArgs& args) { cpu::robust_pool_backward(args, parallel_for); }
+  static void sharded(const ShardedLaunch& launch) {
+    cpu::sharded_passes(launch.args, parallel_for);
+  }
 };
 
 }  // namespace

@@ -1,5 +1,5 @@
-// Nothing here or below it waits for the device or reads from it: the launches can be captured in a
-// CUDA graph.
+// The CUDA kernels of the inner operators. Only sharded() synchronises with the device; no other
+// function called from here reads from it, so the launches can be captured in a CUDA graph.
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -25,6 +25,13 @@ struct Cuda {
   }
   static void backward(const BackwardArgs& args) {
     C10_CUDA_CHECK(cuda::robust_pool_backward(args, c10::cuda::getCurrentCUDAStream()));
+  }
+  static void sharded(ShardedLaunch& launch) {
+    const at::Device device = launch.numbers.device();
+    const at::Tensor sets = launch.sets.to(device), parameters = launch.parameters.to(device);
+    launch.args.sets = sets.const_data_ptr<int64_t>();
+    launch.args.parameters = static_cast<const PassRequest*>(parameters.const_data_ptr());
+    C10_CUDA_CHECK(cuda::sharded_passes(launch.args, c10::cuda::getCurrentCUDAStream()));
   }
 };
 

@@ -421,7 +421,7 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
     Args:
         clouds: the training clouds.
         size: clouds per batch, over all processes.
-        augmentation: what is done to them.
+        augmentation: the augmentation of the clouds.
         seed: of order and augmentation.
         steps: batches per epoch; None: as many as there are whole ones. With more, clouds repeat.
         rank, world: this process and the number of processes.

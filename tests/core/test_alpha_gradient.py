@@ -1,4 +1,4 @@
-"""The gradient of alpha, where a quotient of small numbers could lose its digits."""
+"""The gradient of alpha, including cases where a quotient of small numbers could lose digits."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ ALPHA_CASES = list(alpha_cases())
 
 @pytest.mark.parametrize(("name", "units", "alpha"), ALPHA_CASES, ids=[c[0] for c in ALPHA_CASES])
 def test_the_gradient_of_alpha(name, units, alpha, penalty, device, dtype):
-    """As exact differences of the answers give it, relative to the terms that it is a sum of.
+    """Equal to exact differences of the answers, relative to the magnitude of the summed terms.
 
     The solver's step, 4e-6 alpha in float32 and 1e-12 in float64, moves each term by a few units.
     """
@@ -56,12 +56,12 @@ def test_the_gradient_of_alpha(name, units, alpha, penalty, device, dtype):
         assert abs(y[i].item() - start) <= contract.accuracy(start, own, dtype)
         expected, terms = exact.by_alpha(start, points, weights, penalty, own)
         off = abs(g[i].item() - expected)
-        # An isolated point's terms vanish but for the cube of how far from it y was rounded to.
+        # The terms of an isolated point vanish except for the cube of y's rounding error.
         assert off <= RESOLUTION[dtype] * terms + 1e-18, f"set {i}: {g[i].item()}, not {expected}"
 
 
 def test_the_gradient_of_alpha_against_the_reference(penalty, device):
-    """Differences of the reference's answers: its step of 1e-5 leaves 1e-9 of either error."""
+    """Differences of the reference's answers; a step of 1e-5 leaves errors of 1e-9."""
     problem = problems.regular(penalty, problems.Shapes((3, 12), -1, (3, 1), ()), device)
     _, g = alpha_gradient(problem.x, penalty, problem.alpha, None)
     for points, alpha, found in zip(problem.x, problem.alpha, g, strict=True):
@@ -84,7 +84,7 @@ def test_a_broadcast_alpha_gathers_its_gradients(penalty, device, dtype):
 
 
 def test_alpha_of_another_dtype(penalty, device, dtype):
-    """Its gradient has its dtype."""
+    """The gradient has alpha's dtype."""
     x = torch.randn(4, 33, dtype=dtype, device=device)
     for other in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         alpha = torch.full((4, 1), 0.75, dtype=other, device=device)

@@ -1,5 +1,5 @@
-"""The constants and inequalities on which docs/global.md builds, by NumPy alone. Constants are read
-from the sources, so that a wrong one is found there."""
+"""The constants and inequalities of docs/global.md, by NumPy alone. The constants are read from the
+sources, so a wrong constant fails the test."""
 
 import math
 import os
@@ -12,8 +12,9 @@ import pytest
 from tests.support import ROOT, exact
 
 CORE = ROOT / "csrc" / "core"
-BINS, SERIES, SWEEP, PENALTIES = (
-    next(CORE.rglob(name)).read_text() for name in ("bins.h", "series.h", "sweep.h", "penalties.h")
+BINS, SERIES, NARROWING, PENALTIES = (
+    next(CORE.rglob(name)).read_text()
+    for name in ("bins.h", "series.h", "narrowing.h", "penalties.h")
 )
 
 
@@ -24,7 +25,7 @@ def constant(text, pattern):
 
 THIRD = constant(BINS, r"far \* \(std::fabs\(d\[2\]\) \+ ([\d.]+) \* far\)")
 FIFTH = constant(BINS, r"far \* \(std::fabs\(d\[4\]\) \+ ([\d.]+) \* far\)")
-DOUBT = constant(BINS, r"bin_doubt = ([\d.e-]+);")
+PLACE_ERROR = constant(BINS, r"bin_place_error = ([\d.e-]+);")
 BIN_ROUNDING = constant(BINS, r"bin_rounding = ([\d.e-]+);")
 REACH = constant(BINS, r"/\*reach_alpha=\*/(\d+)\)")
 TERMS = int(constant(SERIES, r"int terms = (\d+);"))
@@ -86,7 +87,7 @@ def test_all_smooth_structs_are_found():
     assert {"PseudoHuber-pseudo_huber", "Welsch-welsch", "WelschFar-welsch"} <= set(found)
 
 
-SERIES_OF_SLOPES = """
+SERIES_OF_PSI = """
 #include <cstdio>
 #include "core/newton.h"
 template <class P>
@@ -112,15 +113,15 @@ int main() { print<ddn::PENALTY>(); }
 
 @pytest.mark.parametrize("bounded", ["true", "false"])
 @pytest.mark.parametrize("penalty", ["PseudoHuber", "Welsch", "WelschFar"])
-def test_the_series_of_a_slope(penalty, bounded, tmp_path):
+def test_the_series_of_psi(penalty, bounded, tmp_path):
     source = tmp_path / "series.cpp"
-    source.write_text(SERIES_OF_SLOPES.replace("PENALTY", penalty).replace("BOUNDED", bounded))
+    source.write_text(SERIES_OF_PSI.replace("PENALTY", penalty).replace("BOUNDED", bounded))
     program, compiler = tmp_path / "series", os.environ.get("CXX", "c++")
     subprocess.run(
         [compiler, "-std=c++20", "-O1", f"-I{CORE.parent}", source, "-o", program], check=True
     )
     printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
-    z, t, value, derivative, depth, rest = np.array(printed.split(), float).reshape(-1, 6).T
+    z, t, value, derivative, density_at, rest = np.array(printed.split(), float).reshape(-1, 6).T
     u, welsch = z + t, penalty != "PseudoHuber"
     slope = -kernel(u, 1) if welsch else u / np.sqrt(1 + u * u)
     curvature = -kernel(u, 2) if welsch else (1 + u * u) ** -1.5
@@ -131,7 +132,7 @@ def test_the_series_of_a_slope(penalty, bounded, tmp_path):
         (np.abs(value - slope), rest * np.abs(t) / (degree + 1)),
     ]
     if welsch:
-        errors.append((np.abs(depth - kernel(u)), rest * t * t / (degree + 1) / (degree + 2)))
+        errors.append((np.abs(density_at - kernel(u)), rest * t * t / (degree + 1) / (degree + 2)))
     for error, bound in errors:
         assert (error <= bound + rounding).all()
         assert (error >= 0.5 * bound)[np.abs(t) == 0.125].any()
@@ -143,7 +144,7 @@ def test_cramers_bound_and_the_remainder_of_the_series():
         assert scaled.max() <= CRAMER
     bound = CRAMER * RADIUS**TERMS / math.sqrt(math.factorial(TERMS))
     assert bound <= REMAINDER <= 1.1 * bound
-    # What is left of the series of one point, by extended precision.
+    # The remainder of the series of one point, in extended precision.
     z, t = np.linspace(-8, 8, 801).astype(np.longdouble)[:, None], np.longdouble(RADIUS)
     g = [np.exp(-z * z / 2), -z * np.exp(-z * z / 2)]
     for k in range(1, 40):
@@ -162,7 +163,7 @@ def place_bits(source):
     ("digits", "half_more"),
     [(place_bits("cpu/search_workspace.h"), 0.5), (place_bits("cuda/group_workspace.cuh"), 0.0)],
 )
-def test_a_place_in_single_precision_is_within_its_doubt(digits, half_more):
+def test_a_place_in_single_precision_is_within_its_error_bound(digits, half_more):
     rng = np.random.default_rng(0)
     f32, one, worst = np.float32, 2.0**digits, 0.0
     for _ in range(200):
@@ -177,9 +178,9 @@ def test_a_place_in_single_precision_is_within_its_doubt(digits, half_more):
         fixed = np.trunc(place.astype(float)) / one
         true = 65 + (x.astype(float) - origin) / width
         worst = max(worst, np.abs(fixed - true).max())
-    assert worst <= DOUBT
+    assert worst <= PLACE_ERROR
     # Six roundings in the worst case, and the fixed point's.
-    assert 6 * 2**-24 * MOST_BINS + 2.0**-digits * (half_more or 1) <= DOUBT <= 10 * worst
+    assert 6 * 2**-24 * MOST_BINS + 2.0**-digits * (half_more or 1) <= PLACE_ERROR <= 10 * worst
 
 
 @pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
@@ -190,8 +191,8 @@ def test_sums_over_bins_in_single_precision(penalty):
     f32, h = np.float32, 1 / 8 if penalty == "welsch" else 1 / 16
     reach = round(REACH / h) if penalty == "welsch" else round(1 / h) + 1
     t = np.arange(1, reach + 1)
-    taps = welsch_taps(t, h) if penalty == "welsch" else parabola_taps(t, h)
-    pairs = [taps[:2], taps[3:5]] if penalty == "welsch" else [taps[:2]]
+    table = welsch_table(t, h) if penalty == "welsch" else parabola_table(t, h)
+    pairs = [table[:2], table[3:5]] if penalty == "welsch" else [table[:2]]
     worst = 0.0
     for first, second in pairs:
         for _ in range(300):
@@ -211,19 +212,19 @@ def test_sums_over_bins_in_single_precision(penalty):
             allowed = BIN_ROUNDING * (sides * (np.abs(first) + 1.02 * np.abs(second))).sum()
             worst = max(worst, abs(sums[1] - sums[0]) / allowed)
     assert 0.01 < worst <= 1
-    most = constant(BINS, r"int most = (\d+);")
-    assert (most + 11) * 2**-24 <= BIN_ROUNDING
+    max_reach = constant(BINS, r"int max_reach = (\d+);")
+    assert (max_reach + 11) * 2**-24 <= BIN_ROUNDING
 
 
 def test_errors_of_losses():
-    """docs/global.md, A9: what a last step changes that is not looked at."""
-    source = (CORE / "certify" / "search.h").read_text()
+    """docs/global.md, A9: the change of the loss by a last step that no pass follows."""
+    source = (CORE / "certify" / "candidates.h").read_text()
     for name, accepted, curvature in (("single", 1e-6, 1 / 16), ("double", 1e-12, 1)):
         allowed = constant(source, rf"last_step_{name} = ([\d.e-]+);")
-        # The longest step that is accepted: 1.1 m most_twist s^2 = accepted curvature / 2.
+        # The longest step that is accepted: 1.1 m max_d2psi s^2 = accepted curvature / 2.
         step = math.sqrt(0.5 * accepted * curvature / (1.1 * THIRD))
         assert 0.1 * allowed < 0.5 * curvature * step**2 <= allowed
-    # The depths of points in single precision, at places of any accuracy.
+    # Densities in single precision, at places of any accuracy.
     rng = np.random.default_rng(3)
     allowed, worst = constant(source, r"single_precision = ([\d.e-]+);"), 0.0
     f32 = np.float32
@@ -242,34 +243,37 @@ def test_errors_of_losses():
     assert 1e-3 < worst <= 1
 
 
-def welsch_taps(t, h):
-    """Value, slope, slack of value, bend, twist, slack of bend at a distance of t bins of h."""
-    z, far = t * h, h * (1 + 2 * DOUBT)
+def welsch_table(t, h):
+    """Value, slope, slack of value, curvature, third derivative and slack of curvature,
+    at a distance of t bins of width h."""
+    z, far = t * h, h * (1 + 2 * PLACE_ERROR)
     d = [kernel(z, n) for n in range(5)]
-    slack = far**2 / 2 * (np.abs(d[2]) + THIRD * far) + np.abs(d[1]) * h * DOUBT
-    bend_slack = far**2 / 2 * (np.abs(d[4]) + FIFTH * far) + np.abs(d[3]) * h * DOUBT
-    return d[0], d[1] * h, slack, d[2], d[3] * h, bend_slack
+    slack = far**2 / 2 * (np.abs(d[2]) + THIRD * far) + np.abs(d[1]) * h * PLACE_ERROR
+    curvature_slack = far**2 / 2 * (np.abs(d[4]) + FIFTH * far) + np.abs(d[3]) * h * PLACE_ERROR
+    return d[0], d[1] * h, slack, d[2], d[3] * h, curvature_slack
 
 
-def parabola_taps(t, h):
+def parabola_table(t, h):
     inside = np.abs(t) < round(1 / h)
-    nearest = (np.abs(t) - 1 - 2 * DOUBT) * h
+    nearest = (np.abs(t) - 1 - 2 * PLACE_ERROR) * h
     value = np.where(inside, 1 - (t * h) ** 2, 0)
     slack = np.where(
-        inside, 0.25 * h * h * 1.01 + 6 * h * DOUBT, np.maximum(0, 1 - np.maximum(nearest, 0) ** 2)
+        inside,
+        0.25 * h * h * 1.01 + 6 * h * PLACE_ERROR,
+        np.maximum(0, 1 - np.maximum(nearest, 0) ** 2),
     )
     return value, np.where(inside, -2 * t * h * h, 0), slack
 
 
-def depth(u, x, w, penalty, n=0):
+def density(u, x, w, penalty, n=0):
     z = u[:, None] - x
     terms = kernel(z, n) if penalty == "welsch" else np.maximum(0, 1 - z * z)
     return (w * terms).sum(1)
 
 
 def binned_sets(penalty):
-    """Bins of width h of random sets, as seen from the cell about 0: their places, masses, moments
-    and points, each of which lies up to DOUBT bins from where its bin says."""
+    """Bins of width h of random sets, relative to the cell about 0: their places, masses, moments
+    and points. A point lies up to PLACE_ERROR bins from its binned place."""
     rng = np.random.default_rng(1)
     h = 1 / 8 if penalty == "welsch" else 1 / rng.choice([16, 32])
     reach = round(REACH / h) if penalty == "welsch" else round(1 / h) + 1
@@ -281,18 +285,18 @@ def binned_sets(penalty):
         offset = rng.uniform(-0.5, 0.5, count)
         if trial % 3 == 0:
             offset = rng.choice([-0.5, 0.5], count)
-        x = h * (bins + offset + DOUBT * rng.uniform(-1, 1, count))
+        x = h * (bins + offset + PLACE_ERROR * rng.uniform(-1, 1, count))
         yield h, -bins, rng.uniform(0.1, 2, count), offset, x
 
 
 @pytest.mark.parametrize("penalty", ["welsch", "truncated_quadratic"])
 def test_the_bound_on_a_cell(penalty):
-    taps = welsch_taps if penalty == "welsch" else parabola_taps
+    table = welsch_table if penalty == "welsch" else parabola_table
     violations_with_less = 0
     for h, t, w, offset, x in binned_sets(penalty):
-        value, slope, slack = taps(t, h)[:3]
+        value, slope, slack = table(t, h)[:3]
         u = np.linspace(-h / 2, h / 2, 101)
-        there = depth(u, x, w, penalty)
+        there = density(u, x, w, penalty)
         middle = (w * (value - offset * slope)).sum()
         room = abs((w * slope).sum()) / 2
         assert there.max() <= middle + room + (w * slack).sum() + 1e-14
@@ -305,10 +309,10 @@ def test_the_bound_on_a_cell(penalty):
 def test_the_bound_on_the_curvature_in_a_cell():
     violations_with_less = 0
     for h, t, w, offset, x in binned_sets("welsch"):
-        bend, twist, slack = welsch_taps(t, h)[3:]
+        curvature, third, slack = welsch_table(t, h)[3:]
         u = np.linspace(-h / 2, h / 2, 101)
-        there = depth(u, x, w, "welsch", 2).max()
-        middle = (w * (bend - offset * twist)).sum() + abs((w * twist).sum()) / 2
+        there = density(u, x, w, "welsch", 2).max()
+        middle = (w * (curvature - offset * third)).sum() + abs((w * third).sum()) / 2
         assert there <= middle + (w * slack).sum() + 1e-14
         violations_with_less += there > middle + 0.5 * (w * slack).sum()
     assert violations_with_less > 0
@@ -316,7 +320,7 @@ def test_the_bound_on_the_curvature_in_a_cell():
 
 def test_what_lies_beyond_the_reach():
     h = 1 / 8
-    beyond = np.linspace(REACH - h * DOUBT, 15, 1001)
+    beyond = np.linspace(REACH - h * PLACE_ERROR, 15, 1001)
     tail = math.exp(-((REACH - h) ** 2) / 2)
     assert kernel(beyond).max() <= tail <= 7e-6
     assert kernel(beyond, 2).max() <= (REACH - h) ** 2 * tail <= 1.65e-4
@@ -328,14 +332,14 @@ def test_a_maximum_is_not_narrow_and_a_small_minimum_is_alone():
         for _ in range(50):
             x, w = rng.uniform(-2, 2, 12), rng.uniform(0.1, 1, 12)
             u = np.linspace(-3, 3, 6001)
-            d = depth(u, x, w, penalty)
+            d = density(u, x, w, penalty)
             top = u[np.argmax(d)]
             # The maximum lies up to half a step from the best place of the grid.
             away = np.abs(u - top) + 5e-4
             assert (d >= d.max() - factor * w.sum() * away**2).all()
-    phi, bend = 1 - kernel(LINE), -kernel(LINE, 2)
-    assert (1 - bend <= 3 * phi + 1e-15).all()
-    assert (1 - bend > 2.9 * phi).any()
+    phi, second = 1 - kernel(LINE), -kernel(LINE, 2)
+    assert (1 - second <= 3 * phi + 1e-15).all()
+    assert (1 - second > 2.9 * phi).any()
 
 
 def test_the_least_loss_of_all_windows_is_the_least_objective():
@@ -360,24 +364,24 @@ def test_the_least_loss_of_all_windows_is_the_least_objective():
 
 
 def test_the_bound_on_a_cell_of_a_run():
-    """What `narrow` in core/certify/sweep.h says of the places in a run, by its own arithmetic."""
-    cells = int(constant(SWEEP, r"breakpoint_cells = (\d+);"))
-    per_kink = constant(SWEEP, r"moving, M::splat\(([\d.]+) \* g\)")
+    """The bounds of `narrow` in core/certify/narrowing.h, by the same formulas."""
+    cells = int(constant(NARROWING, r"breakpoint_cells = (\d+);"))
+    per_breakpoint = constant(NARROWING, r"crossing, M::splat\(([\d.]+) \* g\)")
     rng = np.random.default_rng(4)
     over = 0
     for trial in range(200):
         half = rng.uniform(0.05, 0.5)
         g = 2 * half / cells
-        kinks = rng.uniform(-half, half, 300)
+        breakpoints = rng.uniform(-half, half, 300)
         if trial % 3 == 0:  # many in one cell, at its very ends
-            kinks[:200] = g * (rng.integers(0, 2, 200) + cells // 2) - half
+            breakpoints[:200] = g * (rng.integers(0, 2, 200) + cells // 2) - half
         side = rng.choice([-1.0, 1.0], 300)
-        x = np.concatenate([kinks + side, rng.uniform(half - 1, 1 - half, 50)])
-        cell = np.clip(np.floor((kinks + half) / g), 0, cells - 1)
+        x = np.concatenate([breakpoints + side, rng.uniform(half - 1, 1 - half, 50)])
+        cell = np.clip(np.floor((breakpoints + half) / g), 0, cells - 1)
         moved = (cell + 0.5) * g - half + side
         for i in rng.integers(0, cells, 8):
             inside = np.concatenate([np.where(side < 0, cell > i, cell < i), np.full(50, True)])
-            near = np.concatenate([kinks + side, x[300:]])[inside]
+            near = np.concatenate([breakpoints + side, x[300:]])[inside]
             # t to first order in the offset: t^2 is short of the offset's square.
             middle = np.concatenate([moved, x[300:]])[inside]
             squares = (middle**2 + 2 * middle * (near - middle)).sum()
@@ -386,9 +390,9 @@ def test_the_bound_on_a_cell_of_a_run():
             value = len(near) - (squares - 2 * near.sum() * v + len(near) * v * v)
             slack = 300 * g * g / 4
             u = np.linspace(left, left + g, 33)
-            there = depth(u, x, np.ones_like(x), "truncated_quadratic").max()
-            at_kinks = (cell == i).sum()
-            assert there <= value + per_kink * g * at_kinks + 1e-11
+            there = density(u, x, np.ones_like(x), "truncated_quadratic").max()
+            crossing = (cell == i).sum()
+            assert there <= value + per_breakpoint * g * crossing + 1e-11
             assert there >= value - slack - 1e-11
-            over += there > value + 0.4 * per_kink * g * at_kinks
-    assert over > 0  # less for each kink is not enough
+            over += there > value + 0.4 * per_breakpoint * g * crossing
+    assert over > 0  # less for each breakpoint is not enough

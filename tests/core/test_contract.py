@@ -1,4 +1,4 @@
-"""The assertions the answers are held against do reject wrong answers."""
+"""The checks of the guarantee reject wrong answers."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_no_midpoint_of_a_flat_stretch_is_rejected(dtype):
 
 
 def test_a_high_objective_is_rejected_where_curvature_is_scarce(dtype):
-    """Points 20 alpha apart, of which only the middle one is an inlier of the answer."""
+    """Points 20 alpha apart; only the middle one is an inlier."""
     x = 20.0 * np.arange(-500, 501)
     assert not contract.well_conditioned(0.0, 1e-4, x, "huber", 1.0)
     contract.assert_answer(0.0, x, "huber", 1.0, dtype)

@@ -1,4 +1,4 @@
-"""How many passes an answer takes, and answers at which a descent could end too early."""
+"""The number of passes, and sets for which a descent could end too early."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_ordinary_sets_take_few_passes(penalty, alpha, passes, device, dtype):
 
 @pytest.mark.parametrize("n", [16_384, 1 << 20])
 def test_the_mean_of_a_long_set_of_alike_points(n, device, dtype):
-    """Where each addition rounds in the same direction."""
+    """Every addition rounds in the same direction."""
     x = torch.full((n,), 0.1, dtype=dtype, device=device)
     x[0], x[1] = 0.0, 0.2
     mean = math.fsum(x.double().tolist()) / n
@@ -34,8 +34,8 @@ def test_the_mean_of_a_long_set_of_alike_points(n, device, dtype):
     assert abs(float(ddn_cuda.robust_pool(x, "quadratic")) - mean) <= 4 * eps * 2 * mean
 
 
-def test_a_huber_start_on_a_kink(device, dtype):
-    """The points at -1 lie at distance alpha from the mean, 0, and leave at once beyond it."""
+def test_a_huber_start_on_a_breakpoint(device, dtype):
+    """The points at -1 lie at distance alpha from the mean 0 and leave the inliers right of it."""
     tiny = 2.0**-13 if dtype == torch.float32 else 2.0**-32
     points = [-1.0] * 400 + [-6.0] * 100 + [2.0] * 500 + [tiny, tiny]
     points[900] = 2 - 2 * tiny
@@ -47,7 +47,7 @@ def test_a_huber_start_on_a_kink(device, dtype):
 
 
 def test_ties_of_the_start_go_to_the_smaller_point(device):
-    """Two points beyond 2 alpha: Huber's answer is half-way, up to rounding."""
+    """Two points more than 2 alpha apart: Huber's answer is halfway, up to rounding."""
     pairs = np.random.default_rng(0).uniform(-10, 10, (2000, 2))
     pairs = pairs[np.abs(pairs[:, 0] - pairs[:, 1]) > 2.2]
     x = torch.tensor(pairs, device=device)

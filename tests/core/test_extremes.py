@@ -1,5 +1,4 @@
-"""Sets at the ends of what numbers can say: far apart, of weights that all but vanish, and with
-minima that are equal to the last digit."""
+"""Extreme sets: points far apart, tiny weights, and minima that are equal to the last digit."""
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from tests.support import reference as ref
 
 
 def isolated(rng, sets, points, exponent, decades):
-    """Sets of points that lie 10^exponent alphas apart, each alone, with weights over `decades`."""
+    """Sets of isolated points, 10^exponent alpha apart, with weights over `decades`."""
     places = np.stack([rng.permutation(4 * points)[:points] for _ in range(sets)])
     x = (places - 2 * points + rng.uniform(-0.2, 0.2, places.shape)) * 10.0**exponent
     return x, 10.0 ** rng.uniform(-decades, 0, places.shape)
@@ -29,7 +28,7 @@ def test_isolated_points(penalty, exponent, dtype, device):
         y, info = ddn_cuda.robust_pool(
             x, penalty, 1.0, weight=w, dim=1, solver="global", return_info=True
         )
-        # No two points share an inlier window: the heaviest is the answer, or the smallest of them.
+        # No two points share an inlier window: the answer is the smallest of the heaviest points.
         heaviest = w == w.amax(1, keepdim=True)
         expected = torch.where(heaviest, x, torch.inf).amin(1)
         near = 1e-6 if dtype == torch.float32 else 1e-10
@@ -38,7 +37,7 @@ def test_isolated_points(penalty, exponent, dtype, device):
         limit = float(ref.phi(1e9, penalty, 1.0))
         # From the sum of the others: the difference of two large numbers would say nothing.
         least = limit * torch.where(x == expected[:, None], 0, w.double()).sum(1)
-        # What the position may be off costs a smooth objective; a truncated square is all or none.
+        # An error of the position raises a smooth objective; a truncated square is all or none.
         far = torch.tensor(oracle.accuracy(y.double().cpu().numpy(), 1.0, dtype), device=device)
         off = near**2 + (total * far**2 if penalty == "welsch" else 0)
         assert ((info.objective - least).abs() <= 1e-9 * least + off).all()
@@ -63,7 +62,7 @@ def test_gradients_of_subnormal_weights(weight, penalty, dtype, device):
 
 
 def test_the_leftmost_of_equal_minima_of_a_lattice(dtype, device):
-    # Inner minima all share their neighbourhood, but for the nearest eight points to an end.
+    # All inner minima have equal neighbourhoods, except for the eight points nearest to an end.
     for points in (65, 200, 219, 257, 400):
         x = torch.arange(points, dtype=dtype, device=device) * 1.171875
         y, info = ddn_cuda.robust_pool(x, "welsch", 1.0, return_info=True)
@@ -71,8 +70,8 @@ def test_the_leftmost_of_equal_minima_of_a_lattice(dtype, device):
         depth = torch.exp(-0.5 * (grid[:, None] - x.cpu().double()) ** 2).sum(1)
         told_apart = 4e-7 if dtype == torch.float32 else 4e-14
         equal = depth >= depth.max() - told_apart * (points - depth.max())
-        # The first place where it is deep enough is not yet the top there: that is within two
-        # spacings of the points, where the last of the series to know of it ends.
+        # The first place with sufficient density is not yet the local maximum, which lies within
+        # two spacings of the points.
         assert y.item() <= grid[equal][0].item() + 2 * 1.171875
         assert (info.gap <= 1e-6 * info.objective).all()
 
@@ -146,7 +145,7 @@ def test_alphas_of_a_tensor_beyond_the_range(alpha, penalty, dtype, device):
 
 
 def test_the_gap_of_a_set_of_subnormal_numbers(penalty, dtype, device):
-    """Where a width of the proof underflows it must not stay zero for ever."""
+    """The proof must terminate even if a width underflows to zero."""
     tiny = 5e-324 if dtype == torch.float64 else 1e-45
     for values in ([0.0, 0.0, tiny], [-3 * tiny, tiny, 2 * tiny], [0.0, 40 * tiny, 1000 * tiny]):
         x = torch.tensor(values, dtype=dtype, device=device)
@@ -156,7 +155,7 @@ def test_the_gap_of_a_set_of_subnormal_numbers(penalty, dtype, device):
 
 
 def test_gradients_of_vanishing_curvature_and_large_weights(dtype, device):
-    """A curvature that is normal only in the unit of the weights is none."""
+    """A curvature that is a normal number only in the unit of the weights counts as zero."""
     far, large = (1e13, 1e10) if dtype == torch.float32 else (1e103, 1e10)
     for weight in (1.0, large, 2.0**40):
         x = torch.tensor([-far, far], dtype=dtype, device=device, requires_grad=True)

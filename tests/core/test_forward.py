@@ -1,4 +1,4 @@
-"""Answers are those of the reference, to the promised accuracy, on every kind of data."""
+"""Answers equal the reference's, to the guaranteed accuracy, on every kind of data."""
 
 import math
 
@@ -16,7 +16,7 @@ CASES_OF_DOUBLE = sets.extremes_of_double()
 
 
 def pool(points, penalty, alpha, device, dtype, solver="global"):
-    """The points as the extension saw them and its answers, both in float64."""
+    """The points after rounding to the dtype, and the answers, both in float64."""
     x = torch.tensor(points, dtype=dtype, device=device)
     y = ddn_cuda.robust_pool(x, penalty, alpha, solver=solver)
     assert y.dtype == dtype
@@ -45,7 +45,7 @@ def test_accuracy_at_the_extremes_of_double(case, penalty, device):
 @pytest.mark.parametrize(
     ("points", "alpha"),
     [
-        # Newton's step leads from one kink exactly to another, at the far end of the bracket.
+        # Newton's step leads from one breakpoint exactly to another, at the far bracket end.
         (
             [
                 0.74786776,
@@ -72,13 +72,13 @@ def test_accuracy_at_the_extremes_of_double(case, penalty, device):
             ],
             0.1,
         ),
-        # It leads to the far end itself, beyond the minimum.
+        # Newton's step leads to the far bracket end, beyond the minimum.
         ([0.0, 2.5, 3.5, 3.5], 1.0),
         ([-2.5, -44.5, -1.5, -1.5], 1.0),
-        # The step from the start leads exactly to the largest point.
+        # Newton's step from the start leads exactly to the largest point.
         ([50.0, 50.0, 50.0, -100.0, 0.0], 0.01),
         ([1.24, -82.64, -82.64, -67.96, -67.92, 31.48, -82.64, 1.24], 0.04),
-        # Points at a distance of alpha exactly, on both sides.
+        # Points at a distance of exactly alpha, on both sides.
         ([0.0, 1.0, 0.5], 0.5),
         ([0.25, 0.35], 0.05),
         ([-1.0, 0.0, 0.0, 1.0], 1.0),
@@ -86,7 +86,7 @@ def test_accuracy_at_the_extremes_of_double(case, penalty, device):
     ],
     ids=lambda v: f"{len(v)}_points" if isinstance(v, list) else str(v),
 )
-def test_steps_that_end_on_a_kink_or_a_point(points, alpha, penalty, device, dtype):
+def test_steps_that_end_on_a_breakpoint_or_a_point(points, alpha, penalty, device, dtype):
     seen, answers = pool([points], penalty, alpha, device, dtype)
     contract.assert_answer(float(answers[0]), seen[0], penalty, alpha, dtype)
 
@@ -122,13 +122,13 @@ def test_robust_start_resists_one_sided_outliers(penalty, device, dtype):
 @pytest.mark.parametrize(
     ("points", "expected"),
     [
-        # Huber's midpoint is as near to one middle point as to the other: the smaller.
+        # Huber's midpoint is equally near to both middle points; the answer is the smaller one.
         ([-8.0, -5.0, 5.0, 7.0], -5.0),
         ([-8.0, -6.0, 5.0, 7.0], -6.0),
-        ([0.1, 0.7], 0.1),  # the midpoint of these rounds
+        ([0.1, 0.7], 0.1),  # the midpoint of these is not representable
         ([-1.3, 77.7, 1e6, -1e3], -1.3),
         ([-1e3, 1.1, 1e15, 1e4], 1.1),
-        # An odd set has an inlier: its middle point, and pulls that cancel.
+        # An odd set has one inlier, its middle point; the influences of the others cancel.
         ([-100.0, 0.0, 1.0, 2.0, 100.0], 1.0),
     ],
 )
@@ -142,7 +142,7 @@ def test_documented_start(penalty, points, expected, device, dtype):
 
 
 def test_a_large_alpha_leaves_the_mean(penalty, device, dtype):
-    """With alpha 1e6 ranges every penalty is the quadratic one up to (range/alpha)^2 / 2."""
+    """With alpha = 1e6 ranges, every penalty is quadratic up to (range/alpha)^2 / 2."""
     points = sets.contaminated(np.random.default_rng(4), 6, 333)
     seen, answers = pool(points, penalty, 2e7, device, dtype)
     # In float32 twice the rounding of a mean of points up to 10.
@@ -153,7 +153,8 @@ def test_a_large_alpha_leaves_the_mean(penalty, device, dtype):
 
 @pytest.mark.parametrize("penalty", [p for p in ref.CONVEX if not ref.REGISTRY[p].is_mean])
 def test_a_small_alpha_leaves_the_median(penalty, device, dtype):
-    """An odd set's middle point is left by at most alpha (float32: and the rounding of y)."""
+    """The answer differs from the middle point of an odd set by at most alpha (and y's
+    rounding)."""
     points = sets.contaminated(np.random.default_rng(5), 6, 333)
     alpha = 1e-9
     seen, answers = pool(points, penalty, alpha, device, dtype)
@@ -210,7 +211,7 @@ def test_global_is_local_for_convex_penalties(device, dtype):
 
 
 def test_max_iter_bounds_the_passes(device):
-    """Few passes leave the answer short of the minimum, enough of them reach it to the last bit."""
+    """Few passes stop short of the minimum; enough passes reach it to the last bit."""
     x = torch.tensor(sets.contaminated(np.random.default_rng(6), 20, 99), device=device)
     for penalty in ref.PENALTIES[1:]:
         done = ddn_cuda.robust_pool(x, penalty, 0.1)
@@ -227,13 +228,14 @@ def test_tol_is_the_accepted_step(device):
         done = ddn_cuda.robust_pool(x, penalty, 1.0)
         rough = ddn_cuda.robust_pool(x, penalty, 1.0, tol=0.1)
         assert not torch.equal(rough, done)
-        # Newton's method contracts: past an accepted step of 0.1 alpha the rest is shorter than it.
+        # Newton's method contracts: after an accepted step of 0.1 alpha the remaining error is
+        # shorter.
         assert ((rough - done).abs() <= 0.2).all()
 
 
 @pytest.mark.parametrize("n", [16_383, 16_384, 16_385])
 def test_sets_about_the_size_of_a_chunk(n, penalty, dtype, device):
-    """Beyond a chunk the CPU's sums go another way."""
+    """The CPU sums sets larger than a chunk in a different way."""
     points = np.round(sets.contaminated(np.random.default_rng(n), 2, n) * 20) / 20
     for solver in ("local", "global"):
         x = torch.tensor(points, dtype=dtype, device=device)

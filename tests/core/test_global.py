@@ -1,5 +1,5 @@
 """solver="global" returns the certified global minimum: tens of thousands of drawn sets for each
-penalty, held against `oracle` by the tolerances of `contract`."""
+penalty, compared with `oracle` within the tolerances of `contract`."""
 
 from itertools import combinations_with_replacement
 
@@ -34,7 +34,7 @@ def some(examples):
 def assert_global(batch, penalty, device, dtype, solver="global"):
     y, g = drawn.pool(batch, penalty, device, dtype, solver)
     verdict = oracle.judge(y, batch.x, penalty, batch.alphas, dtype, batch.weight, g)
-    # The oracle knows the minimum far better than the extension has to.
+    # The oracle's minimum is far more accurate than required of the extension.
     assert verdict.doubt.max() <= 0.05
     if len(verdict.violations):
         i = verdict.violations[0]
@@ -60,7 +60,7 @@ def assert_many_global(penalty, device, dtype, weighted, batches, enough):
 
     judge()
     assert judged >= enough
-    # In most sets y and its gradient are pinned down as well, not the objective alone.
+    # Most sets determine y and its gradient too, not only the objective.
     assert determined >= 0.5 * judged
 
 
@@ -74,8 +74,8 @@ def test_weighted_sets(penalty, device, dtype):
 
 @pytest.mark.parametrize("outlier", [None, -42.0, 42.0])
 def test_every_small_set_on_a_lattice(outlier, penalty, device, dtype):
-    """All sets of up to five multiples of alpha / 2: every way to have points at distances of
-    exactly alpha and 2 alpha, and ties of all kinds."""
+    """All sets of up to five multiples of alpha / 2, with all combinations of distances of exactly
+    alpha and 2 alpha, and of ties."""
     for n, places in ((1, 9), (2, 9), (3, 9), (4, 9), (5, 7)):
         x = np.array(list(combinations_with_replacement(np.arange(places) / 2, n)))
         if outlier is not None:
@@ -94,7 +94,7 @@ def test_large_sets(points, penalty, device, dtype):
 
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_modes_that_almost_tie(penalty, device, dtype):
-    """Depths that differ by less and by more than what is told apart without a second look."""
+    """Kernel densities that differ by less and by more than the errors of the first pass."""
     rng = np.random.default_rng(9)
     for points in (40, 500):
         cluster = rng.normal(0, 0.5, (1, points))
@@ -119,7 +119,7 @@ def test_any_order_of_the_points(parameters, order, penalty, device, dtype):
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 @pytest.mark.parametrize("far", [1e9, 1e12, 1e18, 1e30])
 def test_points_so_far_that_alpha_is_below_their_spacing(far, penalty, device, dtype):
-    """A place that most points share, wherever it is."""
+    """The answer is the place that most points share."""
     places = np.array([-3.0, -1.0, 0.25, 1.0, 2.0]) * far
     for heavy in range(5):
         for seed in range(4):
@@ -136,9 +136,9 @@ def test_points_so_far_that_alpha_is_below_their_spacing(far, penalty, device, d
 
 # ---- Ties ----------------------------------------------------------------------------------------
 #
-# Copies of a cluster, exact in either precision, so that their minima are equal by construction:
-# the smallest is the answer. Clusters are narrower than alpha / 2, where an objective has one
-# minimum; copies are so far apart that none sees another, or mirror images.
+# Copies of a cluster, exact in either precision, have equal minima by construction, and the answer
+# is the smallest minimiser. Clusters are narrower than alpha / 2, so that each has one minimum.
+# Copies are too far apart to interact, or are mirror images.
 
 
 def clusters(rng, sets, n):
@@ -147,7 +147,7 @@ def clusters(rng, sets, n):
 
 
 def assert_smallest(x, cluster, first, alpha, penalty, device, dtype):
-    """The answers to x are the minimisers of the cluster where it lies first."""
+    """The answers are the minimisers of the leftmost copies."""
     assert np.array_equal(drawn.rounded(x * alpha, dtype), x * alpha)
     y, _ = drawn.pool(drawn.Batch(x * alpha, alpha, None, {}), penalty, device, dtype)
     least = oracle.minimum(cluster * alpha, penalty, alpha)
@@ -277,7 +277,7 @@ def test_weighted_sets_alone_and_in_a_batch(parameters, penalty, device, dtype):
 
 
 def test_convex_penalties_have_one_answer(device, dtype):
-    """solver="global" and "local" mean the same to them."""
+    """solver="global" and "local" give the same for convex penalties."""
     x, alpha = tensors(drawn.random_parameters(np.random.default_rng(4)), 64, device, dtype)
     for penalty in ref.CONVEX:
         local = ddn_cuda.robust_pool(x, penalty, alpha, solver="local")
@@ -288,7 +288,7 @@ def test_convex_penalties_have_one_answer(device, dtype):
     "points", [[-3.25, -2.25, -0.75, 0.25, 2.75, 3.75, 5.25, 6.25], [-3.0, -2.0, 2.0, 3.0]]
 )
 def test_of_mirrored_minima_the_smaller_one(points, device, dtype):
-    """welsch: both have the same objective, to the last digits."""
+    """welsch: both minima have the same objective, up to the last digits."""
     x = torch.tensor(points, dtype=dtype, device=device)
     middle = (points[0] + points[-1]) / 2
     y = float(ddn_cuda.robust_pool(x, "welsch", 1.0))
@@ -309,7 +309,8 @@ def early_sets():
 @pytest.mark.parametrize("max_iter", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_a_search_cut_short_says_so(penalty, max_iter, device, dtype):
-    """Its answer lies among the points; one that says `converged` is the global minimum."""
+    """The answer lies in the range of the points; with status `converged` it is the global
+    minimum."""
     Status = ddn_cuda.Status
     seen = set()
     for points in early_sets():

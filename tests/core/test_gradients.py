@@ -1,4 +1,4 @@
-"""Gradients are those of the implicit function theorem, and nothing is differentiated wrongly."""
+"""Gradients equal those of the implicit function theorem."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ import ddn_cuda
 from tests.support import contract, sets
 from tests.support import reference as ref
 
-# Where the reference gradient is held against: the smooth penalties' weights are only as accurate
-# as the answer, so the sets are those where it is well determined.
+# Sets for comparison with the reference gradient. For smooth penalties a gradient is only as
+# accurate as the answer, so these sets determine the answer well.
 CASES = [case for case in sets.cases() if case.points.shape[1] <= 20_000 and case.alpha != 1e15]
 
 
@@ -37,14 +37,15 @@ def test_against_the_reference(case, penalty, device, dtype):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_gradients_sum_to_one(case, penalty, device, dtype):
-    """Moving all points moves the answer as far; without curvature nothing moves."""
+    """A translation of all points moves the answer equally; without curvature all gradients are
+    zero."""
     x = torch.tensor(case.points, dtype=dtype, device=device)
     y, g = pool_and_gradient(x, penalty, case.alpha)
     sums = g.double().sum(-1).cpu().numpy()
     sizes = g.double().abs().sum(-1).cpu().numpy()
     for total, size, answer, point in zip(sums, sizes, y, x, strict=True):
         if size == 0:
-            # By policy: flat, or no curvature above the rounding of its sum.
+            # Zero by convention: flat, or no curvature above the rounding of its sum.
             set_ = point.double().cpu().numpy()
             at = ref.solve(set_, penalty, case.alpha)
             scarce = contract.least_curvature(
@@ -52,12 +53,12 @@ def test_gradients_sum_to_one(case, penalty, device, dtype):
             ) < 1e-3 * len(set_)
             assert scarce or at.flat
         else:
-            # A handful of roundings, of the terms and of the two sums in chunks.
+            # A few roundings, of the terms and of the two chunked sums.
             assert abs(total - 1) <= 16 * contract.EPS[dtype] * size
 
 
 def regular_points(penalty, sets_, n, alpha, seed):
-    """Sets whose answer is well determined and further than 1e-3 alpha from any kink."""
+    """Sets whose answer is well determined and further than 1e-3 alpha from any breakpoint."""
     rng = np.random.default_rng(seed)
     found = []
     while len(found) < sets_:
@@ -80,7 +81,7 @@ def test_gradcheck(penalty, alpha, device):
 )
 def test_gradcheck_over_dims(penalty, dim, keepdim, device):
     base = torch.randn(3, 4, 5, dtype=torch.float64, device=device)
-    alpha = 10.0  # every point inside: no kink is near
+    alpha = 10.0  # every point inside: no breakpoint is near
     x = base.transpose(0, 2).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda x: ddn_cuda.robust_pool(x, penalty, alpha, dim=dim, keepdim=keepdim), x
@@ -115,7 +116,7 @@ def test_upstream_gradients_of_any_layout(penalty, device, dtype):
 
 
 def test_layouts_of_the_input(penalty, device, dtype):
-    """Bitwise the gradient of the contiguous copy, whatever the strides."""
+    """Bitwise equal to the gradient of the contiguous copy, for any strides."""
     x = torch.randn(6, 40, 8, dtype=dtype, device=device)
     views = {
         "transposed": x.transpose(1, 2),
@@ -131,10 +132,10 @@ def test_layouts_of_the_input(penalty, device, dtype):
 
 
 def test_an_expanded_input_gathers_its_gradient(penalty, device, dtype):
-    """Points that share one number add up their gradients in it."""
+    """The gradients of points that share an element are summed."""
     base = torch.randn(5, 1, dtype=dtype, device=device, requires_grad=True)
     ddn_cuda.robust_pool(base.expand(5, 64), penalty, 1.0).sum().backward()
-    # 64 equal points: one each to the shared number, up to the rounding of their sum.
+    # 64 equal points: the shared element has gradient 1, up to the rounding of the sum.
     assert torch.allclose(base.grad, torch.ones_like(base), rtol=0, atol=64 * contract.EPS[dtype])
 
 
@@ -192,7 +193,7 @@ def test_the_gradient_of_x_does_not_depend_on_what_else_is_wanted(penalty, devic
 
 
 def test_an_answer_changed_in_place_raises(device):
-    """It is what the backward pass starts from; torch.amax keeps its answer likewise."""
+    """The backward pass needs the saved answer; torch.amax behaves likewise."""
     x = torch.randn(4, 9, device=device, requires_grad=True)
     for pool in (lambda x: torch.amax(x, -1), lambda x: ddn_cuda.robust_pool(x, "welsch")):
         y = torch.nn.functional.relu(pool(x), inplace=True)

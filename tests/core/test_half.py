@@ -1,4 +1,4 @@
-"""float16 and bfloat16: read as they are, solved in float32, rounded once."""
+"""float16 and bfloat16 points: solved in float32, rounded once."""
 
 import itertools
 
@@ -10,13 +10,7 @@ import ddn_cuda
 from tests.support import contract, sets
 from tests.support.sweeps import sweep
 
-HALVES = [torch.float16, torch.bfloat16]
 OPS = torch.ops.ddn
-
-
-@pytest.fixture(params=HALVES, ids=["float16", "bfloat16"])
-def half(request):
-    return request.param
 
 
 def bits(t):
@@ -40,7 +34,8 @@ def pooled(x, *args, upstream=None, **options):
 
 @pytest.mark.parametrize("copies", [1, 3])
 def test_every_number_is_read_and_written(copies, half, penalty, device):
-    """A set of one number, once or thrice, is that number: bit for bit, NaN and zeros aside."""
+    """The answer to a set of one number, once or thrice, is bitwise that number, except for NaN and
+    zeros."""
     x = every_number(half, device)
     y, g = pooled(x[:, None].expand(-1, copies), penalty, 2.0)
     nan = x.isnan()
@@ -57,7 +52,7 @@ def test_every_number_is_read_and_written(copies, half, penalty, device):
 
 
 def test_every_number_is_a_weight_and_an_alpha(half, device):
-    """Read as float32 reads them: bit for bit the answers of the widened tensors."""
+    """Bitwise equal to the answers for the tensors converted to float32."""
     t = every_number(half, device)
     x = torch.tensor([0.0, 1.0, 3.0], device=device).expand(len(t), 3)
     weight = torch.stack([torch.ones_like(t), t, torch.ones_like(t)], dim=1)
@@ -76,7 +71,7 @@ def neighbours(y):
     inf = torch.full_like(y, torch.inf)
     exact = y.double()
     below, above = torch.nextafter(y, -inf).double(), torch.nextafter(y, inf).double()
-    # Beyond the largest number: as far as the last step.
+    # Beyond the largest number, extrapolated by the last spacing.
     below = torch.where(below.isinf(), 2 * exact - above, below)
     above = torch.where(above.isinf(), 2 * exact - below, above)
     return (exact + below) / 2, (exact + above) / 2
@@ -87,8 +82,8 @@ SIZES = [1, 2, 7, 33, 128, 1000, 5000, 20_000, 70_001]
 
 @pytest.mark.parametrize("n", SIZES)
 def test_the_answer_is_rounded_once(n, half, penalty, device):
-    """The exact answer lies within float32's accuracy of what is rounded to y; nearly always it is
-    itself rounded to y."""
+    """The exact answer lies within float32's accuracy of a number that rounds to y; nearly always
+    it rounds to y itself."""
     rng = np.random.default_rng(n)
     many = max(3, min(2000, 100_000 // n))
     x = torch.tensor(sets.unimodal(rng, many, n) * 3, dtype=half, device=device)
@@ -100,8 +95,8 @@ def test_the_answer_is_rounded_once(n, half, penalty, device):
     if penalty == "quadratic":
         d = 8 * contract.EPS[torch.float32] * x.double().abs().mean(-1)
     assert ((low - d <= exact) & (exact <= high + d)).all()
-    # Twice d over the spacing of numbers lie within d of a midpoint, on average; but the middle of
-    # two points is one every other time.
+    # A share of 2 d / spacing of numbers lies within d of a midpoint, on average; but the middle of
+    # two points is a midpoint every other time.
     coarse = high - low > 50 * d
     chance = 2 / 50
     different = (y != exact.to(half))[coarse].double()
@@ -109,7 +104,7 @@ def test_the_answer_is_rounded_once(n, half, penalty, device):
 
 
 def test_it_is_rounded_once_and_not_twice(half, device):
-    """A mean just above the middle of two numbers, that float32 rounds to the middle."""
+    """A mean just above the midpoint of two numbers, which float32 rounds to the midpoint."""
     one, up = 1.0, torch.nextafter(torch.ones((), dtype=half), 2 * torch.ones((), dtype=half))
     x = torch.tensor([one, float(up)], dtype=half, device=device)
     lean = 1 + 2.0**-22
@@ -122,7 +117,8 @@ def test_it_is_rounded_once_and_not_twice(half, device):
 
 @pytest.mark.parametrize("solver", ["local", "global"])
 def test_it_is_the_answer_of_the_widened_set(solver, half, penalty, device):
-    """Of float32's y up to the double rounding of that: the next number, at a tie, at most."""
+    """Equal to float32's y rounded, except that double rounding at a tie may give the next
+    number."""
     x = torch.tensor(sets.contaminated(np.random.default_rng(2), 4000, 50), dtype=half)
     x = x.to(device)
     y = ddn_cuda.robust_pool(x, penalty, 0.7, solver=solver)
@@ -143,7 +139,7 @@ def test_info_is_that_of_the_rounded_answer(half, penalty, device):
     assert (info.status == ddn_cuda.Status.converged).all()
     _, wide = ddn_cuda.robust_pool(x.float(), penalty, return_info=True)
     assert torch.equal(info.iterations, wide.iterations)
-    # An objective rises by f'' / 2 times the square of y's rounding, of 2^-8 |y| in bfloat16.
+    # y's rounding, 2^-8 |y| in bfloat16, raises the objective by f'' / 2 times its square.
     rise = 40 * (y.double() - ddn_cuda.robust_pool(x.double(), penalty)).square() / 2
     assert (info.objective <= wide.objective + rise * 1.01 + 1e-5).all()
 
@@ -160,7 +156,7 @@ def test_the_gradient_of_x_is_rounded_once(n, half, penalty, device):
     _, wide = pooled(x.float(), penalty, 2.0, upstream=upstream.float())
     assert g.dtype == half
     low, high = neighbours(g)
-    # float32's own step of 4e-6 alpha, times the bending of the penalty; of a kink, nothing is.
+    # The last step in float32, 4e-6 alpha, times psi'' of the penalty; no bound at a breakpoint.
     room = 2e-5 * wide.double().abs() + 2e-5 * wide.double().abs().max(-1, keepdim=True)[0]
     assert ((low - room <= wide) & (wide <= high + room)).all()
     assert (g != wide.to(half)).double().mean() <= 0.02
@@ -183,7 +179,7 @@ def test_gradients_have_the_type_of_their_input(half, penalty, device):
         wide = [t.detach().float().requires_grad_() for t in leaves]
         y = ddn_cuda.robust_pool(wide[0], penalty, wide[2], weight=wide[1])
         for g, expected in zip(grads, torch.autograd.grad(y.sum(), wide), strict=True):
-            # Once rounded, of float32's gradient.
+            # float32's gradient, rounded once.
             eps = max(torch.finfo(g.dtype).eps, 1e-5)
             torch.testing.assert_close(g.float(), expected, rtol=eps, atol=2e-5)
 
@@ -208,7 +204,8 @@ def test_second_order_and_forward_mode(half, penalty, device):
 
 
 def test_small_gradients_need_no_scaling(half, device):
-    """Of a mean of 4,096 numbers each is 2^-12: float16 holds it, and no sum is taken in it."""
+    """Each gradient of a mean of 4,096 numbers is 2^-12, which float16 represents; no sum is in
+    float16."""
     x = torch.randn(3, 4096, device=device).to(half)
     _, g = pooled(x, "quadratic")
     assert (g == 2.0**-12).all()
@@ -225,7 +222,8 @@ def test_small_gradients_need_no_scaling(half, device):
 
 
 def test_large_numbers(half, penalty, device):
-    """Neither sums nor squares are taken in 16 bits: nothing overflows that can be held."""
+    """Neither sums nor squares are computed in 16 bits, so representable results do not
+    overflow."""
     big = torch.finfo(half).max
     x = torch.full((3, 1000), big, dtype=half, device=device)
     x[1] = -big
@@ -307,140 +305,3 @@ def test_opcheck(half, penalty, device):
     weight = torch.rand(9, device=device).to(half).requires_grad_()
     torch.library.opcheck(OPS.robust_pool.default, (x, penalty), {"alpha": 0.5})
     torch.library.opcheck(OPS.robust_pool.tensor, (x, penalty), {"alpha": alpha, "weight": weight})
-
-
-# ---- Autocast ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("pooled_type", [torch.float64, torch.float32, *HALVES], ids=str)
-@pytest.mark.parametrize("cast_to", HALVES, ids=str)
-@pytest.mark.parametrize("face", ["function", "operator", "module", "segments"])
-def test_autocast_casts_nothing(face, cast_to, pooled_type, device):
-    """The type of the answer is that of the points, whatever autocast is set to: each type is read
-    as it is and solved in float32 at least."""
-    x = torch.randn(4, 30, device=device).to(pooled_type).requires_grad_()
-    module = ddn_cuda.RobustPool("welsch", 0.7).to(device)
-    pool = {
-        "function": lambda x: ddn_cuda.robust_pool(x, "welsch", 0.7),
-        "operator": lambda x: OPS.robust_pool(x, "welsch", alpha=0.7),
-        "module": module,
-        "segments": lambda x: ddn_cuda.segment_robust_pool(
-            x, torch.tensor([0, 1, 4], device=device), "welsch", 0.7
-        ),
-    }[face]
-    expected = pool(x)
-    (expected_g,) = torch.autograd.grad(expected.sum(), x)
-    with torch.autocast(device.type, dtype=cast_to):
-        y = pool(x)
-    (g,) = torch.autograd.grad(y.sum(), x)
-    assert y.dtype == g.dtype == pooled_type
-    assert torch.equal(y, expected)
-    assert torch.equal(g, expected_g)
-
-
-def test_a_network_trains_under_autocast(half, device):
-    """bfloat16 as it is; float16 with a GradScaler or without, since no gradient here vanishes."""
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(
-        torch.nn.Linear(3, 16), torch.nn.ReLU(), ddn_cuda.RobustPool("huber", 1.0, dim=1)
-    ).to(device)
-    head = torch.nn.Linear(16, 2).to(device)
-    params = [*net.parameters(), *head.parameters()]
-    x, label = torch.randn(32, 20, 3, device=device), torch.arange(32, device=device) % 2
-    x[label == 1] += 1
-    optimizer = torch.optim.SGD(params, lr=0.5)
-    losses = []
-    for _ in range(30):
-        with torch.autocast(device.type, dtype=half):
-            z = net(x)
-            assert z.dtype == half
-            loss = torch.nn.functional.cross_entropy(head(z).float(), label)
-        optimizer.zero_grad()
-        loss.backward()
-        assert all(torch.isfinite(p.grad).all() for p in params)
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
-
-
-# ---- Weights that are broadcast, whose gradients are summed part by part -------------------------
-
-BROADCAST = [(), (6,), (5, 1), (1, 6), (4, 1, 1), (1, 5, 6)]
-
-
-def weighted(half, shape, sizes, device):
-    """A pool's inputs in 16 bits, and the same in float32. Two points 2 alpha apart, the end of one
-    minimum between them, would have second derivatives without bound: alpha is large."""
-    x = torch.randn(sizes, device=device).to(half)
-    alpha = 2 + torch.rand(sizes[0], 1, 1, device=device)
-    weight = 0.5 + torch.rand(shape, device=device)
-    return (x, alpha, weight), (x.float(), alpha, weight)
-
-
-@pytest.mark.parametrize("segments", [False, True])
-@pytest.mark.parametrize("sizes", [(4, 5, 6), (2, 5, 6), (7, 5, 6), (1, 5, 6)], ids=str)
-@pytest.mark.parametrize("shape", BROADCAST, ids=str)
-def test_gradients_of_broadcast_weights(shape, sizes, segments, half, penalty, device):
-    """Those in float32, of first and second order and forward mode; x's and alpha's are as they
-    are without a weight's."""
-    shape = (sizes[0], *shape[1:]) if shape[:1] == (4,) else shape
-    ptr = torch.tensor([0, 2, 5], device=device)
-
-    def pool(x, alpha, weight):
-        if segments:
-            x, alpha = x.transpose(0, 1), alpha.transpose(0, 1)
-            while weight.dim() < 3:
-                weight = weight[None]
-            weight = weight.transpose(0, 1)
-            return ddn_cuda.segment_robust_pool(x, ptr, penalty, alpha, weight=weight)
-        return ddn_cuda.robust_pool(x, penalty, alpha, weight=weight, dim=1)
-
-    def gradients(inputs, y_grad):
-        leaves = [t.clone().requires_grad_() for t in inputs]
-        y = pool(*leaves)
-        y_grad = y_grad.to(y.dtype).requires_grad_()
-        first = torch.autograd.grad(y, leaves, y_grad, create_graph=True)
-        (alone,) = torch.autograd.grad(y, leaves[2], y_grad, retain_graph=True)
-        assert torch.equal(alone, first[2])
-        _, moved = torch.func.jvp(pool, inputs, tuple(torch.ones_like(t) for t in inputs))
-        second = torch.autograd.grad(first[2].sum(), [*leaves, y_grad])
-        return y, *first, moved, *second
-
-    inputs, wide = weighted(half, shape, sizes, device)
-    y_grad = torch.randn(pool(*wide).shape, device=device).to(half)
-    found, expected = gradients(inputs, y_grad), gradients(wide, y_grad)
-    for a, b in zip(found, expected, strict=True):
-        # What is in 16 bits was rounded to them; a sum's order is another one in float32.
-        tolerance = torch.finfo(a.dtype).eps if a.dtype == half else 2e-5
-        scale = max(1.0, b.abs().max().item())
-        torch.testing.assert_close(a.float(), b, rtol=tolerance, atol=tolerance * scale)
-
-
-@pytest.mark.parametrize("shape", sweep(BROADCAST, [(5, 1), (1, 6)]), ids=str)
-def test_transforms_and_compilers_of_broadcast_weights(shape, half, device):
-    """The bits of a loop, and of eager mode."""
-    inputs, _ = weighted(half, shape, (4, 5, 6), device)
-
-    def loss(x, alpha, weight):
-        return ddn_cuda.robust_pool(x, "welsch", alpha, weight=weight).float().sin().sum()
-
-    gradient = torch.func.grad(loss, (0, 1, 2))
-    batch = [torch.stack([t, 2 * t, 3 * t]) for t in inputs]
-    for in_dims in ((0, 0, 0), (0, None, None), (None, None, 0)):
-        own = [b if d == 0 else b[0] for b, d in zip(batch, in_dims, strict=True)]
-        found = torch.func.vmap(gradient, in_dims)(*own)
-        for i in range(3):
-            args = [b[i] if d == 0 else b[0] for b, d in zip(batch, in_dims, strict=True)]
-            for a, b in zip(found, gradient(*args), strict=True):
-                assert torch.equal(a[i], b)
-    torch._dynamo.reset()
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True, dynamic=True)
-    expected = torch.autograd.grad(loss(*leaves), leaves)
-    for a, b in zip(torch.autograd.grad(compiled(*leaves), leaves), expected, strict=True):
-        assert torch.equal(a, b)
-    torch.library.opcheck(
-        torch.ops.ddn.robust_pool.tensor,
-        (leaves[0], "welsch"),
-        {"alpha": leaves[1], "weight": leaves[2]},
-    )

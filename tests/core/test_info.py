@@ -1,4 +1,4 @@
-"""`return_info=True`: what is told of an answer is true of it, its proven gap above all."""
+"""`return_info=True`: the diagnostics of an answer are correct, above all its optimality gap."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def some(examples):
 
 
 def drawn_batch(parameters, dtype):
-    """With alpha as the kernels know it."""
+    """A batch with alpha rounded to the arithmetic type."""
     batch = drawn.batch(parameters, SETS, dtype)
     return batch._replace(alpha=drawn.rounded(batch.alphas[:, None].copy(), dtype))
 
@@ -69,18 +69,18 @@ def assert_true(batch, y, info, penalty, dtype, solver, bounded):
     slope = unit * alpha * (w * ref.psi(s, penalty, 1.0)).sum(1)
     pull = unit * alpha * (w * np.abs(ref.psi(s, penalty, 1.0))).sum(1)
     bad = np.abs(info.residual - np.abs(slope) / total) > (
-        1e-12 * pull / total + 1e-290 * unit * alpha  # of points beyond Welsch's limit
+        1e-12 * pull / total + 1e-290 * unit * alpha  # for points beyond Welsch's limit
     )
     assert not bad.any(), (info.residual[bad], slope[bad], pull[bad], s[bad])
     bent = unit * (w * np.abs(ref.dpsi(s, penalty, 1.0))).sum(1)
     curvature = unit * (w * ref.dpsi(s, penalty, 1.0)).sum(1)
-    # A point at a kink, to a rounding, is on either side of it.
+    # A point within rounding of a breakpoint may be on either side.
     edge = unit * (w * (np.abs(np.abs(s) - 1) < 1e-9)).sum(1)
     assert (np.abs(info.curvature - curvature) <= 1e-12 * bent + 1e-14 * unit * total + edge).all()
 
     found = oracle.minimum(batch.x, penalty, alpha, batch.weight)
     least, most = scale * found.lower, scale * found.value
-    # No minimum below what the gap proves, and no smaller gap than the excess.
+    # No minimum below the proven bound, and no gap smaller than the excess.
     slack = 1e-12 * objective + 1e-14 * scale * total
     assert (info.objective - info.gap <= most + slack).all()
     assert (info.gap >= objective - most - slack).all()
@@ -188,8 +188,8 @@ def test_points_at_infinity_add_a_constant(device, dtype):
 
 @pytest.mark.parametrize("solver", ["local", "global"])
 def test_vanishing_curvature_on_both_sides(solver, device):
-    """Two points at 2 alpha on either side bend the Welsch objective down by what a weight in the
-    middle bends it up: H is a number of roundings of sum |w phi''|, eight eps the threshold."""
+    """The negative curvature of two points at 2 alpha cancels that of a weight in the middle
+    (welsch): H is a multiple of eps times sum |w phi''|, around the threshold of 8 eps."""
     x = torch.tensor([-2.0, 0.0, 2.0], dtype=torch.float64, device=device)
     down = 3 * np.exp(-2.0)  # -phi'' at 2, of a penalty with alpha = 1
     size = 4 * down  # sum |w phi''|
@@ -201,7 +201,7 @@ def test_vanishing_curvature_on_both_sides(solver, device):
         y, info = ddn_cuda.robust_pool(
             points, "welsch", weight=weight, solver=solver, max_iter=2, return_info=True
         )
-        if y.item() != 0:  # the search may have left the place for a minimum
+        if y.item() != 0:  # the search may have moved to a minimum
             continue
         g, g_w = torch.autograd.grad(y, (points, weight))
         assert torch.isfinite(g).all()
@@ -211,15 +211,15 @@ def test_vanishing_curvature_on_both_sides(solver, device):
             assert g.sum().item() == pytest.approx(1, abs=0.2)
 
 
-def test_a_point_at_the_kink_counts_as_inside(device, dtype):
-    """x at a distance of alpha exactly: phi'' = 1 there, by convention."""
+def test_a_point_at_the_breakpoint_counts_as_inside(device, dtype):
+    """x at a distance of exactly alpha: phi'' = 1 there, by convention."""
     x = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.25], dtype=dtype, device=device, requires_grad=True)
     y, info = ddn_cuda.robust_pool(x, "huber", 1.0, return_info=True)
     assert y.item() == 0.25
     (g,) = torch.autograd.grad(y, x)
     assert info.curvature.item() == 5
     assert torch.equal(g, torch.full_like(g, 0.2))
-    # No global minimum of the truncated quadratic has one there.
+    # No global minimum of the truncated quadratic has a point there.
     points = torch.tensor([[-1.0, 0.0, 1.0, 1.5]], dtype=dtype, device=device)
     one = points.new_ones(1, 1)
     for penalty in ("huber", "truncated_quadratic"):
@@ -235,8 +235,8 @@ def test_a_point_at_the_kink_counts_as_inside(device, dtype):
 
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_weights_that_all_but_vanish(penalty, device, dtype):
-    """One heavy cluster, and light points about alpha from it: in or out decides of a minimum that
-    is a millionth of the weight or less."""
+    """A heavy cluster, and light points at distances of about alpha, which decide a minimum of at
+    most a millionth of the weight."""
     rng = np.random.default_rng(3)
     sets, light = 500, 4
     heavy = 1e-9 * rng.standard_normal((sets, 3)) * rng.integers(0, 2, (sets, 1))
@@ -261,7 +261,7 @@ def test_the_gap_of_two_neighbouring_numbers(device):
 
 
 def test_types_of_the_face() -> None:
-    """mypy checks what this asserts."""
+    """mypy checks these assertions."""
     x, ptr = torch.zeros(3), torch.tensor([0, 3])
     for flag in (False, True):
         pooled = ddn_cuda.robust_pool(x, return_info=flag)

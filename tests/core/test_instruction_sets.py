@@ -1,4 +1,4 @@
-"""The CPU kernels of every instruction set that this machine has give the promised answers."""
+"""The CPU kernels for every instruction set of this machine give correct answers."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import ddn_cuda
 from tests.support import ROOT
 
-# In a process of its own, since the instruction set is chosen once. Asserts the answers, then
+# Runs in a separate process, because the instruction set is chosen once. Checks the answers, then
 # prints the name of the instruction set in use.
 PROGRAM = """
 import ddn_cuda, numpy as np, torch
@@ -30,10 +30,10 @@ for penalty in ref.NONCONVEX:
         x = torch.tensor(sets.contaminated(np.random.default_rng(0), 3, 1000), dtype=dtype)
         for row, answer in zip(x.double().numpy(), ddn_cuda.robust_pool(x, penalty).tolist()):
             contract.assert_answer(answer, row, penalty, 1.0, dtype)
-# Sums from a list of the points near the kinks, beside which points lie exactly, and masks.
+# Sums over lists of the points near the breakpoints, with points exactly at their limits; masks.
 rng = np.random.default_rng(1)
 for n in (5, 16, 17, 300):
-    steps = rng.integers(-40, 41, (8, n)) * 0.05  # the kinks, 0.1 and 0.15 to their sides
+    steps = rng.integers(-40, 41, (8, n)) * 0.05  # the breakpoints, 0.1 and 0.15 to their sides
     two = np.where(rng.random((8, n)) < 0.5, -2.0, 2.5) + 0.3 * rng.standard_normal((8, n))
     for points in (steps, two, 1e4 + steps):
         mask = torch.tensor(rng.random((8, n)) < 0.7)

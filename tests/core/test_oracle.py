@@ -1,4 +1,4 @@
-"""The oracle agrees with the reference, its bounds hold, its judgement rejects what it has to."""
+"""The oracle agrees with the reference, its bounds hold, and its checks reject wrong answers."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.support import reference as ref
 
 
 def special_sets():
-    """(name, points [sets, points], alpha): where minima are tied, flat or hard to bracket."""
+    """(name, points [sets, points], alpha) with minima that are tied, flat or hard to bracket."""
     rng = np.random.default_rng(5)
     lattice = np.arange(64.0)
     pairs = np.array([[-1.0, 1.0], [0.0, 2.0], [-9.0, -7.0], [1e6, 1e6 + 2.0]])
@@ -45,8 +45,8 @@ def special_sets():
 
 
 def assert_agrees(found, x, penalty, alpha):
-    """`found` is no worse than the reference's answers to x, lists or rows, and bounds them from
-    below, both up to rounding."""
+    """The minima in `found` are no worse than the reference's, and its bounds are below them, up to
+    rounding. x: lists or rows."""
     for i, points in enumerate(x):
         solution = ref.solve(points, penalty, alpha)
         s = (points - found.anchor[i]) / alpha
@@ -60,7 +60,7 @@ def assert_agrees(found, x, penalty, alpha):
         assert found.lower[i] <= value, about
         assert found.value[i] <= value * (1 + 1e-13), about
         assert value <= found.value[i] * (1 + 2e-12) + rounding, about
-        # Bounds that meet well below what float64 is allowed.
+        # The bounds are tight, well below the tolerance for float64.
         assert found.value[i] - found.lower[i] <= 2e-13 * found.value[i] + rounding + 1e-25, about
         there = ref.objective(found.v[i], s, penalty, 1.0)
         assert found.value[i] == pytest.approx(there, rel=1e-14, abs=0), about
@@ -127,7 +127,7 @@ def test_the_judge_accepts_the_reference(seed, penalty, dtype):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_the_judge_accepts_the_reference_on_repeated_points(seed, penalty, dtype):
-    """Integer weights: the gradient to a point is the sum of those to its copies."""
+    """Integer weights: the gradient of a point is the sum over its copies."""
     p = drawn.random_parameters(np.random.default_rng(2000 + seed), weighted=True)
     p |= {"points": min(p["points"], 17), "weights": "integers", "zeros": (0.0, 0.3, 0.9)[seed % 3]}
     batch = drawn.batch(p, 12, dtype)
@@ -140,7 +140,7 @@ def test_the_judge_accepts_the_reference_on_repeated_points(seed, penalty, dtype
     y, g = drawn.rounded(y, dtype), drawn.rounded(g, dtype)
     verdict = oracle.judge(y, batch.x, penalty, batch.alphas, dtype, batch.weight, g)
     assert not len(verdict.violations), verdict.about(verdict.violations[0])
-    # A point without weight has no gradient.
+    # A point of zero weight has no gradient.
     none = batch.weight == 0
     if none.any():
         wrong = oracle.judge(y, batch.x, penalty, batch.alphas, dtype, batch.weight, g + none)
@@ -150,8 +150,8 @@ def test_the_judge_accepts_the_reference_on_repeated_points(seed, penalty, dtype
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 @pytest.mark.parametrize("seed", range(10))
 def test_the_judge_rejects_local_minima_that_are_not_global(seed, penalty, dtype):
-    """Every local minimum of the reference is stationary and has the gradient of a minimum: only
-    its objective gives it away, and where that is above what is allowed, it does."""
+    """Every local minimum of the reference is stationary and has the gradient of a minimum. It is
+    rejected if and only if its objective exceeds the tolerance."""
     rng = np.random.default_rng(seed)
     x = drawn.rounded(sets.modes(rng, 1, 40, 3)[0], dtype)
     minima = np.array(ref.local_minima(x, penalty, 0.5))
@@ -164,7 +164,7 @@ def test_the_judge_rejects_local_minima_that_are_not_global(seed, penalty, dtype
     assert verdict.position.max() <= 1
     accepted = verdict.worst <= 1
     assert accepted[np.argmin(values)]
-    # The allowance for y's own accuracy adds less than the relative one.
+    # The tolerance for y's accuracy is smaller than the relative one.
     above = values > values.min() * (1 + 2 * contract.EXCESS[dtype])
     assert above.any()
     assert not accepted[above].any()
@@ -193,7 +193,7 @@ def test_the_judge_rejects_what_is_slightly_wrong(penalty, dtype):
         return len(oracle.judge(y, batch.x, penalty, 1.0, dtype, gradient=g).violations)
 
     assert violations(y, g) == 0
-    # Of y's own rounding to float32, which is in d already, one ulp is half of it.
+    # d includes y's rounding to float32, half an ulp.
     assert violations(y + 2.5 * d, g) == violations(y - 2.5 * d, g) == 10
     assert violations(y, g * (1 + 40 * contract.EPS[dtype])) == 10
     largest = np.zeros_like(g)
@@ -223,7 +223,7 @@ def test_zero_weights_count_for_nothing(penalty):
 
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_drawn_sets_have_local_minima_that_mislead(penalty, dtype):
-    """A solver that is not global is caught on these sets, not once in a while but often."""
+    """These sets frequently expose a solver that is not global."""
     rng = np.random.default_rng(1)
     rejected, judged = 0, 0
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Laws that hold for any set: hypothesis draws what a set is like, NumPy the set itself."""
+"""Properties that hold for any set. Hypothesis draws the parameters of a set, NumPy the set."""
 
 import math
 
@@ -25,8 +25,9 @@ SETTINGS = settings(
 
 @st.composite
 def problems(draw, finite_range=6):
-    """A set in float64 and an alpha: clusters of several widths at several places, duplicates,
-    outliers, far from zero or not, alpha from far below the spacing of the points to far above."""
+    """A set in float64 and an alpha: clusters of several widths and places, duplicates, outliers,
+    with or without a large offset, and alpha from far below to far above the spacing of the
+    points."""
     n = draw(st.sampled_from([1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 33, 49, 64, 100, 129, 257]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     clusters = draw(st.integers(1, 4))
@@ -46,7 +47,7 @@ def problems(draw, finite_range=6):
 
 
 def pool(x, penalty, alpha, device, dtype, solver="global"):
-    """The set as the extension saw it and its answer, both in float64."""
+    """The set after rounding to the dtype, and its answer, both in float64."""
     points = torch.tensor(x, dtype=dtype, device=device)
     y = ddn_cuda.robust_pool(points, penalty, alpha, solver=solver)
     return points.double().cpu().numpy(), float(y)
@@ -64,7 +65,7 @@ def test_accuracy(problem, penalty, device, dtype):
 @given(problem=problems())
 def test_the_answer_lies_among_the_points(problem, penalty, device, dtype):
     x, y = pool(problem[0], penalty, problem[1], device, dtype)
-    # A mean is promised to 4 eps only.
+    # The guarantee for a mean is 4 eps.
     room = 4 * contract.EPS[dtype] * np.abs(x).mean() if penalty == "quadratic" else 0
     assert x.min() - room <= y <= x.max() + room
 
@@ -87,7 +88,7 @@ def test_no_objective_above_that_of_mean_median_and_start(problem, penalty, devi
 @SETTINGS
 @given(problem=problems(finite_range=2), exponent=st.integers(-20, 20))
 def test_answers_scale_with_their_points(problem, exponent, penalty, device, dtype):
-    """By powers of two, which change no rounding: so the same minimum of several is found."""
+    """Powers of two change no rounding, so the same one of several minima is found."""
     x, alpha = problem
     s = math.ldexp(1.0, exponent)
     seen, y = pool(x, penalty, alpha, device, dtype)
@@ -101,7 +102,7 @@ def test_answers_scale_with_their_points(problem, exponent, penalty, device, dty
 
 
 def determined(x, y, penalty, alpha, dtype):
-    """Whether the contract fixes y, up to which minimum it is."""
+    """Whether the guarantee determines y, up to the choice of minimum."""
     if penalty == "quadratic":
         return True
     return contract.well_conditioned(y, contract.accuracy(y, alpha, dtype), x, penalty, alpha)

@@ -1,4 +1,4 @@
-"""The reference is right: independent methods agree with each other and with finite differences."""
+"""The reference agrees with independent methods and with finite differences."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_derivatives_by_central_differences(penalty, alpha, rng):
     for f, g in ((ref.phi, ref.psi), (ref.psi, ref.dpsi)):
         difference = (f(z + h, penalty, alpha) - f(z - h, penalty, alpha)) / (2 * h)
         exact = g(z, penalty, alpha)
-        # Truncation h^2 / 6 times a third derivative below 10 of its own units, and rounding.
+        # Truncation error, h^2 / 6 times a third derivative below 10 of its units, and rounding.
         assert np.allclose(difference, exact, rtol=1e-8, atol=1e-8 * np.abs(exact).max())
 
 
@@ -133,7 +133,7 @@ def test_convex_answers_are_stationary(penalty, case):
 
 @pytest.mark.parametrize("penalty", ref.PENALTIES)
 def test_agrees_with_lbfgs_on_easy_data(penalty, rng):
-    """L-BFGS stops at a relative change of the objective of about 1e-16: 1e-7 in the answer."""
+    """L-BFGS stops at a relative change of the objective of about 1e-16, or 1e-7 in the answer."""
     for n in (5, 40, 300):
         x = 3.0 + 0.3 * rng.standard_normal(n)
         found = solve_lbfgs(x, penalty, 2.0)
@@ -156,7 +156,7 @@ def test_global_answers_beat_a_brute_force_grid(penalty, alpha, rng):
         values = ref.phi(grid[:, None] - x, penalty, alpha).sum(1)
         least = ref.objective(solution.y, x, penalty, alpha)
         assert least <= values.min() * (1 + 1e-12)
-        # The grid comes within half its spacing of the minimum, f'' being at most N phi''(0).
+        # A grid place lies within half a spacing of the minimum, and f'' is at most N phi''(0).
         half = (grid[1] - grid[0]) / 2
         bend = len(x) * ref.dpsi_at_zero(penalty, alpha)
         assert least >= values.min() - bend * half * half / 2 * (1 + 1e-9)
@@ -164,7 +164,7 @@ def test_global_answers_beat_a_brute_force_grid(penalty, alpha, rng):
 
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_every_local_minimum_is_listed(penalty, rng):
-    """Descents by the grid, from everywhere, end at listed minima and reach each of them."""
+    """Descents on the grid, from everywhere, end at listed minima and reach all of them."""
     for x in sets.modes(rng, 3, 40, 3):
         alpha = 0.5
         minima = ref.local_minima(x, penalty, alpha)
@@ -188,7 +188,7 @@ def test_huber_is_flat_between_two_clusters():
 
 @pytest.mark.parametrize("penalty", ref.PENALTIES)
 def test_alpha_far_below_the_spacing_of_doubles(penalty):
-    """Positions relative to a point: an odd set's answer is its middle point's neighbour."""
+    """Positions are relative to a point: the answer to an odd set is next to its middle point."""
     x = np.array([1.0, 2.0, 2.0, 2.0, 1000.0])
     expected = x.mean() if penalty == "quadratic" else 2.0
     assert ref.solve(x, penalty, 1e-30).y == expected

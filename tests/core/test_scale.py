@@ -1,4 +1,4 @@
-"""suggest_alpha: its constants by quadrature, its answers on drawn sets, and what it refuses."""
+"""suggest_alpha: its constants by quadrature, its results on drawn sets, and its errors."""
 
 import math
 
@@ -17,7 +17,7 @@ TUNING = {penalty: traits["tuning"] for penalty, traits in PENALTY_TRAITS.items(
 
 
 def efficiency(penalty, alpha):
-    """The variance of a mean of normal points over that of their pool, in the limit of many.
+    """The asymptotic efficiency for normal points: the variance of the mean over that of the pool.
 
     (E psi')^2 / E psi^2, and E psi' = E z psi by integration by parts, also where psi jumps.
     """
@@ -43,7 +43,7 @@ def test_the_constants_give_95_percent(penalty):
 
 @pytest.mark.parametrize("penalty", ROBUST)
 def test_pools_of_normal_points_have_that_precision(penalty):
-    # 40,000 answers: their variance is known to 0.7%, the ratio of two correlated ones to less.
+    # 40,000 answers determine a variance to 0.7%, and the ratio of two correlated ones better.
     x = torch.from_numpy(np.random.default_rng(3).normal(5, 2, (40_000, 100)))
     y = ddn_cuda.robust_pool(x, penalty, suggest_alpha(x, penalty, dim=()))
     assert (x.mean(1).var() / y.var()).item() == pytest.approx(0.95, abs=0.01)

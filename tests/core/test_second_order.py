@@ -1,4 +1,4 @@
-"""All derivatives up to second order, in both modes: of x, alpha, weight, together and alone."""
+"""All derivatives up to second order, in both modes, by x, alpha and weight, jointly and alone."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def operator_pool(penalty, dim):
 
 @pytest.mark.parametrize("shapes", problems.SHAPES, ids=str)
 def test_the_operator(shapes, penalty, device):
-    """Reverse mode, once and twice; forward mode raises: see below."""
+    """Reverse mode, once and twice; forward mode raises, see below."""
     problem = problems.regular(penalty, shapes, device)
     inputs, pool = moving(problem, NAMES), operator_pool(penalty, problem.dim)
     assert gradcheck(pool, inputs, check_batched_grad=True)
@@ -58,7 +58,7 @@ def test_segments(face, penalty, device):
     x, weight = (torch.cat([getattr(p, name) for p in parts]) for name in ("x", "weight"))
     alpha = torch.stack([p.alpha for p in parts])
     ptr = torch.tensor([0, 5, 5, 10], device=device)
-    alpha = torch.stack([alpha[0], alpha[0], alpha[1]])  # the empty one's plays no part
+    alpha = torch.stack([alpha[0], alpha[0], alpha[1]])  # that of the empty segment is ignored
     inputs = moving((x, alpha, weight), NAMES)
 
     def pool(x, alpha, weight):
@@ -86,7 +86,7 @@ def test_a_float_alpha(penalty, device):
 
 
 def close(a, b, eps=contract.EPS[torch.float64]):
-    """Up to the roundings of two sums of a few terms."""
+    """Equal up to the rounding of two sums of a few terms."""
     torch.testing.assert_close(a, b, rtol=0, atol=256 * eps * max(1.0, float(b.abs().max())))
 
 
@@ -110,8 +110,8 @@ def test_hessian_vector_products(penalty, device):
 
 
 def test_the_double_backward_trick_for_hessian_vector_products_raises(penalty, device):
-    """It differentiates three times; what a function is told of the gradients that are needed does
-    not tell it that only the linear part of the third one is. The message names what to call."""
+    """The trick differentiates three times, and a function cannot know that only the linear part of
+    the third derivative is needed. The message names the alternatives."""
     problem = problems.regular(penalty, problems.SHAPES[1], device)
     x, f = problem.x, scalar(penalty, problem.alpha, problem.weight)
     v = torch.randn_like(x)
@@ -138,7 +138,7 @@ def test_mixed_derivatives_do_not_depend_on_the_order(shapes, penalty, device):
 
 @pytest.mark.parametrize("shapes", problems.SHAPES, ids=str)
 def test_float32(shapes, penalty, device):
-    """The derivatives of the same numbers in float64, up to float32's rounding and solver step."""
+    """Equal to the derivatives in float64, up to float32's rounding and last step."""
     problem = problems.regular(penalty, shapes, device, dtype=torch.float32)
 
     def f(*inputs):
@@ -154,7 +154,7 @@ def test_float32(shapes, penalty, device):
     found, expected = second(problem[:3]), second([t.double() for t in problem[:3]])
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
-        # A step of 4e-6 alpha moves each second derivative by its bending, a few units at most.
+        # A step of 4e-6 alpha changes each second derivative by at most a few units times that.
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
 
 
@@ -167,5 +167,5 @@ def test_a_gradient_may_be_any_view(penalty, device, dtype):
     (found,) = torch.autograd.grad(g, x, v.T, retain_graph=True)
     assert torch.equal(found, expected)
     (found,) = torch.autograd.grad(g, x, torch.ones((), dtype=dtype, device=device).expand(4, 33))
-    # The gradients of a set sum to one whatever x is.
+    # The gradients of a set sum to one for any x.
     assert found.abs().max() <= 64 * contract.EPS[dtype]

@@ -1,5 +1,5 @@
-"""Derivatives up to second order where the implicit function theorem does not hold, and of
-special points."""
+"""Derivatives up to second order where the implicit function theorem does not hold, and for special
+points."""
 
 import math
 
@@ -15,8 +15,8 @@ from tests.support.problems import NAMES
 
 
 def every_derivative(x, penalty, alpha, weight, still=None):
-    """First and second derivatives, in reverse and forward mode; the weight of a point that stands
-    `still` does not move."""
+    """First and second derivatives, in reverse and forward mode. The weights of the points in
+    `still` have zero tangents."""
     inputs = [t.detach().clone().requires_grad_() for t in (x, alpha, weight)]
 
     def pool(x, alpha, weight):
@@ -68,7 +68,8 @@ def test_empty_sets_move_nothing(empty, penalty, device, dtype):
 
 @pytest.mark.parametrize("far", [math.inf, -math.inf, 1e300])
 def test_points_far_away(far, penalty, device):
-    """They add nothing or, in the convex penalties, a pull with w alpha: as a point at 1e6 does."""
+    """They exert no influence or, with convex penalties, an influence of w alpha like a point at
+    1e6."""
     problem = problems.regular(penalty, problems.Shapes((2, 9), -1, (2, 1), (2, 9)), device)
     if penalty == "quadratic":
         pytest.skip("a mean follows its far points; with one at infinity nothing moves it")
@@ -80,10 +81,10 @@ def test_points_far_away(far, penalty, device):
     expected = every_derivative(x, penalty, alpha, weight, still)
     for name, derivative in found.items():
         assert torch.isfinite(derivative).all(), name
-        # pseudo_huber: at 1e6 its pull is short of alpha by (1e-6)^2 / 2.
+        # pseudo_huber: at 1e6, psi falls short of alpha by (1e-6)^2 / 2.
         close = torch.isclose(derivative, expected[name], rtol=1e-9, atol=1e-9)
         if math.isinf(far) and name in ("dweight", "ddweight"):
-            # Of an infinite point they are zero, by convention.
+            # Zero for an infinite point, by convention.
             assert derivative[0, 4] == 0, (name, derivative[0, 4])
             close[0, 4] = True
         assert close.all(), (name, derivative, expected[name])
@@ -108,7 +109,8 @@ def test_nan_stays_in_its_set(penalty, device, dtype):
 
 
 def test_a_point_without_weight(penalty, device):
-    """dy/dw = -psi/H; x's derivatives are zero; second ones are those of all but no weight."""
+    """dy/dw = -psi/H; x's derivatives are zero; second derivatives are the limit for vanishing
+    weight."""
     problem = problems.regular(penalty, problems.Shapes((2, 9), -1, (2, 1), (2, 9)), device)
     x, alpha, weight, _ = problem
     weight[:, 3] = 0
@@ -128,7 +130,7 @@ def test_a_point_without_weight(penalty, device):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_point_without_weight_or_value(value, penalty, device, dtype):
-    """All its derivatives are zero, the others' are those of the set without it."""
+    """All its derivatives are zero; those of the other points equal those without it."""
     problem = problems.regular(penalty, problems.Shapes((2, 9), -1, (2, 1), (2, 9)), device, dtype)
     x, alpha, weight, _ = problem
     weight[:, 3] = 0
@@ -139,8 +141,8 @@ def test_a_point_without_weight_or_value(value, penalty, device, dtype):
         if name in ("dx", "dweight", "ddx", "ddweight"):
             assert not derivative[:, 3].any(), name
             derivative, expected[name] = derivative[:, kept], expected[name][:, kept]
-        # A weight that moves takes the point of a finite value with it, into every second
-        # derivative and dy: those are compared where that does not reach.
+        # The tangent of a finite point's weight enters every second derivative and dy, so only
+        # unaffected entries are compared.
         if name in ("dx", "dweight", "dalpha"):
             assert torch.equal(derivative, expected[name]), name
         assert torch.isfinite(derivative).all(), name

@@ -1,4 +1,4 @@
-"""Ragged sets: every segment is the set that `robust_pool` makes of its rows, to the last bit."""
+"""Ragged sets: every segment gives the bits of `robust_pool` for its rows."""
 
 import itertools
 import re
@@ -33,7 +33,7 @@ def ragged(lengths, channels, dtype, device):
 
 
 def upstream(y):
-    """What the answers' gradients are weighted with, of y's shape."""
+    """An upstream gradient of y's shape."""
     numbers = torch.linspace(0.5, 2, y.numel(), dtype=y.dtype, device=y.device)
     return numbers.reshape(y.shape)
 
@@ -46,7 +46,7 @@ def pooled(pool, *inputs, grad=None):
 
 
 def by_hand(penalty, ptr, x, weight, alpha):
-    """The same from a pool of each segment by itself."""
+    """The same from a separate pool of each segment."""
     y = torch.zeros_like(alpha)
     up, points = upstream(y), [x] if weight is None else [x, weight]
     grads = [torch.zeros_like(t) for t in (*points, alpha)]
@@ -121,7 +121,7 @@ def test_the_padded_and_masked_pool_gives_the_same(solver, penalty, device, dtyp
         for a, b in zip((y, *grads), (expected, *expected_grads), strict=True):
             if device.type == "cpu":
                 assert torch.equal(a, b)
-            else:  # lanes hold other points: sums are in another order
+            else:  # lanes have other points, so sums have another order
                 eps = torch.finfo(dtype).eps
                 torch.testing.assert_close(a, b, rtol=64 * eps, atol=64 * eps)
 
@@ -129,7 +129,7 @@ def test_the_padded_and_masked_pool_gives_the_same(solver, penalty, device, dtyp
 @pytest.mark.parametrize("alpha_shape", [(), (3,), (1, 3), (7, 1), (7, 3)], ids=str)
 @pytest.mark.parametrize("weight_shape", [(), (3,), (248, 1), (1, 3)], ids=str)
 def test_what_broadcasts(alpha_shape, weight_shape, penalty, device):
-    """Bitwise the answers of the expanded tensors; gradients are sums of theirs."""
+    """Bitwise equal to the answers for expanded tensors; gradients are their sums."""
     dtype = torch.float64
     x, ptr, *_ = ragged(LENGTHS["mixed"], (3,), dtype, device)
     alpha = (0.5 + torch.rand(alpha_shape, dtype=dtype)).to(device)
@@ -264,7 +264,7 @@ BAD_OFFSETS = {
 
 @pytest.mark.parametrize("name", BAD_OFFSETS)
 def test_offsets_are_clamped_and_made_ascending(name, penalty, device, dtype):
-    """Whatever they are, no memory but x is read, and rows in no segment get zero gradients."""
+    """For any offsets, no memory outside x is read, and rows in no segment have zero gradients."""
     given, meant = BAD_OFFSETS[name]
     x, _, weight, _ = ragged([10], (3,), dtype, device)
     ptr, safe = (torch.tensor(values, device=device) for values in (given, meant))
@@ -321,7 +321,7 @@ def test_validate_accepts_good_offsets(device):
 
 POINTS = (10, 3)
 OFFSETS = [0, 4, 10]
-BAD = [  # arguments, the exception, the argument it names, what of its message matters
+BAD = [  # arguments, the exception, the argument that it names, a pattern of its message
     ({"ptr": lambda: torch.tensor(OFFSETS, dtype=torch.int32)}, TypeError, "ptr", ("Int", "Long")),
     ({"ptr": lambda: torch.tensor([0.0, 4.0])}, TypeError, "ptr", ("Float", "Long")),
     ({"ptr": lambda: torch.tensor([OFFSETS])}, ValueError, "ptr", (r"\[1, 3\]", "one dim")),

@@ -1,4 +1,4 @@
-"""Sets of which several are solved, or brought from where they lie, at a time."""
+"""Small sets, several of which are solved or staged at a time."""
 
 import functools
 from fractions import Fraction
@@ -12,7 +12,8 @@ from tests.support import contract, sets
 from tests.support import reference as ref
 from tests.support.sweeps import sweep
 
-# About whole vectors, and about the largest that share them, of each type and instruction set.
+# Sizes around multiples of the SIMD width, and around the limits of lane batches, for each dtype
+# and instruction set.
 SIZES = [2, 3, 4, 8, 9, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257]
 SOLVERS = [
     (penalty, solver)
@@ -29,7 +30,7 @@ def pooled(x, penalty, alpha=0.5, **options):
 
 
 def easy_and_hard(n, count, dtype, device):
-    """Of each kind one that ends in a way of its own, among sets of one cluster with outliers."""
+    """One set of each special kind, among sets of one cluster with outliers."""
     rng = np.random.default_rng(n)
     x = torch.tensor(sets.contaminated(rng, count, n), dtype=dtype, device=device)
     x[1] = 7  # equal
@@ -95,7 +96,7 @@ def test_no_place_has_a_smaller_objective(n, alpha, penalty, device, dtype):
     ],
 )
 def test_the_gap_far_from_zero(penalty, points, alpha, device):
-    """Where no double is near the minimiser it is the rounding of y that the gap has to cover."""
+    """If no double is near the minimiser, the gap has to cover y's rounding."""
     x = torch.tensor(points, dtype=torch.float64, device=device)
     y, info = ddn_cuda.robust_pool(x, penalty, alpha, return_info=True)
     z = np.array([float(Fraction(y.item()) - Fraction(p)) for p in points])
@@ -106,7 +107,7 @@ def test_the_gap_far_from_zero(penalty, points, alpha, device):
 
 
 def test_the_gap_of_a_flat_top(device):
-    """Near the least concavity for which a minimum may be proven from one descent."""
+    """Near the smallest concavity for which one descent proves a minimum."""
     points = [0.0] + [0.10000000149011612] * 3 + [2.1535871028900146] * 3
     x = torch.tensor(points, dtype=torch.float32, device=device)
     _, info = ddn_cuda.robust_pool(x, "welsch", 1.0, return_info=True)
@@ -142,7 +143,7 @@ def test_a_mask_leaves_the_bits_of_the_points(penalty, solver, device, dtype):
 @pytest.mark.parametrize(("penalty", "solver"), SOLVERS)
 @pytest.mark.parametrize("n", [5, 49, 128, 200])
 def test_a_bound_on_the_passes(n, penalty, solver, device, dtype):
-    """One that is not reached changes nothing; one that is, is said to be."""
+    """A limit that is not reached changes nothing; one that is reached is reported."""
     x = easy_and_hard(n, 37, dtype, device)[9:]
     options = {"solver": solver, "return_info": True}
     y, free = ddn_cuda.robust_pool(x, penalty, 0.5, **options)
@@ -173,7 +174,7 @@ def test_a_tolerance(n, penalty, device, dtype):
 @pytest.mark.parametrize("channels", [1, 7, 16, 17, 40])
 @pytest.mark.parametrize("n", [2, 10, 130, 1000, 4096, 4097])
 def test_sets_side_by_side_in_memory(n, channels, dtype, device):
-    """Channels last: the bits of the same sets one after the other."""
+    """Channels last: bitwise equal to the same sets stored contiguously."""
     x = torch.randn(3, n, channels).to(device, dtype)
     weight = torch.rand(n, channels).to(device)
     weight = weight if dtype != torch.float64 else weight.double()

@@ -1,4 +1,4 @@
-"""Sets whose values are special: NaN, infinity, flat objectives, the ends of the number range."""
+"""Special sets: NaN, infinity, flat objectives, the ends of the number range."""
 
 import math
 
@@ -52,7 +52,7 @@ INFINITE_SETS = [
     [INF, INF, 0.0, 0.25, 0.5, 1.0, 1.0, -1.0],
     [-INF, -INF, -INF, INF, 0.0, 0.25, 0.5, 1.0, 1.0, -1.0],
     [INF, INF, -INF, -INF, 3.0],
-    # As many pulls as finite points: Huber's minimisers begin alpha beyond the last of them.
+    # As many infinite as finite points: Huber's minimisers begin alpha beyond the last finite one.
     [INF, 1.0],
     [-INF, 1.0],
     [INF, INF, 1.0, 2.5],
@@ -89,14 +89,14 @@ def test_infinite_points(points, alpha, penalty, device, dtype):
         contract.assert_answer(y, x, penalty, alpha, dtype)
     assert np.isfinite(g).all()
     assert not g[np.isinf(x)].any()
-    # Each weight changes by a fraction of the accuracy of y over alpha; the sum is one or, flat, 0.
+    # Each gradient changes by a fraction of y's accuracy over alpha; the sum is one or, if flat, 0.
     exact = ref.gradient(x, expected if penalty in ref.CONVEX else y, penalty, alpha)
     assert np.allclose(g, exact, rtol=0, atol=5 * contract.STEP[dtype] + 64 * contract.EPS[dtype])
 
 
 @pytest.mark.parametrize("n", [40, 1000, 20_000])
 def test_a_few_infinite_points_in_a_large_set(n, penalty, device, dtype):
-    """They add a constant in W and TQ, and pull in PH and H, as points at 1e12 do."""
+    """They add a constant with W and TQ, and have the influence of points at 1e12 with PH and H."""
     rng = np.random.default_rng(n)
     points = rng.standard_normal((4, n))
     points[0, :3] = INF
@@ -151,7 +151,7 @@ def test_huber_is_not_flat_when_one_point_lies_within_alpha(device, dtype):
 
 
 def test_huber_touching_is_not_flat(device, dtype):
-    """Two points exactly 2 alpha apart: one minimiser, at a kink of f' for both."""
+    """Two points exactly 2 alpha apart: one minimiser, at a breakpoint of both."""
     y, g = pool_and_gradient(torch.tensor([-1.0, 1.0], dtype=dtype, device=device), "huber", 1.0)
     assert abs(float(y)) <= contract.accuracy(0.0, 1.0, dtype)
     assert torch.isfinite(g).all()
@@ -159,7 +159,7 @@ def test_huber_touching_is_not_flat(device, dtype):
 
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_gradient_is_zero_where_curvature_vanishes(penalty, device, dtype):
-    """Stopped where a bound on the passes put it, with no inlier or with f'' < 0 there."""
+    """Stopped by max_iter where there is no inlier or f'' < 0."""
     x = torch.tensor([[-1.5, 1.5, -1.5, 1.5]], dtype=dtype, device=device)
     y = x.new_zeros(1, 1)
     g_x, g_weight, g_alpha = torch.ops.ddn._robust_pool_backward(
@@ -239,18 +239,19 @@ def test_a_bad_value_in_an_alpha_tensor_is_nan_for_its_set(bad, penalty, device,
 
 @pytest.mark.parametrize("alpha", [0.7, 1.0, 1.1139, 2.3, 5.1, 7.7])
 def test_clusters_two_alpha_apart_have_no_gradient(alpha, device, dtype):
-    """welsch: in the middle f'' is zero, a sum of terms each of which is but rounding."""
+    """welsch: in the middle f'' is zero, a sum of rounding errors."""
     x = torch.tensor([0.0, 2 * alpha], dtype=dtype, device=device, requires_grad=True)
     w = torch.ones_like(x, requires_grad=True)
     y = ddn_cuda.robust_pool(x, "welsch", alpha, weight=w)
     assert abs(float(y.detach()) - alpha) <= 1e-2 * alpha  # the objective is of fourth order there
     for g in torch.autograd.grad(y, (x, w)):
-        # Zero, or what the curvature off the middle gives: of the order of one over its square.
+        # Zero, or the value from the curvature beside the middle, of the order of one over its
+        # square.
         assert (g.abs() <= 1e6).all()
 
 
 def test_gradients_of_weights_do_not_overflow(device):
-    """Quotients near the largest number, times what comes from above."""
+    """Quotients near the largest number, times the upstream gradient."""
     x = torch.tensor([0.0, 1e30], device=device)
     w = torch.full_like(x, 1e-30).requires_grad_()
     y = ddn_cuda.robust_pool(x, "quadratic", weight=w)

@@ -66,7 +66,7 @@ def test_a_whole_weight_is_so_many_points(solver, penalty, device, dtype):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_unit_of_the_weights_does_not_matter(solver, penalty, device, dtype):
-    """To the last bit for powers of two, up to the largest numbers and down to the smallest."""
+    """Bitwise for powers of two, up to the largest numbers and down to the smallest."""
     x, w = draw((20, 33), device, dtype)
     y, g, g_w = pooled(x, penalty, w, solver=solver)
     top = 2.0 ** (120 if dtype == torch.float32 else 1015)
@@ -107,7 +107,7 @@ def test_any_dim_and_layout(penalty, device, dtype):
 
 
 def test_scattered_dims(device):
-    """More dims than the kernels describe: x and weights are copied to rows."""
+    """More dims than a layout can describe: x and weights are copied to rows."""
     x, w = draw((2,) * 11 + (5,), device, torch.float64)
     order = [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]
     mixed_x, mixed_w = x.permute(order), w.permute(order)
@@ -137,7 +137,7 @@ def test_a_point_of_zero_weight_is_not_there(value, penalty, device, dtype):
 
 
 def test_the_gradient_of_a_zero_weight(penalty, device):
-    """-phi'(y - x) / H: what a little weight would do."""
+    """-phi'(y - x) / H, the effect of a small weight."""
     x, w = draw((1, 25), device, torch.float64)
     w[0, 3] = 0
     y, _, g_w = pooled(x, penalty, w)
@@ -197,7 +197,8 @@ def test_infinite_points_with_weights(device, dtype):
         [[0.1, 0.2, 0.1], [0.1, 0.2, 0.3], [0.1, 0.2, 0.4]], dtype=dtype, device=device
     )
     y = ddn_cuda.robust_pool(x, "huber", 2.0, weight=w)
-    # In balance, up to the rounding of the weights, the minimisers begin where the last point ends.
+    # In balance, up to the rounding of the weights, the minimisers begin alpha beyond the last
+    # point.
     assert y[1:].tolist() == [3.0, inf]
     # 0.1 (u - 0) + 0.2 (u - 1) = 0.1 * 2
     assert y[0].item() == pytest.approx(4 / 3, rel=1e-6)
@@ -209,7 +210,7 @@ def test_infinite_points_with_weights(device, dtype):
 
 
 def test_flat_by_weights(device, dtype):
-    """Pulls that cancel up to the rounding of the weights: the midpoint, and no gradient."""
+    """Influences that cancel up to the rounding of the weights: the midpoint, and no gradient."""
     x = torch.tensor([0.0, 0.0, 0.0, 10.0], dtype=dtype, device=device)
     w = torch.tensor([0.1, 0.1, 0.1, 0.3], dtype=dtype, device=device)
     y, g, g_w = pooled(x, "huber", w)

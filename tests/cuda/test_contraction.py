@@ -1,8 +1,8 @@
-"""Device code holds no fused multiply-add that is not written as one.
+"""Device code has no fused multiply-add except the explicit ones.
 
-A product and a sum that the compiler may contract are contracted in each copy of an inlined
-function anew: the same set could have other bits in another kernel. `-fmad=false` rules that out
-in nvcc; that ptxas has nothing left to contract is read from its machine code.
+A compiler may contract a product and a sum in one copy of an inlined function and not in another,
+so the same set could have different bits in another kernel. `-fmad=false` prevents contraction in
+nvcc. The machine code shows that ptxas contracts nothing either.
 """
 
 import os
@@ -30,7 +30,7 @@ __global__ void toy(float* x, double* y) {
   y[0] = y[1] * y[2] + y[3];
 }
 """
-# A kernel with each kind of arithmetic: terms in single precision, sums and a series in double.
+# Kernels with each kind of arithmetic: terms in single precision, sums and a series in double.
 KERNEL = """
 #include "cuda/local.cuh"
 namespace ddn::cuda {
@@ -61,7 +61,7 @@ def to_ptx(folder, text, flags):
 
 
 def to_machine_code(folder, ptx, fmad):
-    """The instructions that ptxas makes, by kernel."""
+    """The SASS instructions from ptxas, by kernel."""
     source, cubin = folder / "to_assemble.ptx", folder / "kernel.cubin"
     source.write_text(ptx)
     run(
@@ -85,7 +85,7 @@ def text_sections(elf):
 
 
 def opcodes(sections):
-    """How often each of OPCODES occurs."""
+    """Counts of each of OPCODES."""
     found = dict.fromkeys(OPCODES.values(), 0)
     for code in sections.values():
         for (low,) in struct.iter_unpack("<Q8x", code):
@@ -95,7 +95,7 @@ def opcodes(sections):
 
 
 def contractible(ptx):
-    """Instructions that ptxas may contract: without a rounding mode of their own."""
+    """Instructions that ptxas may contract: those without an explicit rounding mode."""
     return [found for found in CONTRACTIBLE.findall(ptx) if ".rn" not in found]
 
 
@@ -109,7 +109,7 @@ def test_contraction_would_be_noticed(tmp_path):
     fused = to_machine_code(tmp_path, ptx, fmad="true")
     assert opcodes(fused) == {"FMUL": 1, "FADD": 0, "FFMA": 1, "DMUL": 0, "DADD": 0, "DFMA": 1}
     assert contractible(ptx) == ["mul.f32"]
-    # ptxas contracts instructions without a rounding mode, as it is told.
+    # With contraction permitted, ptxas contracts instructions without a rounding mode.
     loose = re.sub(r"\b(add|mul)\.rn", r"\1", to_ptx(tmp_path, TOY, FLAGS))
     assert len(contractible(loose)) == 5
     fused, separate = (to_machine_code(tmp_path, loose, fmad) for fmad in ("true", "false"))

@@ -1,4 +1,4 @@
-"""A build without CUDA that is handed CUDA tensors computes on the CPU and says so once."""
+"""A build without CUDA computes CUDA tensors on the CPU, with one warning."""
 
 import warnings
 
@@ -9,7 +9,7 @@ import ddn_cuda
 from ddn_cuda import _fallback
 from tests.support.devices import REQUIRE_CUDA
 
-FAR = torch.device("cuda", 1)  # the device the stand-ins claim to be on; none is there
+FAR = torch.device("cuda", 1)  # the device that the stand-ins report; it need not exist
 
 
 class Near(torch.Tensor):
@@ -22,7 +22,7 @@ class Near(torch.Tensor):
 
 
 class Far(torch.Tensor):
-    """A tensor that says it is on a CUDA device, and records when it is moved away."""
+    """A tensor that reports a CUDA device and records when it is moved away."""
 
     @property
     def device(self):
@@ -83,7 +83,7 @@ def test_several_results_come_back_in_their_order():
 
 
 def test_the_result_goes_to_the_device_of_the_first_tensor():
-    """Other arguments before it, and a tensor on the CPU behind it."""
+    """With other arguments before the tensor, and a CPU tensor after it."""
     with pytest.warns(RuntimeWarning):
         result = _fallback.via_cpu(
             lambda scale, x, shift: x * scale + shift, 3.0, far([2.0]), torch.tensor([1.0])
@@ -110,7 +110,7 @@ def test_an_error_of_the_operator_passes_through():
 
 
 def test_the_hop_is_registered_just_where_there_are_no_kernels():
-    """Without CUDA kernels Python ones take their place; with them nothing hops."""
+    """Without CUDA kernels, Python kernels replace them; with CUDA kernels nothing is moved."""
     inner = ("forward", "forward_info", "backward", "jvp", "double_backward")
     for name in (f"_robust_pool_{part}" for part in inner):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"ddn::{name}", "CUDA")

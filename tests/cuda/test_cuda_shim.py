@@ -1,4 +1,5 @@
-"""The CUDA kernels, compiled for the host: against the reference, in several orders of threads."""
+"""The CUDA kernels, compiled for the host, agree with the reference in several orders of
+threads."""
 
 import math
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import kernel_cases
-from tests.support import contract
+from tests.support import contract, passes
 from tests.support import reference as ref
 from tests.support.cuda_shim.cases import NUMPY, SIZES, assert_right, incoming, points
 from tests.support.cuda_shim.shim import (
@@ -41,13 +42,16 @@ def as_shim_takes(array, dtype):
 
 
 def run_case(shim, case):
-    """What bench/sanitizer_case.py does with it on a GPU."""
+    """Runs a case as bench/sanitizer_case.py does on a GPU."""
     given = kernel_cases.arrays(case)
     x, weight = as_shim_takes(given.x, case.dtype), as_shim_takes(given.weight, case.weight)
     alpha = kernel_cases.ALPHA if given.alpha is None else given.alpha.reshape(-1)
     options = {"weight": weight, "ptr": given.ptr}
     info = Info.empty(given.grad.size) if case.info else None
     answer = shim.forward(x, case.penalty, alpha, solver=case.solver, info=info, **options)
+    for kind in case.passes:
+        asked = kernel_cases.PASS_SETS, kernel_cases.PASS_PARAMETERS
+        shim.sharded(x, case.penalty, passes.KINDS[kind], *asked, weight=weight)
     grad = as_shim_takes(given.grad.reshape(-1), case.dtype)
     for of in case.gradients:
         shim.backward(grad, x, answer, case.penalty, alpha, of=of, **options)
@@ -61,7 +65,7 @@ def run_case(shim, case):
 
 @pytest.mark.slow
 def test_the_cases_of_the_sanitizers_reach_every_kernel(shim):
-    """With PTX also that no report is made in any order of threads."""
+    """With PTX, also checks that the emulator reports no defect in any order of threads."""
     shim.forget_launches()
     for order in ORDERS if isinstance(shim, Emulator) else ORDERS[:1]:
         shim.configure(order, seed=7)
@@ -109,7 +113,8 @@ def test_nothing_to_do(shape, penalty, dtype, shim):
 
 @pytest.mark.parametrize("n", sweep([32, 600, 5000, 16_500], [32, 5000]))
 def test_layout_does_not_matter(n, penalty, dtype, shim):
-    """Strided sets, merged and unmerged dims, any alignment: what contiguous ones give."""
+    """Strided sets, merged and unmerged dims, and any alignment give the result of contiguous
+    sets."""
     count = 6 if n == 32 else 2
     x = points(n, dtype, count)
     grad = incoming(count, x.dtype)
@@ -150,7 +155,7 @@ def test_alpha_per_set(n, penalty, dtype, shim):
 
 @pytest.mark.parametrize("n", sweep([12, 1024, 5000, 16_500], [12, 5000]))
 def test_special_sets(n, penalty, dtype, shim):
-    """NaN, infinite points and flat objectives take ways of their own through the reductions."""
+    """NaN, infinite points and flat objectives take special paths through the reductions."""
     x = points(n, dtype, 7)
     x[0, n // 2] = math.nan
     x[1, [0, n - 1]] = math.inf
@@ -178,8 +183,8 @@ def test_special_sets(n, penalty, dtype, shim):
         assert not grad_x[5].any()
 
 
-def kinked(n, dtype):
-    """Sets [3, n] with alpha = 1 for which lists of the points near kinks serve badly."""
+def near_breakpoints(n, dtype):
+    """Sets [3, n] with alpha = 1 that are hard for lists of the points near breakpoints."""
     rng = np.random.default_rng(n)
     found = [
         np.where(rng.random(n) < 0.5, -1, 1) * rng.uniform(0.9, 1.1, n),  # all of them are near
@@ -191,10 +196,10 @@ def kinked(n, dtype):
 
 @pytest.mark.parametrize("n", [100, 2048, 2049, 9000])
 @pytest.mark.parametrize("penalty", ["huber", "truncated_quadratic"])
-def test_lists_of_points_near_kinks(n, penalty, dtype, shim):
-    """Where there is no room for them, and where the descent leaves what they are good for: answers
-    are right, and segments, which are given more room, have the same bits."""
-    x = kinked(n, dtype)
+def test_lists_of_points_near_breakpoints(n, penalty, dtype, shim):
+    """Lists that do not fit, and descents that leave the reach of a list: answers are right, and
+    segments, which have more space, give the same bits."""
+    x = near_breakpoints(n, dtype)
     y, *others, grad_x = in_every_schedule(shim, lambda: solve_and_differentiate(shim, x, penalty))
     assert_right(x, y, grad_x, penalty, 1.0, dtype)
     segments = shim.forward(x.reshape(-1, 1), penalty, ptr=n * np.arange(len(x) + 1))

@@ -1,4 +1,4 @@
-"""The CUDA kernels of the global search, compiled for the host, against the oracle."""
+"""The CUDA kernels of the global search, compiled for the host, agree with the oracle."""
 
 import math
 
@@ -24,7 +24,7 @@ from tests.support.sweeps import sweep
 
 
 def search_and_differentiate(shim, x, penalty, alpha=1.0):
-    """As solve_and_differentiate(); of the forward's outputs those that tests judge."""
+    """Like solve_and_differentiate(), with the forward outputs that the tests check."""
     answer = shim.forward(x, penalty, alpha, solver="global")
     grad = incoming(len(x), x.dtype)
     return answer.y, answer.curvature, shim.backward(grad, x, answer, penalty, alpha)
@@ -110,7 +110,7 @@ def test_layout_does_not_matter_to_the_global_search(n, penalty, dtype, shim):
 @pytest.mark.parametrize("n", sweep([64, 200, 1200, 8200], [64, 1200]))
 @pytest.mark.parametrize("penalty", ref.NONCONVEX)
 def test_global_search_stopped_early(n, penalty, dtype, shim):
-    """All threads of a block stop together, at a place among the points."""
+    """All threads of a block stop together, at a place in the range of the points."""
     x = landscapes(n, dtype)
     for max_iter in (0, 1, 2, 3, 5, 8, 13):
 

@@ -23,8 +23,8 @@ def points(n, dtype, count=3, seed=0):
 
 # ---- Segments ------------------------------------------------------------------------------------
 
-# Of lengths on both sides of where another kernel takes over, empty ones among them; the first row
-# and the last ones belong to none.
+# Lengths on both sides of the limits between kernels, including zero. The first and last rows
+# belong to no segment.
 LENGTHS = {
     ("local", np.float32): (3, 0, 1024, 1025, 1, 16_385, 0),
     ("local", np.float64): (3, 0, 512, 513, 1, 8193, 0),
@@ -43,9 +43,9 @@ def segments(solver, dtype, channels):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 def test_segments_give_what_dense_sets_give(penalty, solver, dtype, weighted, shim):
-    """To the last bit, answers and the gradients of points and weights."""
+    """Bitwise, for answers and the gradients of points and weights."""
     x, ptr = segments(solver, dtype, 2)
-    # With weights the kernels take over at half the size.
+    # With weights the limits between kernels are at half the size.
     weight = np.random.default_rng(5).random(x.shape).astype(dtype) if weighted else None
     wanted = ("points", "weights") if weighted else ("points",)
 
@@ -126,7 +126,7 @@ def test_sixteen_bits_are_widened_and_rounded_once(narrow, penalty, solver, n, s
     grad = narrow(np.ones(len(x), np.float32))
     gradient = shim.backward(grad, x, found, penalty)
     full = shim.backward(np.ones(len(x), np.float32), wide, expected, penalty)
-    # The unrounded answer is put together in another way: a last digit of 24 may differ.
+    # The unrounded answer is computed in a different way; the last of 24 bits may differ.
     spacing = 2.0**-7 if isinstance(x, BFloat16) else 2.0**-10
     np.testing.assert_allclose(widened(gradient), full, rtol=spacing, atol=1e-7)
 
@@ -169,7 +169,7 @@ def test_weights_are_read_in_their_type(weight_dtype, dtype, penalty, n, shim):
 
 
 def on_cpu(x, weight, alpha, penalty, ptr):
-    """What the CPU's operators are told, and the answer that they found."""
+    """The arguments of the CPU operators, and their answer."""
     tensors = [torch.from_numpy(np.ascontiguousarray(t)) for t in (x, weight, alpha)]
     points_, weights, alphas = tensors
     offsets = None if ptr is None else torch.from_numpy(ptr)
@@ -181,7 +181,7 @@ def on_cpu(x, weight, alpha, penalty, ptr):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("n", "ragged"), [(9, False), (1024, False), (1025, False), (300, True)])
 def test_derivatives_are_those_of_the_cpu(penalty, dtype, n, ragged, shim):
-    """The CPU's are held against finite differences elsewhere."""
+    """Other tests compare the CPU's derivatives with finite differences."""
     rng = np.random.default_rng(n)
     x = points(n, dtype, 5).T if ragged else points(n, dtype, 5)
     ptr = np.array([0, 0, 100, 299]) if ragged else None
@@ -226,7 +226,7 @@ def test_derivatives_are_those_of_the_cpu(penalty, dtype, n, ragged, shim):
         ]
 
     shim_answer = shim.forward(x, penalty, alpha, weight=weight, ptr=ptr)
-    # Sums of some hundred terms of either sign, each known to a few roundings.
+    # Sums of some hundred terms of either sign, each accurate to a few roundings.
     tolerance = 2e-4 if dtype == np.float32 else 1e-12
     for name, result in zip(expected, in_every_schedule(shim, run), strict=True):
         wanted = expected[name].numpy().reshape(result.shape)

@@ -1,4 +1,4 @@
-"""The CUDA kernels with weights, compiled for the host, against reference and oracle."""
+"""The CUDA kernels with weights, compiled for the host, agree with reference and oracle."""
 
 import math
 
@@ -17,7 +17,7 @@ from tests.support.cuda_shim.shim import (
 
 
 def weights(x, rng):
-    """As wide as 1e6 to one, a fifth of them zero; the points there are spoilt."""
+    """Weights over a range of 1e6, a fifth of them zero, with NaN points there."""
     w = (10.0 ** rng.uniform(-3, 3, x.shape) * (rng.random(x.shape) < 0.8)).astype(x.dtype)
     w[:, 0] = 1
     return w, np.where(w > 0, x, np.nan).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""The counts of the PTX emulator, on kernels whose counts are known beforehand."""
+"""The counts of the PTX emulator, on kernels with known counts."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def counts(emulator):
 
 
 def opcodes(instructions, beginning):
-    """How often opcodes that begin so were executed."""
+    """The number of executed opcodes with the prefix."""
     return sum(times for opcode, times in instructions.items() if opcode.startswith(beginning))
 
 
@@ -130,7 +130,7 @@ def test_barriers(counts):
 
 
 def test_counts_are_cleared_and_deterministic(counts):
-    """Wherever the host's allocator puts arrays."""
+    """For any addresses of the arrays."""
     first = counts("strided", 8)
     for size in (3, 17, 5001):
         kept = np.empty(size, np.float32)

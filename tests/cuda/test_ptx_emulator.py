@@ -1,4 +1,4 @@
-"""The emulator of PTX: what it reports, what it computes, and a few of the project's kernels.
+"""The PTX emulator: its reports, its arithmetic, and a few kernels of the project.
 
 All kernels run on it with `make test-ptx`.
 """
@@ -18,7 +18,7 @@ from tests.support.ptx_emulator import build, parser
 from tests.support.ptx_emulator.translator import KernelTranslator
 
 HERE = build.HERE
-# nvcc and the emulator take their time, and make test-ptx runs all of this too.
+# nvcc and the emulator are slow, and make test-ptx includes these tests.
 pytestmark = pytest.mark.slow
 SOURCES = [HERE / name for name in ("defects.cu", "instructions.cu")]
 
@@ -32,7 +32,7 @@ def host_objects(source_library):
 
 @pytest.fixture(scope="module")
 def emulator(host_objects, tmp_path_factory):
-    """Of the kernels with defects and of single instructions."""
+    """An emulator of the kernels with defects and of single instructions."""
     return build.build(tmp_path_factory.mktemp("defects"), host_objects, SOURCES)
 
 
@@ -80,7 +80,7 @@ def test_defect_is_reported_with_its_line(name, message, order, emulator):
     with pytest.raises(ShimError, match=message) as caught:
         run_defect(emulator, name)
     assert marked_line(name) in str(caught.value)
-    x, out = run_defect(emulator, "sound")  # the next launch is none the worse
+    x, out = run_defect(emulator, "sound")  # the next launch is unaffected
     np.testing.assert_allclose(out, np.repeat([x[32:].sum(), x[:32].sum()], 32), rtol=1e-6)
 
 
@@ -108,7 +108,7 @@ def float_bits(x):
 
 
 def test_instructions(emulator):
-    """By hand, from the PTX ISA."""
+    """Expected values are computed by hand, from the PTX ISA."""
     f, g = np.float32(-1.75), np.float32(3.3)
     x = np.array([0x89ABCDEF, 0x12345678, 0x00F0F0F0, float_bits(f), float_bits(g)], np.uint32)
     out = np.zeros(32, np.uint32)
@@ -163,7 +163,8 @@ def byte_perm(a, b, selector):
 
 
 def test_contraction_changes_only_what_may_be_contracted(ptx_only, host_objects, tmp_path):
-    """With the flags of the build nothing may be; with nvcc's own the same kernel differs."""
+    """With the flags of the build nothing may be contracted; with nvcc's default the kernel
+    differs."""
     found = {}
     for name, flags, contract_ in [
         ("as built", (), False),
@@ -198,7 +199,7 @@ QUICK = [
 @pytest.mark.parametrize("noise", [0, 2])
 @pytest.mark.parametrize(("penalty", "dtype", "n", "solver"), QUICK)
 def test_answers(penalty, dtype, n, solver, noise, quick):
-    """In three orders of threads and with approximate instructions that are less exact."""
+    """In three orders of threads, and with perturbed approximate instructions."""
     rng = np.random.default_rng(n)
     x = rng.standard_normal((5 if n < 5000 else 2, n)) + 4 * (rng.random((1, n)) < 0.2)
     x = x.astype(np.float32 if dtype == torch.float32 else np.float64)
@@ -220,7 +221,7 @@ def test_the_quick_kernels_stay_within_every_architecture(quick):
 
 
 def test_no_kernel_leaves_anything_to_contract(ptx_only, tmp_path):
-    """Products and sums that ptxas may fuse are those without .rn."""
+    """ptxas may fuse products and sums without .rn."""
     if reason := build.missing():
         pytest.skip(reason)
     for source in kernel_units():
@@ -229,7 +230,7 @@ def test_no_kernel_leaves_anything_to_contract(ptx_only, tmp_path):
 
 
 def test_nothing_is_left_to_contract():
-    """In none of the quick kernels; the translation is the same text with and without."""
+    """The translations of the quick kernels with and without contraction are identical."""
     if reason := build.missing():
         pytest.skip(reason)
     folder = build.KEPT / "contraction"
@@ -252,7 +253,7 @@ def run_block(library):
 
 
 def run_search(library):
-    """Runs out of passes where some warps are still reading bounds that others discard."""
+    """A search whose passes end while some warps still read bounds that others discard."""
     broad = -3.5 + 7 * (np.arange(256) + 0.5) / 256
     narrow = 14 + np.where(np.arange(138) % 2, 0.9, -0.9)
     x = np.concatenate([broad, narrow]).astype(np.float32)[None]
@@ -303,13 +304,18 @@ MUTATIONS = [
     ),
     (
         Mutation(
-            "barrier before cells are discarded", "core/certify/search.h", r"set_\.sync\(\);", ""
+            "barrier before cells are discarded",
+            "core/certify/grid_search.h",
+            r"set_\.sync\(\);",
+            "",
         ),
         SEARCH,
         "race: ",
     ),
     (
-        Mutation("order of a block's bound", "core/certify/search.h", r"set_\.group_sync\(\);", ""),
+        Mutation(
+            "order of a block's bound", "core/certify/grid_search.h", r"set_\.group_sync\(\);", ""
+        ),
         SEARCH,
         "weakly ordered: ",
     ),

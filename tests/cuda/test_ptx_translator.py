@@ -1,4 +1,4 @@
-"""The translator of PTX: what it refuses by name, and what it makes of a few instructions."""
+"""The PTX translator: its errors, and its output for a few instructions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The host shim: what it is to report, and that broken kernels do not pass."""
+"""The host shim: its reports, and mutation tests of the kernels."""
 
 import re
 import subprocess
@@ -128,11 +128,11 @@ def test_impossible_launches_are_reported(name, message, ordered):
         ordered.toy(name)
 
 
-# ---- Broken kernels do not pass ------------------------------------------------------------------
+# ---- Mutated kernels do not pass -----------------------------------------------------------------
 
 
 def run_probe(path, folder):
-    """What is wrong with each order's results: {} where a library is sound."""
+    """The errors in the results of each order; {} if the library is correct."""
     out = folder / f"{path.stem}.npz"
     command = [sys.executable, "-m", probe.__name__, path, out]
     try:

@@ -1,4 +1,5 @@
-"""DTensors: answers and gradients are those of one process. test_distributed.py starts several."""
+"""DTensors: answers and gradients equal those of one process. test_distributed.py starts
+several."""
 
 import importlib
 
@@ -157,8 +158,8 @@ def a_pooled_dim_is_not_gathered():
 
 
 def placed_as(points, t, rank, mine):
-    """The placements of t, which broadcasts to a tensor of `rank` dims that has `points`. mine:
-    whether it has points of its own where the dim that is pooled, the last, is sharded."""
+    """The placements of t, which broadcasts to a tensor of `rank` dims with placements `points`.
+    mine: whether t has its own points if the pooled dim, the last, is sharded."""
     Shard, Replicate = tensors().Shard, tensors().Replicate
     found = []
     for p in points:
@@ -170,7 +171,7 @@ def placed_as(points, t, rank, mine):
 
 @check
 def dtensors_sharded_over_a_pooled_dim():
-    """And over dims that are kept, evenly or not; some ranks may have no set at all."""
+    """Also over kept dims, evenly or not; some ranks may have no set."""
     Shard, Replicate = tensors().Shard, tensors().Replicate
     world = dist.get_world_size()
     meshes = [((world,), [Shard(2)])]

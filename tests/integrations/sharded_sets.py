@@ -1,5 +1,5 @@
-"""Sets whose points lie on several processes: answers and gradients are those of one process,
-and no points are sent. test_distributed.py starts the processes."""
+"""Sets whose points are sharded over several processes: answers and gradients equal those of one
+process, and no points are sent. test_distributed.py starts the processes."""
 
 import math
 
@@ -57,7 +57,7 @@ def drawn_weighted_sets():
 
 @check
 def local_minima():
-    """Stationary, and no higher than the Huber answer of all points together."""
+    """Stationary, with an objective not above that of the Huber answer of all points."""
     rng = np.random.default_rng(9)
     for _ in range(2):
         parameters = drawn.random_parameters(rng) | {"reach": 5.0, "offset": 0.0}
@@ -196,8 +196,8 @@ def special_sets():
                     for t, points in ((y, mine), (y0, whole))
                 )
                 same = torch.isclose(together(g), g0, rtol=1e-9, atol=1e-9, equal_nan=True)
-                # Far from zero the promised accuracy of an answer is more than alpha: only one of
-                # two may be near any point.
+                # Far from zero the guaranteed accuracy of an answer is worse than alpha: only one
+                # of two may be near any point.
                 apart = ((y - y0).abs() > 1e-6) & y.isfinite()
                 same |= apart[:, None]
                 assert same.all(), (penalty, solver, shares, together(g)[~same], g0[~same])
@@ -246,7 +246,7 @@ def stopped_early():
             with Counted() as counted:
                 y = pool()(part(x), penalty, solver="local", max_iter=limit)
             assert y.isfinite().all()
-            # The first look, two descents, the look around and the curvature.
+            # The statistics, two descents, the pass around the answer and the curvature.
             assert len(counted.sizes) <= 2 + 2 * limit + 4 + 1
 
 

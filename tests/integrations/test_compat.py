@@ -1,4 +1,4 @@
-"""The names of `ddn.pytorch.robustpool` over this library: same interface, our answers."""
+"""`ddn_cuda.compat`: the interface of `ddn.pytorch.robustpool` with the answers of this library."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_module_and_function_agree(penalty, device, dtype):
     ids=["float", "0-dim", "1 element", "float64"],
 )
 def test_alpha_may_be(alpha, device):
-    """A tensor on the CPU, as scripts make it, serves any device."""
+    """A tensor on the CPU, as scripts create it, works on any device."""
     x = torch.randn(2, 3, 4, 4, device=device)
     y = robustpool.RobustGlobalPool2dFn.apply(x, robustpool.Welsch, alpha)
     assert torch.equal(y, ddn_cuda.robust_pool(x, "welsch", 0.5, dim=(-2, -1)))
@@ -112,8 +112,8 @@ def test_a_set_does_not_depend_on_its_batch(penalty, device):
 
 
 def test_the_minimum_is_global_where_two_descents_end_elsewhere(device):
-    """Three clusters: mean and median lie in the small ones, nearer to each other than the large
-    one is to either."""
+    """Three clusters. Mean and median lie in the small ones, which are nearer to each other than to
+    the large one."""
     clusters = [torch.full((n,), center) for n, center in ((40, -6.0), (30, 1.0), (31, 2.5))]
     x = (torch.cat(clusters) + 0.01 * torch.randn(101)).reshape(1, 1, 101, 1).to(device)
     for penalty in ("welsch", "truncated_quadratic"):
@@ -122,7 +122,8 @@ def test_the_minimum_is_global_where_two_descents_end_elsewhere(device):
 
 
 def test_welsch_gradients_are_not_clipped(device):
-    """The outer points, where the penalty bends down the most, all but cancel the inner ones."""
+    """The curvature of the outer points, where psi' is most negative, nearly cancels that of the
+    inner ones."""
     points = [-0.5, 0.5, -math.sqrt(3), math.sqrt(3)]
     x = torch.tensor(points, dtype=torch.float64, device=device).reshape(1, 1, 2, 2)
     x.requires_grad_()
@@ -159,7 +160,7 @@ def test_phi_does_not_cancel_near_zero():
 
 
 def test_dy_is_the_gradient(penalty, dtype, device):
-    """Where no residual lies at a kink: these come from the rounded answer."""
+    """For residuals away from breakpoints, since they come from the rounded answer."""
     x = (2 * torch.randn(3, 4, 6, 6, dtype=dtype, device=device)).requires_grad_()
     method = METHODS[penalty]
     y = robustpool.RobustGlobalPool2dFn.apply(x, method, 0.8)
@@ -183,7 +184,7 @@ def test_state_dict_is_theirs():
     pool = robustpool.RobustGlobalPool2d(robustpool.Huber, alpha=0.25)
     assert list(pool.parameters()) == []
     assert list(pool.state_dict()) == ["alpha"]
-    # What a checkpoint made with theirs holds.
+    # The content of a checkpoint of ddn.
     pool.load_state_dict({"alpha": torch.tensor([0.5])})
     assert pool.alpha.shape == (1,)
     assert pool.alpha.item() == 0.5
@@ -259,7 +260,7 @@ def test_other_bad_input_raises():
 
 @pytest.fixture
 def one_thread():
-    """For networks so small that threads would mostly wait for each other."""
+    """One thread, since the networks are too small for more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -267,7 +268,7 @@ def one_thread():
 
 
 class PointNet(nn.Module):
-    """Chooses its pool by the papers' short names, as networks written for that library do."""
+    """Selects its pool by the papers' short names, like networks written for ddn."""
 
     def __init__(self, classes, robust_type, alpha=1.0):
         super().__init__()
@@ -289,7 +290,7 @@ class PointNet(nn.Module):
 
 @pytest.mark.parametrize("robust_type", ["Q", "PH", "H", "W", "TQ"])
 def test_a_pointnet_trains(robust_type, device, one_thread):
-    """Two kinds of clouds, flat and round, with a tenth of the points far away."""
+    """Two classes of clouds, flat and round, with a tenth of the points far away."""
     model = PointNet(2, robust_type).to(device)
     clouds = torch.randn(32, 3, 50)
     clouds[:16, 2] *= 0.1

@@ -10,6 +10,7 @@ import torch
 
 from tests.integrations import sharded_dtensors, sharded_sets
 from tests.support.ranks import CHECKS, pool, run
+from tests.support.sweeps import sweep
 
 MODULES = (sharded_sets, sharded_dtensors)  # importing them registers their checks
 dist = torch.distributed
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=sweep([2, 3], [2]))
 def failures(request, tmp_path_factory):
     return run(request.param, tmp_path_factory.mktemp("ranks"), CHECKS)
 

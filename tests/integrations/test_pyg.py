@@ -1,4 +1,4 @@
-"""`ddn_cuda.pyg.RobustAggregation`: answers and gradients are those of a loop over the sets."""
+"""`ddn_cuda.pyg.RobustAggregation`: answers and gradients equal those of a loop over the sets."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_any_dim(shape, dim, is_sorted, device):
 def test_gradcheck(penalty):
     index = torch.tensor([2, 0, 0, 2, 2, 0, 3, 2])
     x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
-    aggr = RobustAggregation(penalty, 5.0)  # no point near a kink
+    aggr = RobustAggregation(penalty, 5.0)  # no point near a breakpoint
     assert torch.autograd.gradcheck(lambda x: aggr(x, index, dim_size=4), x)
 
 
@@ -160,7 +160,7 @@ def test_weights(shape, kind, is_sorted, device):
         (found,) = torch.autograd.grad(y, weight, grad)
         (wanted,) = torch.autograd.grad(expected, weight, grad)
         assert found.shape == shape
-        # A broadcast weight's gradient is a sum of all its points', in another order here.
+        # The gradient of a broadcast weight is a sum over its points, here in a different order.
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-14)
 
 
@@ -186,7 +186,7 @@ def test_options_are_handed_on(options, device):
 
 
 def test_a_sorted_index_is_not_sorted_again(device, monkeypatch):
-    """On a CPU, and wherever PyG itself says that it is sorted."""
+    """On a CPU, and if PyG marks the index as sorted."""
     x = torch.randn(12, 3, device=device)
     index = indices([5, 0, 7], device)
     aggr = RobustAggregation("huber").to(device)
@@ -222,7 +222,7 @@ def test_half_precision(dtype, device):
 
 @pytest.mark.parametrize("sets", ["index", "ptr"])
 def test_it_compiles_without_a_graph_break(sets, device):
-    """With `dim_size`: PyG itself reads max(index) where it is not given."""
+    """With `dim_size`; without it, PyG reads max(index)."""
     aggr = RobustAggregation("pseudo_huber", 0.5, learn_alpha=True).to(device)
     index = torch.arange(12, device=device) % 3
     given = (

@@ -36,7 +36,7 @@ def test_alpha(learn_alpha):
 
 
 def test_a_fixed_alpha_is_the_number_that_was_given(penalty):
-    """A float64 set is solved with that alpha, not with its float32 neighbour."""
+    """A float64 set is solved with the exact alpha, not rounded to float32."""
     x = torch.randn(99, 4, dtype=torch.float64)
     y = RobustAggregation(penalty, 0.1)(x)[0]
     assert_same(y, ddn_cuda.robust_pool(x, penalty, 0.1, dim=0))
@@ -44,7 +44,7 @@ def test_a_fixed_alpha_is_the_number_that_was_given(penalty):
 
 @pytest.mark.parametrize("name", ["pseudo_huber", "huber", "welsch"])
 def test_the_gradient_of_a_learned_alpha(name):
-    """Against central differences in log alpha."""
+    """Equal to central differences in log alpha."""
     x = torch.randn(40, 3, dtype=torch.float64)
     x[:8] += 3
     index = torch.arange(40) % 3
@@ -79,7 +79,7 @@ def test_a_learned_alpha_stays_positive_and_can_be_reset():
 @pytest.mark.parametrize("learn_alpha", [False, True])
 @pytest.mark.parametrize("dim", [0, 1, 2, -1, -2, -3])
 def test_an_alpha_tensor_goes_along_the_dims_of_the_output(dim, learn_alpha, device):
-    """Whatever dim is aggregated: against one dense pool of each set and channel."""
+    """For any aggregated dim; compared with one dense pool of each set and channel."""
     index = torch.tensor([0, 0, 1, 1, 1, 0], device=device)
     x = torch.randn(6, 6, 6, dtype=torch.float64, device=device)
     shape = [6, 6, 6]
@@ -166,7 +166,7 @@ def test_bad_arguments_raise():
         RobustAggregation(solver="newton")(x)
 
 
-# Each row: what the call adds to x of shape (4, 2), the exception, what of its message matters.
+# Each row: the arguments besides x of shape (4, 2), the exception, a pattern of its message.
 BAD_CALLS = [
     (dict(index=torch.zeros(4)), TypeError, r"`index` is of dtype torch.float32; expected int64"),
     (dict(index=torch.zeros(3, dtype=torch.int64)), ValueError, r"`index` has shape \[3\].*\[4\]"),
@@ -203,7 +203,7 @@ def test_importing_ddn_cuda_does_not_import_torch_geometric():
 
 
 def test_without_torch_geometric_the_import_says_what_to_install():
-    # None in sys.modules: as if it were not installed.
+    # None in sys.modules simulates a missing package.
     done = run_python("import sys; sys.modules['torch_geometric'] = None; import ddn_cuda.pyg")
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

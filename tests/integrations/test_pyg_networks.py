@@ -34,14 +34,14 @@ def test_it_is_an_aggregation():
 
 
 def ring(nodes, device):
-    """Edges of a ring in both directions, in no order."""
+    """Edges of a ring in both directions, unordered."""
     a = torch.arange(nodes, device=device)
     edges = torch.cat([torch.stack([a, (a + 1) % nodes]), torch.stack([(a + 1) % nodes, a])], 1)
     return edges[:, torch.randperm(2 * nodes, device=device)]
 
 
 class Neighbours(MessagePassing):
-    """What the neighbours hold, aggregated."""
+    """A layer that aggregates the features of neighbours."""
 
     def forward(self, x, edge_index):
         return self.propagate(edge_index, x=x)
@@ -87,7 +87,7 @@ def test_in_layers_of_pyg(make, device):
     aggr = RobustAggregation("pseudo_huber", 0.5, learn_alpha=True)
     conv = make(aggr).to(device)
     x = torch.randn(10, 3, device=device, requires_grad=True)
-    # Five neighbours each: of two, the answer is the middle, whatever alpha is.
+    # Five neighbours each; with two, the answer would be the midpoint for any alpha.
     edges = torch.randint(0, 10, (2, 50), device=device)
     edges[1] = torch.arange(50, device=device) % 10
     y = conv(x, edges)
@@ -100,7 +100,7 @@ def test_in_layers_of_pyg(make, device):
         parameter.fill_(3.0)
     conv.reset_parameters()
     assert aggr.alpha.item() == pytest.approx(0.5)
-    # PyG writes its layers down with their aggregation.
+    # PyG's repr of a layer includes its aggregation.
     assert "RobustAggregation('pseudo_huber'" in repr(conv.aggr_module)
     pickle.loads(pickle.dumps(conv))
 
@@ -154,7 +154,7 @@ def test_as_a_read_out_of_a_batch(device):
 
 @pytest.fixture
 def one_thread():
-    """For networks so small that threads would mostly wait for each other."""
+    """One thread, since the networks are too small for more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -162,7 +162,7 @@ def one_thread():
 
 
 def fall_of_loss(model, batches, steps, lr=1e-2):
-    """The last loss over the first; every gradient on the way is finite."""
+    """The ratio of the last and the first loss; checks that all gradients are finite."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     losses = []
     for _ in range(steps):
@@ -178,7 +178,7 @@ def fall_of_loss(model, batches, steps, lr=1e-2):
 
 
 def rings_and_stars(count, device):
-    """Graphs of 8 to 12 nodes: rings (0) and stars (1), noisy features, some of them absurd."""
+    """Graphs of 8 to 12 nodes: rings (0) and stars (1), with noisy features and outliers."""
     graphs = []
     for i in range(count):
         n = int(torch.randint(8, 13, ()))
@@ -218,12 +218,12 @@ def test_a_graph_network_trains(name, device, one_thread):
         batches.append(((batch.x, batch.edge_index, batch.batch, 32), batch.y))
     alpha = model.read_out.alpha.item()
     assert fall_of_loss(model, batches, steps=60) < 1 / 5
-    if name != "truncated_quadratic":  # whose answer does not move with alpha, but for its inliers
+    if name != "truncated_quadratic":  # whose answer depends on alpha only through its inliers
         assert model.read_out.alpha.item() != alpha
 
 
 class PointNetwork(nn.Module):
-    """PointNet++: neighbourhoods of some of the points, each aggregated; then all of them."""
+    """PointNet++: aggregates neighbourhoods of some points, then all of these."""
 
     def __init__(self, penalty):
         super().__init__()
@@ -245,7 +245,7 @@ class PointNetwork(nn.Module):
 
 
 def test_a_point_network_trains(device, one_thread):
-    """Flat and round clouds of 40 points, a tenth of the points anywhere."""
+    """Flat and round clouds of 40 points, a tenth of them outliers."""
     clouds = torch.randn(24, 40, 3)
     clouds[::2, :, 2] *= 0.1
     clouds[:, :4] = 6 * torch.rand(24, 4, 3) - 3
@@ -270,7 +270,7 @@ def comparison(tmp_path_factory):
 def test_the_comparison_measures_what_it_says(comparison):
     rows = comparison["rows"]
     mean, median = rows["mean"], rows["median"]
-    # The replaced points were at the centre, on average: 300 sets tell it to 0.01.
+    # The replaced points were at the centre on average; 300 sets determine the mean to 0.01.
     for found, outliers in ((mean["shift_one"], 1), (mean["shift_share"], 10)):
         distances = comparison["settings"]["distances"]["one" if outliers == 1 else "share"]
         for shift, distance in zip(found, distances, strict=True):

@@ -15,7 +15,7 @@ namespace native {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
 
-// Reads numbers from bytes, zeros past their end.
+// Reads numbers from bytes; zeros past the end.
 class Bytes {
  public:
   Bytes(const uint8_t* data, size_t size) : data_(data), left_(size) {}
@@ -60,7 +60,7 @@ class Random {
   uint64_t state_;
 };
 
-// Sizes on either side of those at which the kernels change, and more of the small ones.
+// Sizes on both sides of the limits between kernels, with more small ones.
 constexpr int sizes[] = {1,  2,  3,  4,  5,   7,   8,   12,  16,  17,  31,   33,   48,
                          63, 64, 65, 96, 127, 129, 200, 256, 257, 333, 511,  513,  700,
                          1,  2,  3,  6,  10,  20,  40,  50,  70,  80,  1024, 1025, 1500};
@@ -104,7 +104,7 @@ inline Case decode(Bytes& bytes) {
   const int stop = bytes.byte();
   c.max_iter = stop < 40 ? stop : -1;
   c.tolerance = stop >= 240 ? std::ldexp(1.0, -(stop - 240) * 3) : -1;
-  // Mostly near one, now and then anywhere in the range of alpha, or a little outside.
+  // Mostly near one, sometimes anywhere in the range of alpha or slightly outside.
   const int scale = bytes.byte();
   const int most = c.is_double ? 99 : 49;
   const int exponent = scale < 128 ? scale % 8 - 4 : (scale - 192) * most / 64;

@@ -1,8 +1,8 @@
-// Runs drawn cases through the kernels of both devices, meant to be built with sanitizers.
+// Runs drawn cases through the kernels of both devices; built with sanitizers.
 //
 //   pooling_cases [--cases N] [--seed S] [FILE...]
 //
-// With files their bytes are the cases. Needs neither torch nor a GPU.
+// With files, their bytes are the cases. Needs neither PyTorch nor a GPU.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>

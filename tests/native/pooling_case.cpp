@@ -3,7 +3,7 @@
 #include <cstring>
 #include <vector>
 
-#include "checks.h"
+#include "answer_checks.h"
 #include "drawn_case.h"
 #include "run_kernels.h"
 
@@ -43,7 +43,7 @@ void run(const Case& c, Bytes& bytes, Tally& tally) {
         compare(set, static_cast<double>(answers[0].y[at]), static_cast<double>(all.y[at]), tally);
       }
     }
-    // A set alone, in another layout, has the bits that it has among others.
+    // A single set, in another layout, gives the bits that it gives in a batch.
     const int i = random.below(c.num_sets);
     const auto at = static_cast<size_t>(i);
     Case other = c;

@@ -1,5 +1,5 @@
-// One pooling problem decoded from bytes, solved by the CPU and, on the host shim, by the CUDA
-// kernels, and what has to hold of the answers whatever the bytes are.
+// Decodes a pooling problem from bytes, solves it with the CPU kernels and, on the host shim, with
+// the CUDA kernels, and checks properties of the answers that hold for any bytes.
 #pragma once
 
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 namespace native {
 
-// What a run has come to, for the report.
+// Statistics of a run, for the report.
 struct Tally {
   long cases = 0;
   long sets = 0;
@@ -17,7 +17,7 @@ struct Tally {
   long certified = 0;  // lower bounds of a minimum held against an objective
 };
 
-// Aborts with the case in words when something does not hold.
+// Aborts with a description of the case if a property does not hold.
 void run_case(const uint8_t* data, size_t size, Tally& tally);
 
 }  // namespace native

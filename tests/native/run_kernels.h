@@ -195,7 +195,7 @@ Answers<T> solve(const Case& c, Device device, int sets, const T* x, const T* we
       for (int j = 0; j < c.num_points; ++j) rows.push_back(gradient.at(i, j));
     }
   }
-  // The other derivatives are only checked for staying in their memory.
+  // The other derivatives are only checked for memory accesses.
   std::vector<T> each(static_cast<size_t>(sets));
   ddn::BackwardArgs of_alpha = back;
   of_alpha.grad_alpha = each.data();

@@ -1,4 +1,4 @@
-"""docs/adding_an_operator.md: an entry in the registry is all that an operator takes in Python."""
+"""docs/adding_an_operator.md: in Python, an operator needs only an entry in the registry."""
 
 import pytest
 import torch
@@ -119,4 +119,6 @@ def test_every_inner_operator_has_an_entry():
     schemas = torch._C._jit_get_all_schemas()
     inner = {s.name.removeprefix("ddn::") for s in schemas if s.name.startswith("ddn::_")}
     own = {operator.name for operator in _operators.OPERATORS}
-    assert inner - {"_robust_pool_check", "_moment"} == own
+    # Neither has derivatives, nor does a transform see it.
+    without = {"_robust_pool_check", "_sharded_pass"}
+    assert inner - without - {"_moment"} == own

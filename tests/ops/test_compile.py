@@ -1,4 +1,4 @@
-"""torch.compile, torch.export and AOTInductor take the pools as they are, in one graph."""
+"""torch.compile, torch.export and AOTInductor capture the pools in one graph."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def ptr_of(device):
     return torch.tensor([0, 2, 2, 5], device=device)
 
 
-# Functions of x (5, 4, 6), alpha and weight; what of them is pooled.
+# Pools of x (5, 4, 6), with alpha and weight.
 FUNCTIONS = {
     "function": lambda x, a, w: ddn_cuda.robust_pool(x, "welsch", a, dim=1, weight=w),
     "several dims": lambda x, a, w: ddn_cuda.robust_pool(x, "huber", a, dim=(0, 2), weight=w),
@@ -45,7 +45,7 @@ def operands(device, dtype=torch.float32):
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_one_graph_with_all_gradients(name, backend, device, dtype):
-    """The bits of eager mode."""
+    """Bitwise equal to eager mode."""
 
     def network(x, alpha, weight):
         return FUNCTIONS[name](torch.relu(x) - x, alpha.exp(), weight.square()).sin().sum()
@@ -77,7 +77,7 @@ def test_16_bit_inputs(half, device):
 def test_dynamic_shapes_make_one_graph(pool, device):
     counter = CompileCounter()
 
-    # At first no two sizes agree: Dynamo would take them for one.
+    # The first sizes are all different, because Dynamo would treat equal ones as one symbol.
     def f(x, ptr):
         if pool == "function":
             return ddn_cuda.robust_pool(x, "welsch", dim=1)
@@ -90,7 +90,7 @@ def test_dynamic_shapes_make_one_graph(pool, device):
     assert counter.frame_count == 1
 
 
-# Pools whose sizes a run alone tells; of x (7, 4), a mask of its rows, offsets (4), a mask of them,
+# Pools with data-dependent sizes, of x (7, 4), a mask of its rows, offsets (4), a mask of them,
 # alpha (1, 4) and weight (7, 4).
 CHOSEN = {
     "points": lambda x, m, p, k, a, w: ddn_cuda.robust_pool(x[m], "welsch", dim=0),
@@ -149,7 +149,7 @@ def test_a_suggested_alpha(penalty, device):
 @pytest.mark.parametrize("pool", ["points", "segments"])
 @torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
 def test_no_points_and_no_offsets_raise_in_a_run(pool, device):
-    """As they do in eager mode."""
+    """The same errors as in eager mode."""
     compiled = torch.compile(CHOSEN[pool], backend="aot_eager", fullgraph=True)
     x, weight, alpha = (torch.ones(n, 4, device=device) for n in (7, 7, 1))
     ptr, none = torch.tensor([0, 2, 2, 7], device=device), torch.zeros(7, device=device).bool()
@@ -182,7 +182,7 @@ def test_another_value_of_alpha_compiles_nothing(alpha, device):
 
 
 def test_modules_hold_alpha_as_a_tensor():
-    """A Python float would be a constant of the graph, and each value a graph of its own."""
+    """A Python float would be a constant of the graph, and each value would need a new graph."""
     for penalty in ddn_cuda.PENALTIES:
         assert isinstance(ddn_cuda.RobustPool(penalty, 0.5).alpha, torch.Tensor)
     counter = CompileCounter()
@@ -195,7 +195,7 @@ def test_modules_hold_alpha_as_a_tensor():
 
 
 def test_second_derivatives(device):
-    """Dynamo's graphs have them; AOTAutograd has none, of anything, and says so."""
+    """Dynamo's graphs support them; AOTAutograd supports no second derivatives and raises."""
     x = torch.randn(4, 9, dtype=torch.float64, device=device, requires_grad=True)
 
     def f(x):
@@ -213,7 +213,7 @@ def test_second_derivatives(device):
 @pytest.mark.parametrize("moved", ["x", "alpha", "weight"])
 @pytest.mark.parametrize("name", ["function", "operator", "segments", "info"])
 def test_forward_mode_raises_or_breaks_the_graph(name, moved, device):
-    """It is never dropped: in one graph it raises, else eager mode does it."""
+    """Tangents are never dropped: a full graph raises, otherwise eager mode computes them."""
     x, alpha, weight = (t.detach() for t in operands(device, torch.float64))
     if name == "info":
         weight = weight.reshape(4, 1)
@@ -240,7 +240,7 @@ def test_forward_mode_raises_or_breaks_the_graph(name, moved, device):
 
 @pytest.mark.slow
 def test_inductor(device):
-    """Its own kernels beside ours; sums around them may be rounded otherwise."""
+    """With Inductor's kernels around the pools, whose sums may round differently."""
     x, alpha, weight = operands(device)
 
     def network(x, alpha, weight):
@@ -265,7 +265,7 @@ def test_inductor(device):
 
 
 class Net(torch.nn.Module):
-    """Modules and functions, float and tensor alphas, weights, segments."""
+    """A network with modules and functions, float and tensor alphas, weights and segments."""
 
     def __init__(self):
         super().__init__()
@@ -306,7 +306,7 @@ def test_export_save_load_run(tmp_path, device):
     torch.export.save(program, file)
     loaded = torch.export.load(file)
     assert_runs_as(net, loaded.module(), device)
-    # It still trains: the program's parameter gets its gradient.
+    # The program still trains: its parameter gets its gradient.
     module, inputs = loaded.module(), example(device)
     sum(y.sum() for y in module(*inputs)).backward()
     sum(y.sum() for y in net(*inputs)).backward()

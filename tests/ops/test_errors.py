@@ -1,4 +1,5 @@
-"""Bad input raises before any work: the argument, what was given, what is accepted."""
+"""Invalid input raises before any work. A message names the argument, its value and the accepted
+values."""
 
 import math
 import re
@@ -9,15 +10,15 @@ import torch
 
 import ddn_cuda
 
-X = (3, 4, 5)  # the shape of x where nothing else is said
+X = (3, 4, 5)  # the default shape of x
 
 
 def points(shape=X, **options):
     return torch.ones(shape, **options)
 
 
-# Each row: arguments, the exception, the argument it names, what of its message matters (given and
-# accepted). Rows that hold a tensor hold a function that makes it on the device under test.
+# Each row: arguments, the exception, the argument that it names, and patterns of its message (given
+# and accepted). Tensors are given as functions that create them on the device under test.
 SCHEMA = [  # through the function and through the operator
     ({"penalty": "l1"}, ValueError, "penalty", ("'l1'", "truncated_quadratic", "TQ", "huber")),
     ({"penalty": ""}, ValueError, "penalty", ("''", "quadratic", "Q", "pseudo_huber", "PH")),
@@ -125,7 +126,7 @@ SCHEMA = [  # through the function and through the operator
         ("meta", "cpu|cuda", "same device"),
     ),
 ]
-PYTHON = [  # what only the function takes
+PYTHON = [  # arguments of the function only
     ({"return_info": 1}, TypeError, "return_info", ("1", "True or False")),
     ({"validate": None}, TypeError, "validate", ("None", "True or False")),
     ({"x": lambda: [1.0, 2.0]}, TypeError, "x", (r"\[1.0, 2.0\]", "a tensor")),
@@ -269,7 +270,7 @@ def test_alpha_on_another_device(device):
 
 
 def test_errors_come_before_any_work(device):
-    """A set so large that its memory could not be had is refused for its penalty all the same."""
+    """A set too large for any memory is rejected because of its penalty."""
     x = torch.zeros(1, device=device).expand(2**40, 2)
     with pytest.raises(ValueError, match="`penalty`"):
         ddn_cuda.robust_pool(x, "l1")
@@ -281,7 +282,7 @@ def test_errors_come_before_any_work(device):
 
 @pytest.mark.parametrize("x", [[1.0, 2.0], 3.0, "x", None], ids=str)
 def test_no_tensor(x):
-    """torch's own type errors, from matching the schema, keep their message."""
+    """PyTorch's type errors from schema matching keep their message."""
     with pytest.raises((TypeError, RuntimeError), match="x"):
         ddn_cuda.robust_pool(x)
 
@@ -370,7 +371,7 @@ DIRECTION_PARTS = {"x_tangent": (3, 4), "weight_tangent": (3, 4), "alpha_tangent
 
 
 def calls_with_a_direction(name, part, device, call=lambda op, *args: op(*args)):
-    """Of both inner operators that take a direction, one whose part `name` alone is given."""
+    """Calls of both inner operators that take a direction, with only the part `name`."""
     x, y = torch.ones(3, 4, device=device), torch.ones(3, 1, device=device)
     direction = [part if name == other else None for other in DIRECTION_PARTS]
     sets = (x, y, y, y, "huber", 1.0, None, None, None, [1])
@@ -383,9 +384,10 @@ def calls_with_a_direction(name, part, device, call=lambda op, *args: op(*args))
 
 @pytest.mark.parametrize("name", DIRECTION_PARTS)
 def test_the_inner_derivatives_refuse_a_direction_on_another_device(name):
-    """A kernel would take its address for one of its own device's memory.
+    """Otherwise a kernel would use a pointer of another device.
 
-    Dispatch would choose the fake kernel for a meta tensor: the CPU's is called past it.
+    The dispatcher would choose the fake kernel for a meta tensor, so the CPU kernel is called
+    directly.
     """
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
     part = torch.ones(DIRECTION_PARTS[name], device="meta")
@@ -419,7 +421,7 @@ def test_the_inner_derivatives_refuse_a_sparse_direction(name):
 
 @pytest.mark.parametrize("alpha_value", [0.0, -1.0, math.nan, math.inf])
 def test_the_inner_operators_give_nan_for_a_bad_float_alpha(alpha_value, penalty):
-    """Values that reach a kernel raise nothing there."""
+    """Kernels do not raise for values."""
     y, _, _ = torch.ops.ddn._robust_pool_forward(
         torch.randn(3, 4), penalty, alpha_value, None, None, None, [1], "local", None, None
     )

@@ -1,4 +1,4 @@
-"""docs/features.md says what its probes find."""
+"""docs/features.md agrees with its probes."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_each_row_of_the_page_is_what_one_finds(name, page):
 @pytest.mark.usefixtures("cuda")
 @pytest.mark.parametrize("name", features.ROWS)
 def test_each_row_of_the_page_is_what_one_finds_on_a_gpu(name, page):
-    """Where the page says so: it may have been written without one."""
+    """If the page has GPU results; it may have been generated without a GPU."""
     found = features.on_gpu(name, page[name][:-2])
     assert page[name][-2] in ("not tried", found)
 
@@ -45,7 +45,7 @@ def test_a_probe_that_finds_a_wrong_value_fails():
         return 2 * features.function(x, alpha, weight)
 
     for name, probe in features.ROWS.items():
-        if probe is features.autocast:  # types are all it looks at
+        if probe is features.autocast:  # only types are checked
             continue
         with pytest.raises(AssertionError):
             features.cell(probe, wrong)

@@ -1,4 +1,4 @@
-"""A set is the same set whatever the dims and strides it lies in: bitwise the same answer."""
+"""The answer does not depend on the dims and strides of a set, bitwise."""
 
 import itertools
 
@@ -9,7 +9,7 @@ import ddn_cuda
 
 
 def assert_same(view, penalty, alpha=0.7, **options):
-    """Bitwise the answer for the contiguous copy."""
+    """Asserts bitwise equality with the answer for the contiguous copy."""
     y = ddn_cuda.robust_pool(view, penalty, alpha, **options)
     copy = view.clone(memory_format=torch.contiguous_format)
     assert torch.equal(y, ddn_cuda.robust_pool(copy, penalty, alpha, **options))
@@ -27,7 +27,7 @@ def test_any_number_of_leading_dims(lead, penalty, device, dtype):
 
 
 def test_dims_that_no_merging_joins(penalty, device, dtype):
-    """Twelve dims in an order in which no two are neighbours in memory."""
+    """Twelve dims, no two of which can be merged."""
     x = torch.randn((2,) * 12, dtype=dtype, device=device)
     x = x.permute(11, 9, 7, 5, 3, 1, 0, 2, 4, 6, 8, 10)
     for dim in (0, (1, 4, 9), tuple(range(1, 12)), tuple(range(11))):
@@ -49,7 +49,7 @@ def test_dims_are_pooled_as_torch_mean_pools_them(dim, keepdim, penalty, device,
     if penalty == "quadratic":
         eps = torch.finfo(dtype).eps
         assert torch.allclose(y, mean, rtol=8 * eps, atol=8 * eps)
-    # By hand: the points in row-major order of the sorted pooled dims, as the last dim.
+    # By hand: the points in row-major order of the sorted pooled dims, moved to the last dim.
     pooled = sorted(d % 3 for d in ([named] if isinstance(named, int) else named or range(3)))
     kept = [d for d in range(3) if d not in pooled]
     by_hand = x.permute(*kept, *pooled).flatten(len(kept)).contiguous()
@@ -144,7 +144,7 @@ def test_an_alpha_tensor_over_several_dims(penalty, device, dtype):
 
 
 def test_an_alpha_tensor_of_another_dtype(penalty, device, dtype):
-    """Its values count, rounded to the type in which the set is solved."""
+    """Its values are rounded to the arithmetic type."""
     x = torch.randn(4, 49, dtype=dtype, device=device)
     alpha = torch.tensor([[0.5], [0.75], [1.25], [3.0]], device=device)
     expected = ddn_cuda.robust_pool(x, penalty, alpha.to(dtype))
@@ -156,7 +156,7 @@ def test_an_alpha_tensor_of_another_dtype(penalty, device, dtype):
 
 
 def test_offsets_beyond_2_to_the_31(penalty, device):
-    """Few points, far apart: of the memory between them no page is ever touched."""
+    """Few points, far apart; the memory between them is never touched."""
     far = 2**30 + 1
     memory = torch.empty(2 * far + 64, device=device)
     values = torch.randn(3, 64, device=device)
@@ -175,7 +175,8 @@ def test_offsets_beyond_2_to_the_31(penalty, device):
 
 @pytest.mark.slow  # some ten seconds on one core
 def test_a_set_of_more_than_2_to_the_31_points(device):
-    """All of them read from two numbers: one half -1, the other 3, so that no half may be lost."""
+    """All expanded from two numbers, one half -1 and the other 3, so each half affects the
+    answer."""
     x = torch.tensor([[-1.0], [3.0]], device=device).expand(2, 2**30 + 1)
     assert x.numel() > 2**31
     assert ddn_cuda.robust_pool(x, "quadratic", dim=(0, 1)) == 1.0

@@ -1,4 +1,4 @@
-"""The module `RobustPool`, `build_info`, and the check of torch's version on import."""
+"""The module `RobustPool`, `build_info`, and the check of the PyTorch version on import."""
 
 import copy
 import io
@@ -29,7 +29,7 @@ def test_max_iter_and_tol_are_handed_on(device):
 
 
 def test_a_module_and_a_float_agree_on_alpha(penalty, device):
-    """A float64 set is solved with the alpha that was given, not with its float32 neighbour."""
+    """A float64 set is solved with the exact alpha, not rounded to float32."""
     x = torch.randn(4, 99, dtype=torch.float64, device=device)
     pool = ddn_cuda.RobustPool(penalty, 0.1).to(device)
     assert torch.equal(pool(x), ddn_cuda.robust_pool(x, penalty, 0.1))
@@ -46,7 +46,7 @@ def test_alpha_is_a_buffer():
 
 
 def test_a_learned_alpha_is_a_parameter_and_stays_positive(device):
-    """However large the steps; towards the scale at which outliers are ignored."""
+    """For any step size; alpha approaches the scale that ignores outliers."""
     pool = ddn_cuda.RobustPool("pseudo_huber", 5.0, learn_alpha=True).to(device)
     ((name, log_alpha),) = pool.named_parameters()
     assert name == "scale.log_alpha"
@@ -72,7 +72,7 @@ def test_a_learned_alpha_is_a_parameter_and_stays_positive(device):
 
 @pytest.mark.parametrize("step", [-1e6, -200.0, 200.0, 1e6])
 def test_a_learned_alpha_stays_in_range_and_comes_back(step, device, dtype):
-    """After a step at which exp would give 0 or infinity, and NaN from then on."""
+    """After a step for which exp would give 0 or infinity, and NaN afterwards."""
     pool = ddn_cuda.RobustPool("pseudo_huber", 0.7, learn_alpha=True).to(device)
     log_alpha = pool.scale.log_alpha
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_a_learned_alpha_stays_in_range_and_comes_back(step, device, dtype):
 
 
 def test_the_derivatives_of_a_learned_alpha(device):
-    """Those of exp, of any order, within the range."""
+    """Equal to the derivatives of exp, of any order, within the range."""
     scale = ddn_cuda.RobustPool("welsch", 0.7, learn_alpha=True).to(device, torch.float64).scale
 
     def alpha(log_alpha):
@@ -109,7 +109,7 @@ def test_a_learned_alpha_in_16_bits(device):
 
 @pytest.mark.parametrize("learn_alpha", [False, True])
 def test_a_parameter_for_alpha_raises(learn_alpha):
-    """Its values would be copied, and it would get no gradient."""
+    """It would be copied and get no gradient."""
     alpha = torch.nn.Parameter(torch.tensor(0.5))
     with pytest.raises(TypeError, match=r"`alpha` is an nn\.Parameter.*learn_alpha=True"):
         ddn_cuda.RobustPool("huber", alpha, learn_alpha=learn_alpha)
@@ -128,7 +128,7 @@ def test_one_alpha_for_each_channel(learn_alpha, device):
 
 
 def test_casts_leave_alpha_alone(device):
-    """It is no activation: in 16 bits it could turn into zero or infinity, or lose digits."""
+    """alpha is not an activation: in 16 bits it could underflow, overflow or lose digits."""
     x = torch.randn(3, 20, device=device).half()
     for alpha in (1e5, 1e-9, 0.3):
         pool = ddn_cuda.RobustPool("welsch", alpha).to(device).half().float().half()
@@ -261,7 +261,8 @@ def test_another_minor_version_of_torch_is_refused_in_one_line(built, running):
 
 
 def test_the_check_runs_before_the_binary_is_loaded(monkeypatch):
-    """It reads the version out of the file: loading a wrong one would be an undefined symbol."""
+    """It reads the version from the file, because loading a wrong binary could fail with an
+    undefined symbol."""
     monkeypatch.setattr(torch, "__version__", "1.99.0")
     with pytest.raises(ImportError, match=r"1\.99\.0"):
         _build.load()

@@ -1,4 +1,4 @@
-"""What cannot be differentiated raises, in the caller's words."""
+"""Unsupported derivatives raise errors that name the caller's function."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import ddn_cuda
 from tests.support import problems
 from tests.support.problems import NAMES, OPS, moving, scalar
 
-# ---- What is not differentiable raises -----------------------------------------------------------
+# ---- Unsupported derivatives raise ---------------------------------------------------------------
 
 
 def test_third_derivatives_raise(penalty, device):
@@ -33,7 +33,7 @@ def test_third_derivatives_raise(penalty, device):
         lambda: func.jacrev(func.hessian(f))(x),
         lambda: along(func.grad(along(f)))(x),
         lambda: func.grad(along(along(f)))(x),
-        # Second derivatives, of forward mode by forward mode.
+        # Second derivatives, forward mode over forward mode.
         lambda: along(along(f))(x),
         lambda: func.jacfwd(func.jacfwd(f))(x),
     ):
@@ -59,7 +59,7 @@ def test_third_derivatives_of_segments_raise_in_their_name(device):
 
 
 def inner_calls(penalty, device):
-    """Each inner operator's arguments with the places of what may carry a tangent."""
+    """The arguments of each inner operator, and the positions that may carry a tangent."""
     x = torch.randn(3, 4, dtype=torch.float64, device=device)
     alpha, weight = torch.rand_like(x[:, :1]) + 1, torch.rand_like(x) + 0.5
     problem = (penalty, 1.0, alpha, weight, None, [1])
@@ -94,7 +94,7 @@ OPERATORS = (
 @pytest.mark.parametrize("requires_grad", [False, True])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_tangent_that_reaches_an_operator_raises(name, requires_grad, device):
-    """At any place, whether autograd records or not: never a silent zero."""
+    """At any position, whether or not autograd records: never a silent zero."""
     args, kwargs = inner_calls("pseudo_huber", device)[name]
     places = [
         i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.is_floating_point()
@@ -112,7 +112,7 @@ def test_a_tangent_that_reaches_an_operator_raises(name, requires_grad, device):
 
 @pytest.mark.parametrize("face", ["function", "operator"])
 def test_the_tangent_of_an_incoming_gradient(face, penalty, device):
-    """Kept by the function; it reaches an operator in the backward pass of the other."""
+    """The function keeps it; without the function, it reaches an operator in the backward pass."""
     x = torch.randn(3, 4, dtype=torch.float64, device=device, requires_grad=True)
     y = ddn_cuda.robust_pool(x, penalty) if face == "function" else OPS.robust_pool(x, penalty)
     grad, tangent = torch.ones_like(y), torch.tensor([1.0, -2.0, 0.5], dtype=y.dtype).to(device)
@@ -145,7 +145,7 @@ def test_forward_mode_of_the_operator_raises(transform, penalty, device):
 
 
 def test_answers_and_info_are_told_apart(penalty, device):
-    """The gradient flows through the answer alone; what is told of it has none."""
+    """The gradient flows through the answer only; the diagnostics have none."""
     problem = problems.regular(penalty, problems.SHAPES[1], device)
     inputs = moving(problem, NAMES)
     y, info = ddn_cuda.robust_pool(

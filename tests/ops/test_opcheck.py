@@ -1,4 +1,4 @@
-"""The operators are what torch's compilers and checks take them for."""
+"""The operators satisfy the contracts of PyTorch's compilers and of opcheck."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.support.contract import DTYPES
 from tests.support.sweeps import sweep
 
 OPS = torch.ops.ddn
-opcheck = torch.library.opcheck  # all of its checks, where nothing else is said
+opcheck = torch.library.opcheck  # all checks, by default
 
 
 def check_both_overloads(x, penalty, **options):
@@ -75,8 +75,8 @@ def test_public_operators_with_a_mask_and_solver_options(solver, device):
     opcheck(OPS.segment_robust_pool.default, (x, ptr, "welsch"), options)
 
 
-# Arguments of the inner operators: shapes of alpha and weight, None where there is none, and
-# offsets of segments or None.
+# Arguments of the inner operators: shapes of alpha and weight, or None, and offsets of segments, or
+# None.
 SEGMENTS = [0, 2, 2, 5]
 PROBLEMS = [
     (None, None, None),
@@ -89,7 +89,8 @@ PROBLEMS = [
 ]
 
 
-# Each problem with one penalty, two of them with all. Few: each problem once, of either dtype.
+# Each problem with one penalty, and two of them with all. FEW: each problem once, with alternating
+# dtypes.
 PAIRS = [(problem, "welsch") for problem in PROBLEMS]
 PAIRS += [(PROBLEMS[i], p) for i in (3, 6) for p in ref.PENALTIES if p != "welsch"]
 EVERY = [(*pair, dtype) for pair in PAIRS for dtype in DTYPES]
@@ -98,7 +99,7 @@ every_problem = pytest.mark.parametrize("case", sweep(EVERY, FEW), ids=str)
 
 
 def inner_problem(problem, penalty, dtype, device, requires_grad=True):
-    """x, and what follows it in the schemas up to dim."""
+    """x, and the arguments after it in the schemas up to dim."""
     alpha_shape, weight_shape, offsets = problem
     x = torch.randn(5, 4, 33, dtype=dtype, device=device, requires_grad=requires_grad)
 
@@ -114,7 +115,7 @@ def inner_problem(problem, penalty, dtype, device, requires_grad=True):
 
 
 def solved(x, problem):
-    """What the derivatives take: x, its answer, and the problem."""
+    """The common arguments of the derivatives: x, its answer, and the problem."""
     with torch.no_grad():
         return (x, *OPS._robust_pool_forward(x, *problem, "global", None, None), *problem)
 
@@ -127,7 +128,7 @@ def test_inner_forwards(case, device):
 
 
 def all_or_one_wanted(problem):
-    """Which gradients may be asked for: of x, weight and alpha."""
+    """The combinations of wanted gradients, of x, weight and alpha."""
     there = [True, problem[3] is not None, problem[2] is not None]
     alone = [[i == j for j in range(3)] for i in range(3) if there[i]]
     return [there, *alone] if len(alone) > 1 else alone
@@ -143,7 +144,7 @@ def test_inner_backward(case, device):
 
 
 def directions(x, y, problem):
-    """Ways in which x, weight and alpha may move: all at once and each alone."""
+    """Directions of x, weight and alpha: all at once and each alone."""
     parts = [torch.randn_like(x), problem[3], problem[2]]
     parts = [None if t is None else torch.randn_like(t).requires_grad_() for t in parts]
     alone = [[t if i == j else None for j, t in enumerate(parts)] for i in range(3)]
@@ -160,8 +161,8 @@ def test_inner_tangent(case, device):
 
 @every_problem
 def test_inner_double_backward(case, device):
-    """Its own derivatives are not supported: they raise, which the checks of autograd's
-    registration would count as a failure."""
+    """Without the checks of the autograd registration: third derivatives raise, which these checks
+    would count as a failure."""
     x, problem = inner_problem(*case, device, requires_grad=False)
     sets = solved(x, problem)
     grad = torch.randn_like(sets[1])
@@ -178,7 +179,7 @@ def test_inner_double_backward(case, device):
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize("still", [False, True])
 def test_inner_gradients_of_other_layouts(still, segments, device):
-    """Fakes know their strides, also where nothing moves and all is zero."""
+    """Fake kernels give the right strides, even for a zero direction."""
     for x in (torch.randn(4, 5, 6).transpose(0, 1), torch.randn(5, 4, 12)[..., ::2]):
         x = x.to(device)
         weight, alpha = torch.ones_like(x), torch.ones(1, 1, 1, device=device)
@@ -193,7 +194,7 @@ def test_inner_gradients_of_other_layouts(still, segments, device):
 
 
 def test_inner_outputs_give_the_unrounded_answer(penalty, device):
-    """y + remainder in float32 is nearer to the float64 answer than y can be."""
+    """y + remainder in float32 is closer to the float64 answer than any float32 y."""
     x = 1000 + torch.randn(50, 99, device=device)
     y, remainder, curvature = OPS._robust_pool_forward(
         x, penalty, 3.0, None, None, None, [1], "local", None, None
@@ -251,7 +252,7 @@ def test_compile_without_graph_breaks(backend, overload, face, device, dtype):
 
 
 def test_compile_with_changing_shapes(device):
-    """One graph for batches and sets of any size."""
+    """One graph serves batches and sets of any size."""
     torch._dynamo.reset()
     compiled = torch.compile(
         lambda x: ddn_cuda.robust_pool(x * 2, "huber").sum(),
@@ -285,7 +286,7 @@ def test_export(device):
 
 
 def test_a_one_element_tensor_is_not_taken_for_a_float(device):
-    """Taken for one, by a silent .item(), it would lose its gradient."""
+    """A conversion by a silent .item() would lose its gradient."""
     x = torch.randn(4, 9, device=device)
     for shape in ((), (1,), (1, 1)):
         alpha = torch.ones(shape, device=device, requires_grad=True)
@@ -322,7 +323,8 @@ def test_the_resolved_overloads(device):
 
 
 def test_a_float_alpha_copies_nothing_to_the_host(device, penalty):
-    """No operator path waits, sorts or reduces with ATen: only the inner operators and views."""
+    """No operator synchronises, sorts or reduces with ATen: only inner operators and views are
+    called."""
     x = torch.randn(4, 9, device=device, requires_grad=True)
     with Calls() as calls:
         y = ddn_cuda.robust_pool(x, penalty, 0.5)

@@ -1,6 +1,6 @@
-"""The way of a call from Python to its kernel is short; `python -m bench.overhead` measures it.
+"""The overhead of a call from Python is small; `python -m bench.overhead` measures it.
 
-Counted are the calls that the interpreter makes: those do not depend on how busy a machine is.
+The tests count Python calls, which do not depend on the load of the machine.
 """
 
 import sys
@@ -12,8 +12,8 @@ import ddn_cuda
 
 
 def python_calls(run):
-    """Of functions that are written in Python."""
-    run()  # what is done once is done here
+    """The number of calls of Python functions."""
+    run()  # excludes the work of the first call
     calls = []
 
     def record(frame, event, argument):
@@ -43,7 +43,7 @@ def test_a_call_that_nothing_differentiates(alpha, penalty, device):
 
 
 def test_a_call_with_its_gradient(device):
-    """Beside what torch itself calls for the gradient of a median."""
+    """In comparison with the calls for the gradient of torch.median."""
     x = torch.randn(16, device=device, requires_grad=True)
     calls = python_calls(lambda: ddn_cuda.robust_pool(x).backward())
     others = python_calls(lambda: x.median().backward())

@@ -1,4 +1,4 @@
-"""The same set gives the same answer and gradient to the last bit, whatever surrounds it."""
+"""Batch invariance: a set gives the same answer and gradient, bitwise, in any batch."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def pool_and_gradient(x, penalty, alpha=0.5):
 
 
 def batch(n, count, dtype, device):
-    """Sets of different kinds and scales side by side, the one of interest first."""
+    """Sets of different kinds and scales in one batch; the first is the set under test."""
     torch.manual_seed(n)
     x = torch.randn(count, n, dtype=dtype, device=device)
     x[1::3] *= 100
@@ -49,7 +49,7 @@ def test_alone_and_in_batches(n, penalty, device, dtype):
 
 @pytest.mark.parametrize("n", [200, 1024])
 def test_in_a_batch_of_4096_at_any_place(n, penalty, device):
-    """Its neighbours replaced by others, hard ones and NaN among them."""
+    """With different neighbours, including hard sets and NaN."""
     one = batch(n, 1, torch.float32, device)[0]
     alone_y, alone_g = pool_and_gradient(one, penalty)
     x = batch(n, 4096, torch.float32, device) + 3
@@ -114,7 +114,7 @@ def test_with_any_number_of_threads(n, penalty, dtype):
 
 
 def test_in_another_process(device):
-    """Nothing depends on where memory happens to lie."""
+    """Nothing depends on memory addresses."""
     script = (
         "import hashlib, torch, ddn_cuda\n"
         "torch.manual_seed(3)\n"
@@ -122,7 +122,7 @@ def test_in_another_process(device):
         "y = [ddn_cuda.robust_pool(x, p, 0.3).cpu() for p in ddn_cuda.PENALTIES]\n"
         "print(hashlib.sha256(torch.stack(y).numpy().tobytes()).hexdigest())\n"
     )
-    # Where this process found the package, so does the other.
+    # The other process imports the same package.
     path = os.pathsep.join(filter(None, sys.path))
     command = [sys.executable, "-c", script]
     options = {"capture_output": True, "text": True, "env": {**os.environ, "PYTHONPATH": path}}
@@ -138,7 +138,7 @@ def test_with_a_gradient_or_without(penalty, device, dtype):
 
 
 def test_the_neighbours_of_hard_sets(penalty, device, dtype):
-    """One set of two clusters at +-500, hard to solve, moves no other."""
+    """A set of two clusters at +-500, hard to solve, does not affect the others."""
     easy = torch.randn(64, 64, dtype=dtype, device=device)
     expected_y, expected_g = pool_and_gradient(easy, penalty)
     mixed = easy.clone()

@@ -1,4 +1,4 @@
-"""torch.func and its like: batched by the kernels, and nothing gives a silent zero."""
+"""torch.func and vmap: batched by the kernels, and never a silent zero."""
 
 import warnings
 
@@ -14,9 +14,9 @@ func = torch.func
 
 @pytest.fixture(autouse=True)
 def warnings_are_errors():
-    """Without a rule of its own an operator falls back to a loop, with only a warning."""
+    """Without a vmap rule, an operator falls back to a loop with only a warning."""
     enabled = torch._C._functorch._is_vmap_fallback_enabled()
-    torch._C._functorch._set_vmap_fallback_enabled(False)  # and where that is said to a log alone
+    torch._C._functorch._set_vmap_fallback_enabled(False)  # for fallbacks that only a log reports
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield
@@ -39,7 +39,7 @@ FACES = {"function": function, "operator": operator}
 
 
 def operands(device, dtype=torch.float64, batch=4):
-    """x, alpha and weight, each with a batch of its own in front."""
+    """x, alpha and weight, each with a batch dim in front."""
     x = 2 * torch.randn(batch, 3, 5, 6, dtype=dtype)
     alpha = 0.5 + torch.rand(batch, 5, 1, dtype=dtype)
     weight = 0.5 + torch.rand(batch, 5, 6, dtype=dtype)
@@ -47,7 +47,7 @@ def operands(device, dtype=torch.float64, batch=4):
 
 
 def looped(f, in_dims, *inputs):
-    """What vmap computes, by a loop."""
+    """The result of vmap, by a loop."""
     size = next(t.shape[d] for t, d in zip(inputs, in_dims, strict=True) if d is not None)
     answers = [
         f(*(t if d is None else t.select(d, i) for t, d in zip(inputs, in_dims, strict=True)))
@@ -78,7 +78,7 @@ IN_DIMS = [
 @pytest.mark.parametrize("in_dims", IN_DIMS, ids=str)
 @pytest.mark.parametrize("face", FACES)
 def test_vmap(face, in_dims, penalty, device, dtype):
-    """The same bits as a loop: what is in the batch does not change the set."""
+    """Bitwise equal to a loop."""
     inputs = operands(device, dtype)
     inputs = [t if d is not None else t[0] for t, d in zip(inputs, in_dims, strict=True)]
     for options in ({}, {"dim": 0}, {"dim": (0, 2), "keepdim": True}, {"dim": ()}):
@@ -110,7 +110,7 @@ def test_nested_vmap(face, penalty, device):
         func.vmap(func.vmap(f, (0, None, None)), (0, None, None))(*own),
         looped(lambda *t: looped(f, (0, None, None), *t), (0, None, None), *own),
     )
-    # Three operands in three levels.
+    # Three operands at three levels.
     nested = func.vmap(func.vmap(func.vmap(f, (0, None, None)), (None, 0, None)), (None, None, 0))
     found = nested(x, alpha, weight)
     assert found.shape == (4, 4, 4, 3, 5)
@@ -155,7 +155,7 @@ def test_modules_under_vmap(penalty, device):
     x = torch.randn(4, 3, 6, device=device)
     pool = ddn_cuda.RobustPool(penalty, 0.7).to(device)
     assert_same(func.vmap(pool)(x), pool(x))
-    # An ensemble: the same module with alphas of its own.
+    # An ensemble: copies of a module with different alphas.
     alphas = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64, device=device)
     found = func.vmap(
         lambda alpha, x: func.functional_call(pool, {"scale.alpha": alpha}, (x,)), (0, None)
@@ -173,7 +173,7 @@ BAD_SHAPES = {
 
 @pytest.mark.parametrize("name", BAD_SHAPES)
 def test_bad_shapes_under_vmap_raise(name, device):
-    """Judged without the batch."""
+    """Shapes are checked without the batch dim."""
     f, error = BAD_SHAPES[name]
     with pytest.raises(error, match=f"`{name}`"):
         func.vmap(f)(torch.randn(4, 3, 6, device=device))
@@ -218,7 +218,7 @@ def test_batched_offsets_raise(face, device):
 @pytest.mark.parametrize("transform", ["grad", "jacrev", "jacfwd", "hessian"])
 @pytest.mark.parametrize("argument", [0, 1, 2, (0, 1, 2)], ids=str)
 def test_derivatives_per_sample(argument, transform, penalty, device):
-    """vmap of a derivative: the bits of a loop over the samples."""
+    """vmap of a derivative is bitwise equal to a loop over the samples."""
     x, alpha, weight = operands(device, batch=3)
     x, alpha, weight = x[:, 0, :2, :4], alpha[:, :2], weight[:, :2, :4]
     f = function(penalty)
@@ -230,7 +230,7 @@ def test_derivatives_per_sample(argument, transform, penalty, device):
 
 
 def test_gradients_per_sample_of_a_network(penalty, device):
-    """vmap(grad) over parameters that are shared: batched data, unbatched weights."""
+    """vmap(grad) with shared parameters: batched data, unbatched weights."""
     net = torch.nn.Sequential(
         torch.nn.Linear(3, 4), torch.nn.Tanh(), ddn_cuda.RobustPool(penalty, 0.7, dim=0)
     ).to(device, torch.float64)
@@ -244,7 +244,7 @@ def test_gradients_per_sample_of_a_network(penalty, device):
     for i in range(5):
         alone = func.grad(loss)(params, x[i])
         for name, g in alone.items():
-            # The products of the linear layer are batched otherwise.
+            # The linear layer's products are batched in a different way.
             torch.testing.assert_close(found[name][i], g, rtol=1e-9, atol=1e-9)
 
 
@@ -259,7 +259,7 @@ def test_jvp_and_vjp(penalty, device):
     v = torch.randn_like(y)
     pulled = pull(v)
     total = sum((p * t).sum() for p, t in zip(pulled, tangents, strict=True))
-    # One bilinear form, summed in two orders.
+    # The same bilinear form, summed in two orders.
     torch.testing.assert_close((moved * v).sum(), total, rtol=1e-12, atol=1e-12)
     batch = torch.stack([v, -v, 2 * v])
     assert_same(func.vmap(pull)(batch), looped(pull, (0,), batch))
@@ -321,7 +321,7 @@ TRANSFORMS = {
     "jacrev": lambda f, x, v: func.jacrev(f)(x),
     "jacfwd": lambda f, x, v: func.jacfwd(f)(x),
     "hessian": lambda f, x, v: func.hessian(lambda x: f(x).sum())(x),
-    # Around vmap, which hides tangents from what it maps.
+    # Forward mode around vmap, which hides tangents from the mapped function.
     "grad(vmap)": lambda f, x, v: func.grad(lambda x: func.vmap(f)(x).sum())(x),
     "jvp(vmap)": lambda f, x, v: func.jvp(func.vmap(f), (x,), (v,))[1],
     "jvp(vmap(vmap))": lambda f, x, v: func.jvp(
@@ -347,7 +347,7 @@ POOLS = {
     ),
 }
 
-# Places where a transform does not raise.
+# Cases in which a transform does not raise.
 EVERYWHERE = ("function", "info", "segments")
 WORKS = {
     "eager": {
@@ -362,7 +362,7 @@ WORKS = {
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("mode", ["eager", "compile"])
 def test_what_works(mode, pool, transform, device):
-    """Either the result of the function in eager mode, or an exception."""
+    """Either the result of eager mode or an exception."""
     torch._dynamo.reset()
     x, v = torch.randn(2, 3, 4, 5, dtype=torch.float64, device=device)
     apply, f = TRANSFORMS[transform], POOLS[pool]
@@ -374,7 +374,7 @@ def test_what_works(mode, pool, transform, device):
         run = torch.compile(run, backend="aot_eager", fullgraph=True)
     if pool in WORKS[mode].get(transform, ()):
         reference = POOLS["segments" if "segment" in pool else "function"]
-        # A batch of offsets is none: vmap is over x alone.
+        # Offsets cannot be batched, so vmap is over x only.
         assert_same(run(x, v), apply(reference, x, v))
         return
     errors = (RuntimeError, NotImplementedError, torch._dynamo.exc.TorchDynamoException)
@@ -459,7 +459,7 @@ def test_no_tangent_is_lost_in_an_exported_program(mapped, decomposed, device):
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_with_graph_breaks_all_of_it_works(transform, device):
-    """What Dynamo cannot take in one graph it leaves to eager mode, or raises."""
+    """Dynamo runs unsupported parts in eager mode, or raises."""
     torch._dynamo.reset()
     x, v = torch.randn(2, 3, 4, 5, dtype=torch.float64, device=device)
     apply, f = TRANSFORMS[transform], POOLS["function"]

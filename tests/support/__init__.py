@@ -1,4 +1,4 @@
-"""What answers are held against, and what runs CUDA kernels without a GPU."""
+"""Reference solutions for the tests, and tools that run CUDA kernels without a GPU."""
 
 from pathlib import Path
 

@@ -17,6 +17,7 @@ from scipy import optimize
 from tests.support import reference as ref
 
 DTYPES = (torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
 
 # Relative excess of the objective over its minimum.
 EXCESS = {torch.float32: 1e-6, torch.float64: 1e-12}

@@ -1,4 +1,4 @@
-"""What tests can run on here."""
+"""The devices available to the tests."""
 
 import os
 
@@ -13,7 +13,7 @@ def gpu_missing() -> str | None:
 
 
 def cuda_missing() -> str | None:
-    """Why tests cannot run on CUDA, or None where they can."""
+    """The reason why tests cannot run on CUDA; None if they can."""
     if missing := gpu_missing():
         return missing
     import ddn_cuda

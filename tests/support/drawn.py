@@ -1,5 +1,5 @@
-"""Batches of sets drawn from parameters: hypothesis or a random generator chooses the parameters
-from the same table, NumPy draws the sets. Lengths are in units of alpha."""
+"""Batches of sets drawn from parameters. Hypothesis or a random generator chooses the parameters
+from one table, and NumPy draws the sets. Lengths are in units of alpha."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 SIZES = (1, 2, 3, 4, 5, 6, 8, 12, 16, 17, 24, 31, 33, 49, 64, 65, 100, 129, 200)
 
-# What each parameter may be. An entry that stands twice is drawn twice as often.
+# The values of each parameter. An entry that occurs twice is drawn twice as often.
 TABLE = {
     "points": SIZES,
     "clusters": (1, 2, 2, 3, 4, 8),
-    # Of clusters: from alpha far above the spacing of points to far below; 0: one place each.
+    # Widths of clusters, from far below to far above alpha; 0: all points at one place.
     "spread": (0.0, 1e-4, 1e-2, 0.1, 0.3, 0.3, 1.0, 1.0, 3.0, 30.0, 1e4),
-    # Clusters lie in +-reach: 1e6 alpha and beyond is where sums over the set lose digits.
+    # Clusters lie in +-reach; from 1e6 alpha on, sums over the set lose digits.
     "reach": (0.5, 2.0, 2.0, 5.0, 5.0, 30.0, 1e3, 1e6, 1e10),
-    # Distances between the clusters' centres are multiples of this: None is any distance.
+    # Distances between the centres of clusters are multiples of this; None: any distance.
     "apart": (None, None, None, 1.0, 2.0),
     "outliers": (0.0, 0.0, 0.1, 0.4),
     "outlier_reach": (10.0, 10.0, 1e3, 1e6),
@@ -25,7 +25,7 @@ TABLE = {
     # Points on multiples of this: ties, and distances of exactly alpha or 2 alpha.
     "lattice": (None, None, None, 0.0625, 0.25, 0.5, 1.0),
     "offset": (0.0, 0.0, 0.0, 1.0, -300.0, 1e4, -1e6),
-    # alpha, or where the sets of a batch have one each, their middle.
+    # alpha, or the median if each set of a batch has its own.
     "alpha": (1.0, 1.0, 0.1, 2.0**-20, 3e-9, 2.0**30, 7e7),
     "alpha_each": (False, False, True),
 }
@@ -33,8 +33,8 @@ WEIGHTS = ("integers", "uniform", "wide", "vanishing", "mask")
 
 
 class Batch(NamedTuple):
-    """Sets [sets, points], alpha a float or [sets, 1], weights [sets, points] or None; rounded to
-    the dtype that they are for, but held in float64."""
+    """Sets [sets, points], alpha (a float or [sets, 1]) and weights ([sets, points] or None),
+    rounded to a dtype but stored in float64."""
 
     x: np.ndarray
     alpha: float | np.ndarray
@@ -64,22 +64,22 @@ def parameters(weighted=False):
 
 
 def random_parameters(rng, weighted=False):
-    """The same from a NumPy generator."""
+    """Random parameters from a NumPy generator."""
     table = TABLE | ({"weights": WEIGHTS, "zeros": (0.0, 0.3)} if weighted else {})
     chosen = {name: values[rng.integers(len(values))] for name, values in table.items()}
     return chosen | {"seed": int(rng.integers(2**32))}
 
 
 def batch(p, sets, dtype):
-    """The batch that the parameters p stand for, rounded to dtype."""
+    """The batch of the parameters p, rounded to dtype."""
     rng = np.random.default_rng(p["seed"])
     n, shape = p["points"], (sets, p["points"])
     centers = rng.uniform(-p["reach"], p["reach"], (sets, p["clusters"]))
     if p["apart"] is not None:
-        # Neighbours, so that most pairs are exactly that far apart.
+        # Adjacent places, so that most pairs have exactly this distance.
         first = rng.integers(-3, 4, (sets, 1))
         centers = p["apart"] * (first + np.arange(p["clusters"])).astype(np.float64)
-    # Clusters of different sizes, and of equal ones where chance has it so.
+    # Clusters of different sizes, sometimes equal ones.
     which = np.minimum(rng.integers(0, p["clusters"], shape), rng.integers(0, p["clusters"], shape))
     x = np.take_along_axis(centers, which, 1)
     noise = rng.standard_normal(shape) if p["seed"] % 2 else rng.uniform(-1, 1, shape)
@@ -115,7 +115,7 @@ def _weights(p, rng, shape, dtype):
 
 def pool(drawn, penalty, device, dtype, solver="global", gradient=True):
     """Answers [sets] and, if asked for, gradients [sets, points], as NumPy arrays in float64. The
-    points of zero weight hold NaN: they must not matter."""
+    points of zero weight are NaN, because they must not matter."""
     import ddn_cuda  # where sets are only drawn it need not be built
 
     x = torch.tensor(drawn.x, dtype=dtype, device=device)

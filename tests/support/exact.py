@@ -36,7 +36,7 @@ def _slope(u, x, w, penalty, alpha):
 
 
 def _minimum(u, x, w, penalty, alpha):
-    """The minimum that `u` is an approximation of."""
+    """The minimum near `u`."""
     for _ in range(12):
         h = STEP * alpha
         rise = _slope(u + h, x, w, penalty, alpha) - _slope(u - h, x, w, penalty, alpha)

@@ -1,14 +1,13 @@
-"""The matrix of docs/features.md: what works in which way of calling, found by trying it.
+"""The table of docs/features.md: the features that work with each way of calling, found by probes.
 
     python -m tests.support.features                        # prints the page's table
     python -m tests.support.features --write                # puts it into the page
     python -m tests.support.features --write --theirs PATH  # tries a clone of anucvml/ddn too
 
-Each probe does something with a pool and checks the outcome against what is known of it: a set of
-three points, of which Huber's answer at alpha = 1 is the mean of the two near ones and half of
-alpha. A cell says "yes", or that one gets an error instead. What this machine cannot try, a GPU or
-anucvml/ddn, keeps the cells that the page has. Numbers count as right to 1e-3, which is what an
-iterative solver may be asked for; the accuracy of this one is what other tests are about.
+Each probe uses a pool and checks the result for a set of three points, whose Huber answer at alpha
+= 1 is the mean of the two near points plus half of alpha. A cell says "yes" or describes the error.
+If this machine lacks a GPU or anucvml/ddn, their cells of the page are kept. Numbers are checked to
+1e-3, a tolerance that any iterative solver meets; other tests check the accuracy.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ BEGIN, END = "<!-- table: python -m tests.support.features --write -->", "<!-- e
 
 Pool = Callable[..., Tensor]
 X = ((0.0, 0.5, 100.0), (1.0, 1.5, -100.0))
-# Huber at alpha 1: the sum of the two near residuals is that of the pull, alpha.
+# Huber at alpha 1: the residuals of the two near points sum to the influence of the third, alpha.
 Y = (0.75, 0.75)
 DY_DX = (0.5, 0.5, 0.0)
 DY_DALPHA = (0.5, -0.5)
@@ -60,7 +59,7 @@ def of_segments(call: Pool) -> Pool:
 
 
 def compiled(pool: Pool) -> Pool:
-    """In a graph of its own, whole or not at all."""
+    """Compiled in one full graph."""
     return lambda x, *args: torch.compile(pool, fullgraph=True, backend="aot_eager")(x, *args)
 
 
@@ -78,11 +77,11 @@ GPU, THEIRS = "on a GPU", "anucvml/ddn"
 
 
 class LacksError(Exception):
-    """What a pool has no argument for."""
+    """The pool has no argument for this feature."""
 
 
 def of_theirs(checkout: Path) -> Pool:
-    """The pool of a checkout of https://github.com/anucvml/ddn."""
+    """The pool of a clone of https://github.com/anucvml/ddn."""
     sys.path.insert(0, str(checkout))
     from ddn.pytorch import robustpool  # type: ignore[import-not-found]
 
@@ -213,7 +212,7 @@ def vmap_over_alpha(pool: Pool) -> None:
 
 
 def autocast(pool: Pool) -> None:
-    """Left as they are: points of either precision keep it."""
+    """Autocast does not convert points of either precision."""
     with torch.autocast(points().device.type, dtype=torch.bfloat16):
         for dtype in (torch.float32, torch.bfloat16):
             assert pool(points(dtype)).dtype == dtype
@@ -265,7 +264,7 @@ def cell(probe: Callable[[Pool], None], pool: Pool, device: str = "cpu") -> str:
         except LacksError as lack:
             return str(lack)
         except Exception:
-            return "raises"  # which error it is depends on the version of torch
+            return "raises"  # the type of error depends on the PyTorch version
     return "yes"
 
 
@@ -274,7 +273,7 @@ def cells(name: str, device: str = "cpu") -> list[str]:
 
 
 def on_gpu(name: str, here: list[str]) -> str:
-    """What differs there from what was found on the CPU."""
+    """The cells that differ from those on the CPU."""
     there = cells(name, "cuda")
     differs = [f"{way}: {b}" for way, a, b in zip(WAYS, here, there, strict=True) if a != b]
     return "; ".join(differs) or "the same"
@@ -284,7 +283,7 @@ def of_their_pool(name: str, pool: Pool) -> str:
     try:
         return cell(ROWS[name], pool)
     except AssertionError as error:
-        # torch's own comparison tells of the numbers in several lines.
+        # PyTorch's comparison reports numbers in several lines.
         return "wrong numbers" if "\n" in str(error) or not str(error) else str(error)
 
 

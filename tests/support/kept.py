@@ -1,4 +1,4 @@
-"""Builds that are kept in build/ until something changes that they depend on."""
+"""Builds that are cached in build/ until their dependencies change."""
 
 import fcntl
 import hashlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def digest(files: Iterable[Path], *texts: str) -> str:
-    """Of the names and contents of files, and of what else a build depends on."""
+    """A digest of the names and contents of files, and of other dependencies."""
     found = hashlib.sha256("\0".join(texts).encode())
     for file in files:
         found.update(file.name.encode() + file.read_bytes())
@@ -16,7 +16,7 @@ def digest(files: Iterable[Path], *texts: str) -> str:
 
 
 def keep(folder: Path, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder that make() has filled for the key; of several processes one fills it."""
+    """The folder that make() has filled for the key. If several processes ask, one fills it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Objectives in units of alpha, and what is known of their minima; see oracle.py."""
+"""Objectives in units of alpha, and bounds of their minima; see oracle.py."""
 
 from typing import NamedTuple
 
@@ -12,14 +12,14 @@ ROUNDING = 32 * EPS
 
 
 class Minimum(NamedTuple):
-    """The best found in each set, [sets] each, and a bound that no objective is below."""
+    """The best place found in each set, [sets] each, and a lower bound of the objective."""
 
     anchor: np.ndarray
     v: np.ndarray  # units of alpha, relative to the anchor
     value: np.ndarray  # f there
     lower: np.ndarray  # lower <= min f <= value
-    # Length of the interval of minimisers in units of alpha, of which v is the midpoint; -1 where
-    # rounding decides whether it is one. Only Huber has them.
+    # Length of the interval of minimisers, of which v is the midpoint, in units of alpha; -1 if
+    # rounding decides whether it exists. Only for Huber.
     flat: np.ndarray
 
 

@@ -1,4 +1,4 @@
-"""Small clouds and networks, and how the point-cloud example is started."""
+"""Small clouds and networks, and functions that start the point-cloud example."""
 
 from __future__ import annotations
 

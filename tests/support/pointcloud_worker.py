@@ -1,4 +1,5 @@
-"""What torchrun starts in test_pointcloud.py: a training one of whose processes is killed once."""
+"""The program that torchrun starts in test_pointcloud.py: a training with a process that is killed
+once."""
 
 import os
 import signal
@@ -24,7 +25,7 @@ def clouds() -> Clouds:
 
 
 def network() -> PointNet:
-    """Without batch norms and dropout, which depend on how a batch is shared out."""
+    """Without batch norms and dropout, which depend on the distribution of a batch."""
     torch.manual_seed(0)
     model = PointNet(nn.AdaptiveMaxPool1d(1), 16, channels=(8, 16), head=(8,), dropout=0)
     model.pool = nn.Sequential(model.pool, nn.Flatten())
@@ -41,7 +42,7 @@ def main(folder: Path) -> None:
     with lives.open("a") as file:
         file.write("life\n")
     if not first_life and os.environ["RANK"] == "0":
-        time.sleep(2)  # the other must not find the address of the process that was killed
+        time.sleep(2)  # the other process must not find the address of the killed one
     with join("cpu") as team:
         assert team.world == 2
         assert team.agree(lambda: team.rank) == 0
@@ -59,7 +60,8 @@ def main(folder: Path) -> None:
         if team.leads:
             torch.save(losses, folder / "losses.pt")
     if sys.platform == "linux":
-        # A thread that outlives the team may ask a finalising interpreter for its lock: an abort.
+        # A thread that outlives the team may request the lock of a finalising interpreter and
+        # abort.
         names = [task.joinpath("comm").read_text() for task in Path("/proc/self/task").iterdir()]
         assert not [name for name in names if "gloo" in name]
 

@@ -1,4 +1,4 @@
-"""Sets at which derivatives exist: far from every kink, with answers that are well determined."""
+"""Sets at which derivatives exist: far from every breakpoint, with well determined answers."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ NAMES = ("x", "alpha", "weight")
 
 
 class Problem(NamedTuple):
-    """What is pooled, and how; alpha and weight as they broadcast."""
+    """A pooling problem; alpha and weight have shapes that broadcast."""
 
     x: torch.Tensor
     alpha: torch.Tensor
@@ -40,7 +40,7 @@ class Shapes(NamedTuple):
         return "-".join(str(part).replace(" ", "") for part in self)
 
 
-# An alpha for all, per set, per channel; weights that broadcast and that do not; several dims.
+# alpha for all, per set and per channel; weights with and without broadcasting; several dims.
 SHAPES = [
     Shapes((7,), -1, (), (7,)),
     Shapes((2, 5), -1, (2, 1), (5,)),
@@ -51,7 +51,8 @@ SHAPES = [
 
 
 def regular(penalty, shapes, device, dtype=torch.float64, seed=0):
-    """Every answer lies further than 1e-2 alpha from any kink, with f'' above 0.2 W phi''(0).
+    """A problem whose answers are further than 1e-2 alpha from any breakpoint, with f'' > 0.2 W
+    phi''(0).
 
     A fifth of the points are outliers.
     """
@@ -81,7 +82,7 @@ def _is_regular(problem, penalty):
 
 
 def moving(problem, moved):
-    """The problem's tensors, those that are named as leaves."""
+    """The problem's tensors; the named ones are leaves that require gradients."""
     return tuple(
         t.detach().clone().requires_grad_(name in moved)
         for name, t in zip(NAMES, problem, strict=False)

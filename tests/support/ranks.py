@@ -1,4 +1,4 @@
-"""Checks that run in several processes, which share a set's points."""
+"""Checks that run in several processes, between which the points of a set are sharded."""
 
 import os
 import pickle
@@ -28,7 +28,7 @@ COLLECTIVES = (
 
 
 def check(function):
-    """Registers what several processes are to run."""
+    """Registers a check for several processes."""
     CHECKS[function.__name__] = function
     return function
 
@@ -40,7 +40,7 @@ def pool():
 
 
 def part(t, dim=-1, shares=None):
-    """This rank's stretch of a tensor; stretches are of unequal length."""
+    """This rank's part of a tensor; parts have unequal lengths."""
     rank, world = dist.get_rank(), dist.get_world_size()
     n = t.shape[dim]
     ends = [round(n * (i / world) ** 1.3) for i in range(world + 1)] if shares is None else shares
@@ -48,14 +48,14 @@ def part(t, dim=-1, shares=None):
 
 
 def together(t, dim=-1):
-    """All ranks' stretches."""
+    """Concatenates the parts of all ranks."""
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, t)
     return torch.cat(parts, dim)
 
 
 def close(a, b, dtype, alpha=1.0, what=""):
-    """To twice the promised accuracy: both are that close to the truth. NaN is NaN."""
+    """Equal to twice the guaranteed accuracy, since both have that error. NaN equals NaN."""
     b = b.double()
     ulp = 0.0 if dtype == torch.float64 else 2 * torch.finfo(dtype).eps
     step = 1e-10 if dtype == torch.float64 else 4e-6
@@ -66,7 +66,7 @@ def close(a, b, dtype, alpha=1.0, what=""):
 
 
 class Counted:
-    """Collectives that are called within, as (name, bytes)."""
+    """Records the collectives called in its context, as (name, bytes)."""
 
     def __enter__(self):
         self.calls: list[tuple[str, int]] = []
@@ -108,13 +108,13 @@ def work(rank, world, folder, checks):
             check()
         except BaseException:
             failed[name] = traceback.format_exc()
-        # A rank that failed alone would leave the others waiting in the next check.
+        # If one rank failed alone, the others would wait in the next check.
         dist.barrier()
     with open(f"{folder}/{rank}.pkl", "wb") as file:
         pickle.dump(failed, file)
     dist.destroy_process_group()
-    # DTensor's caches keep groups and their threads, and such a thread that asks a finalising
-    # interpreter for its lock aborts the process.
+    # DTensor's caches keep groups and their threads. Such a thread aborts the process if it
+    # requests the lock of a finalising interpreter.
     os._exit(0)
 
 

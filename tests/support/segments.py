@@ -20,7 +20,7 @@ def indices(lengths, device):
 
 
 def per_set(x, lengths, penalty, alpha, weight=None, **options):
-    """The meaning: a loop over the sets of x (T, *channels), grouped."""
+    """The definition: a loop over the sets of x (T, *channels), grouped by set."""
     answers = []
     pieces = x.split(lengths)
     weights = [None] * len(lengths) if weight is None else weight.split(lengths)

@@ -1,4 +1,4 @@
-"""Sets of points to pool: every shape of data that the promises of the pools are held against."""
+"""Sets of points of every kind for the tests of accuracy."""
 
 from typing import NamedTuple
 
@@ -31,8 +31,8 @@ def modes(rng, sets, n, count, reach=10.0, spread=0.5):
 
 
 def two_clusters(rng, sets, n, distance):
-    """Two equal clusters `distance` apart: Huber is flat between them where that is above 2 alpha
-    and the clusters' widths."""
+    """Two equal clusters `distance` apart. Huber is flat between them if the distance exceeds 2
+    alpha and the widths of the clusters."""
     x = rng.uniform(-0.25, 0.25, (sets, n))
     x[:, n // 2 :] += distance
     return x
@@ -89,7 +89,7 @@ def cases():
 
 
 def extremes_of_double():
-    """What only double precision holds: alpha at the ends of its range there."""
+    """Cases for double precision only: alpha at the ends of its range."""
     rng = np.random.default_rng(7)
     return [
         Case("smallest_alpha_double", contaminated(rng, 4, 101), 1e-30),

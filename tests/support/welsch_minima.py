@@ -24,7 +24,7 @@ from tests.support.objectives import EPS, ROUNDING, Minimum, curvature, objectiv
 TERMS = 20
 HALF = 0.501  # of cells 1 wide: rounding leaves no gap between them
 REMAINDER = 1.0865 * HALF**TERMS / math.sqrt(math.factorial(TERMS))
-NEAR = 10.5  # exp(-NEAR^2 / 2) = 1e-24: points further away are left out
+NEAR = 10.5  # exp(-NEAR^2 / 2) = 1e-24: points further away are neglected
 TIGHT = 0.1
 
 
@@ -76,14 +76,14 @@ class _Cells(NamedTuple):
 
 
 class _Deepest:
-    """The deepest place seen in each set."""
+    """The place of largest density found in each set."""
 
     def __init__(self, sets):
         self.depth = np.full(sets, -np.inf)
         self.anchor, self.v = np.zeros(sets), np.zeros(sets)
 
     def offer(self, owner, anchor, v, depth):
-        order = np.argsort(depth, kind="stable")  # of several for one set the last one stays
+        order = np.argsort(depth, kind="stable")  # for several of one set, the last one is stored
         last = np.full(len(self.depth), -1)
         last[owner[order]] = order
         sets = np.flatnonzero(last >= 0)
@@ -116,7 +116,7 @@ def welsch_minimum(x, w, alpha, penalty):
 
 
 def _polished(v, s, w):
-    """A few Newton steps where they lead down, or to a smaller slope where rounding decides."""
+    """Takes a few Newton steps if they lower f or, where rounding decides, reduce |f'|."""
     value, rise = objective(v, s, w, "welsch"), slope(v, s, w, "welsch")
     for _ in range(5):
         bend = curvature(v, s, w, "welsch")
@@ -130,7 +130,8 @@ def _polished(v, s, w):
 
 
 def _deepest(x, w, alpha):
-    """The deepest place of each set and a bound of D, up to the remainder of the series."""
+    """The place of largest density of each set and a bound of D, up to the remainder of the
+    series."""
     cells = _cover(x, w, alpha)
     deepest, bound = _Deepest(len(x)), np.full(len(x), -np.inf)
     for level in range(45):
@@ -189,10 +190,10 @@ def _bernstein(coefficients, at):
 
 
 def _cover(x, w, alpha):
-    """Cells that cover all places within alpha of a point and between the outermost: where no point
-    is within alpha D is convex, and beyond the last point it falls."""
-    # Bins one alpha wide; each with a point is covered from alpha before its first point, or from
-    # where the cover of the bin before ends, to alpha behind its last one.
+    """Cells that cover all places between the outermost points and within alpha of a point.
+    Elsewhere D is convex or, beyond the outermost points, falls."""
+    # Bins of width alpha. A bin with points is covered from alpha before its first point, or from
+    # the end of the previous cover, to alpha behind its last point.
     bins = np.floor((x - x[:, :1]) / alpha[:, None])
     new = np.ones(x.shape, bool)
     new[:, 1:] = np.diff(bins, axis=1) > 0
@@ -206,7 +207,7 @@ def _cover(x, w, alpha):
     left = np.where(opens, 0.0, np.maximum(-1.0, since + 1))
     right = (x[owner, last] - anchor) / unit + np.where(closes, 0.0, 1.0)
     count = np.maximum(np.ceil(right - left).astype(int), opens.astype(int))
-    # The points that count: a stretch of the sorted set around each bin.
+    # The contributing points: a range of the sorted set around each bin.
     s = (x[owner] - anchor[:, None]) / unit[:, None]
     begin = (s < -1 - NEAR).sum(1)
     reach = (s <= 2 + HALF + NEAR).sum(1) - begin
@@ -214,7 +215,7 @@ def _cover(x, w, alpha):
     place = np.arange(len(bin_of)) - np.repeat(np.cumsum(count) - count, count)
     centre = left[bin_of] + 0.5 + place
     depth = np.empty((len(bin_of), TERMS))
-    # Bins with few points near by are done together, so that they cost little.
+    # Bins with few points nearby are batched to save time.
     for low, high in ((0, 4), (4, 16), (16, 64), (64, 256), (256, x.shape[1])):
         which = np.flatnonzero((reach[bin_of] > low) & (reach[bin_of] <= high))
         width = min(high, x.shape[1])

@@ -1,4 +1,4 @@
-"""A stand-in for what benchmarks compare with."""
+"""A stand-in for the predecessor in benchmarks."""
 
 import sys
 import types
@@ -13,7 +13,7 @@ from bench import contenders
 
 @pytest.fixture
 def predecessor(monkeypatch):
-    """Something that is called as the predecessor is, half of whose answers are wrong."""
+    """A function with the predecessor's interface, half of whose answers are wrong."""
     module: Any = types.ModuleType("ddn.pytorch.robustpool")
 
     class Pool:

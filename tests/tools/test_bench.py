@@ -1,4 +1,4 @@
-"""The benchmarks as a whole: arguments, what a result holds, figures from it."""
+"""The benchmarks: arguments, the content of results, figures from results."""
 
 import json
 import subprocess
@@ -17,12 +17,12 @@ from tests.support import ROOT
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A quick run of all suites with two penalties: its file and what it holds."""
+    """A quick run of all suites with two penalties: its file and the content."""
     path = tmp_path_factory.mktemp("bench") / "made" / "result.json"
     arguments = ["--quick", "--json", str(path), "--penalty", "huber", "welsch"]
     arguments += ["--workload", "image", "graphs", "--compiled", "none", "--device", "cpu"]
     arguments += ["--threads", "1", "--repetitions", "2", "--seconds", "5"]
-    arguments += ["--allocator", "default"]  # malloc is that of all tests
+    arguments += ["--allocator", "default"]  # malloc is shared with all tests
     before = torch.get_num_threads()
     assert bench.main(arguments) == 0
     assert torch.get_num_threads() == before

@@ -1,4 +1,4 @@
-"""The build's decisions, over made-up machines: no torch, compiler or toolkit is asked."""
+"""The decisions of the build on simulated machines, without PyTorch, compiler or toolkit."""
 
 import os
 import stat
@@ -38,7 +38,7 @@ def executable(path, script):
 
 
 def make_toolkit(home, version="13.0"):
-    """A folder that looks like a toolkit: its nvcc answers --version and a dry run."""
+    """A folder that resembles a toolkit: its nvcc answers --version and a dry run."""
     (home / "include").mkdir(parents=True)
     (home / "include" / "cuda_runtime.h").touch()
     executable(
@@ -198,7 +198,7 @@ def test_default_without_a_usable_architecture():
 
 
 def stub_torch(listed, flags, cuda="13.0"):
-    """A torch as far as torch_archs() looks at one."""
+    """A stand-in for torch with the members that torch_archs() uses."""
     internals = {} if flags == "absent" else {"_cuda_getArchFlags": lambda: flags}
     return types.SimpleNamespace(
         version=types.SimpleNamespace(cuda=cuda),
@@ -319,7 +319,7 @@ def test_macros():
 def test_flags_change_no_arithmetic_and_no_machine():
     flags = [flag for group in compile_flags({}).values() for flag in group]
     assert not [f for f in flags if "fast" in f or "march" in f or f == "-Ofast"]
-    # torch adds no -gencode of its own beside flags that contain "arch"
+    # torch adds no -gencode if the flags contain "arch"
     assert not [f for f in flags if "arch" in f]
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks refuse wrong answers before they time them, and say why a contender is missing."""
+"""Benchmarks reject wrong answers before timing, and report why a contender is missing."""
 
 import sys
 import types
@@ -28,7 +28,7 @@ def sets():
 
 
 def change(sets, monkeypatch, changed):
-    """Ours, spoilt by changed(y)."""
+    """Our pool with answers changed by changed(y)."""
     right = ddn_cuda.robust_pool
     monkeypatch.setattr(ddn_cuda, "robust_pool", lambda *a, **k: changed(right(*a, **k)))
 

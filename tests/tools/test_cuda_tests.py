@@ -1,4 +1,4 @@
-"""The tests that need CUDA are found, run on all cores, and judged."""
+"""The tests that need CUDA are found, run on all cores, and evaluated."""
 
 import importlib.util
 import json
@@ -60,7 +60,7 @@ def test_without_xdist_each_file_has_a_process(tmp_path):
 
 @pytest.mark.parametrize("xdist", [True, False])
 def test_the_tests_that_need_cuda_are_run_and_judged(xdist, tmp_path, monkeypatch, capsys):
-    """Made-up files in place of tests/."""
+    """With generated files in place of tests/."""
     if xdist:
         pytest.importorskip("xdist", reason="needs pytest-xdist")
     folder = tmp_path / "tests"

@@ -1,8 +1,8 @@
-"""Every code block of the pages runs, and what they say to type exists.
+"""Every code block of the pages runs, and the commands on the pages exist.
 
-A page's Python blocks run in order in one namespace, as a reader would. A `text` block behind one
-is what it prints. The tutorial's cells run here too, besides when the site is built, so that they
-are tested with each torch that the tests are.
+The Python blocks of a page run in order in one namespace. A `text` block after one is its output.
+The cells of the tutorial run here too, not only when the site is built, so they are tested with
+every PyTorch version of the tests.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ NOT_CODE = {"{toctree}", "{include}", "{literalinclude}", "diff", "text"}
 
 # The code column of the site.
 COLUMNS = 84
-# Output of a command as it is, wider than the column; tests/tools/test_gpu_model.py compares it.
+# Unmodified output of a command, wider than the column; tests/cuda/test_gpu_model.py compares it.
 WIDE = {("docs/gpu_model.md", "text")}
 
-# Names that a page takes for granted, as its reader has them.
+# Names that a page assumes to be defined.
 PYG = """
 import torch
 from torch_geometric.data import Batch, Data
@@ -45,7 +45,7 @@ GIVEN = {
     "docs/graphs.md": PYG,
     "docs/compat.md": "import torch\nx, alpha_tensor = torch.randn(2, 3, 50), torch.ones(1)\n",
 }
-# The size of a real use takes seconds and half a gigabyte.
+# The realistic size takes seconds and half a gigabyte.
 SMALLER = {
     "README.md": [("torch.randn(32, 1024, 2048)", "torch.randn(3, 4, 2048)")],
     "docs/index.md": [("torch.randn(32, 128, 2048)", "torch.randn(3, 4, 2048)")],
@@ -64,7 +64,7 @@ def pages_with(kind):
 
 
 def run(source, line, page, namespace):
-    """What it prints; a traceback leads to the page's own line."""
+    """Runs a block and returns its output; tracebacks refer to the line of the page."""
     printed = io.StringIO()
     code = compile("\n" * (line - 1) + source, str(ROOT / page), "exec")
     with contextlib.redirect_stdout(printed):
@@ -159,7 +159,7 @@ def test_notebooks_run(page, monkeypatch):
 
 @pytest.mark.parametrize("page", pages_with("{code-cell}"))
 def test_the_kept_outputs_are_those_of_the_page(page):
-    """Of its cells, that is; `make docs` compares what they gave."""
+    """Compares the cells; `make docs` compares the outputs."""
     kept = json.loads((ROOT / page).with_suffix(".ipynb").read_text())
     cells = [cell for cell in kept["cells"] if cell["cell_type"] == "code"]
     sources = [source for language, source, _ in blocks(page) if language == "{code-cell}"]

@@ -1,4 +1,4 @@
-"""The early-stopping example: a whole run in small, its JSON and its plot."""
+"""The early-stopping example: a small run, its JSON and its plot."""
 
 from __future__ import annotations
 
@@ -21,9 +21,12 @@ CONVEX = [name for name in ddn_cuda.PENALTIES if name not in early.NON_CONVEX]
 ERRORS = ("forward_error", "gradient_error")
 
 
+slow = pytest.mark.slow  # the tests that take the run below, half a minute
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One quick run on a part of the digits: its result, its folder and what it printed."""
+    """A quick run on a part of the digits: its result, its folder and its output."""
     folder = tmp_path_factory.mktemp("early") / "made"
     with pytest.MonkeyPatch.context() as patch:
         parts = tuple(Digits(part.ink[:128], part.labels[:128]) for part in split_digits())
@@ -41,12 +44,13 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def expected_cases(result) -> list[tuple[str, str]]:
-    """What there is to compare: both solvers where they differ, but for those left out."""
+    """The cases to compare: both solvers if they differ, except unavailable ones."""
     missing = {(row["penalty"], row["solver"]) for row in result["left_out"]}
     both = [(p, s) for p in ddn_cuda.PENALTIES for s in ("local", "global")]
     return [c for c in both if (c[1] == "local" or c[0] in early.NON_CONVEX) and c not in missing]
 
 
+@slow
 def test_the_file_says_what_it_was_measured_on(run):
     result, _ = run
     assert result.keys() == {
@@ -63,6 +67,7 @@ def test_the_file_says_what_it_was_measured_on(run):
     assert result["max_iter"] == [1, 2, 3, 4, 5, 6, 8, 12, 20, None]
 
 
+@slow
 def test_each_penalty_solver_family_and_bound_has_its_row(run):
     result, _ = run
     cases = expected_cases(result)
@@ -88,17 +93,19 @@ def test_each_penalty_solver_family_and_bound_has_its_row(run):
             assert 0 <= row[kind] <= 100
 
 
+@slow
 @pytest.mark.parametrize("figure", ERRORS)
 @pytest.mark.parametrize("family", ["benchmark", "bimodal"])
 def test_more_passes_bring_smaller_errors(run, family, figure):
-    """Between 1 and 20 passes; in between, a non-convex descent may first move away."""
+    """Between 1 and 20 passes; with fewer, a non-convex descent may temporarily move away."""
     result, _ = run
     for case in expected_cases(result):
         rows = early.select(result["pooling"], case, family=family)
         by_bound = {row["max_iter"]: row[figure] for row in rows}
         for which in ("median", "p95"):
             assert by_bound[20][which] <= by_bound[1][which], (case, which)
-        # Unbounded is what the others are compared to, so an error here is no repeatable answer.
+        # The others are compared with the unbounded solve; an error here means it is not
+        # repeatable.
         assert set(by_bound[None].values()) == {0.0}, case
         if case[0] == "quadratic":
             assert by_bound[1]["max"] == 0, "the mean does not iterate"
@@ -106,6 +113,7 @@ def test_more_passes_bring_smaller_errors(run, family, figure):
             assert by_bound[1]["p95"] > 1e-6, "one pass is not to be enough"
 
 
+@slow
 def test_the_errors_depend_on_the_seed_alone(run):
     result, _ = run
     cases = expected_cases(result)
@@ -114,6 +122,7 @@ def test_the_errors_depend_on_the_seed_alone(run):
     assert early.pooling_rows(cases, sets, 1) != result["pooling"]
 
 
+@slow
 def test_the_plot_comes_from_the_file_alone(run, tmp_path, monkeypatch):
     _, folder = run
     made = folder / "early_stopping.png"
@@ -140,6 +149,7 @@ def test_bad_files_end_with_one_line(tmp_path):
             early.main(argv)
 
 
+@slow
 def test_the_tables_name_everything(run):
     text = early.as_text(run[0])
     for heading in ("forward error, benchmark sets", "gradient error, bimodal sets", "welsch (W)"):
@@ -179,8 +189,8 @@ def test_the_families_are_what_they_say():
     plain = early.benchmark_sets(sets, torch.Generator().manual_seed(0))
     assert plain.shape == (sets, early.POINTS)
     assert plain.dtype == torch.float64
-    # Beyond 4 lie 6% of uniform outliers' tenth and almost no normal point: 0.06 of all, and its
-    # binomial deviation over 204,800 points is 0.0005.
+    # 60% of the outliers, a tenth of the points, and almost no normal points lie beyond 4: a share
+    # of 0.06, with a binomial deviation of 0.0005 for 204,800 points.
     assert abs(float((plain.abs() > 4).double().mean()) - 0.06) < 0.003
     two = early.bimodal_sets(sets, torch.Generator().manual_seed(0))
     share = (two < 1).double().mean(dim=1)

@@ -1,4 +1,4 @@
-"""The digits example: its point sets, its network, and a whole run in small."""
+"""The digits example: its point sets, its network, and a small run."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_points_follow_the_ink():
     upper = int((points[1] > gap).sum())
     # Binomial with standard deviation 27; five of them.
     assert abs(upper - 0.75 * count) < 5 * (count * 0.75 * 0.25) ** 0.5
-    # Within a pixel the points spread: no two of them coincide on a lattice.
+    # Points spread within a pixel, and do not coincide on a lattice.
     assert points[0].unique().numel() > count / 2
 
 
 def test_points_depend_on_the_seed_alone(split):
     ink = split[0].ink[:20]
-    torch.rand(3)  # the global generator plays no part
+    torch.rand(3)  # independent of the global generator
     one, again = (draw_points(ink, POINTS, generator(3)) for _ in range(2))
     assert torch.equal(one, again)
     assert not torch.equal(one, draw_points(ink, POINTS, generator(4)))
@@ -180,7 +180,7 @@ def test_training_lowers_the_loss_and_beats_chance(split):
 
 def test_accuracy_counts_hits():
     class Constant(PointClassifier):
-        """Calls everything a three."""
+        """A classifier that always predicts 3."""
 
         def forward(self, points: torch.Tensor) -> torch.Tensor:
             return torch.eye(10)[3].expand(len(points), -1)
@@ -204,12 +204,13 @@ def test_accuracy_leaves_the_model_as_it_was(split):
 
 @pytest.fixture
 def few_digits(monkeypatch, split):
-    """Runs the example on a part of the data, enough of it to learn from."""
+    """Runs the example on a part of the data, sufficient for training."""
     monkeypatch.setattr(
         digits, "split_digits", lambda: (first(split[0], 320), first(split[1], 200))
     )
 
 
+@pytest.mark.slow
 def test_run_writes_the_table_and_the_plot_and_repeats(few_digits, tmp_path: Path, capsys):
     argv = ["--points", "32", "--epochs", "4", "--penalty", "max", "H", "--output"]
     threads = torch.get_num_threads()
@@ -235,7 +236,7 @@ def test_run_writes_the_table_and_the_plot_and_repeats(few_digits, tmp_path: Pat
     for row in result["table"].values():
         assert len(row) == 5
         assert all(0 <= value <= 100 for value in row)
-        assert len(set(row)) > 2  # a table that does not move would repeat whatever is drawn
+        assert len(set(row)) > 2  # a constant table would be repeatable with any random numbers
     assert result["table"]["huber"][0] > 20  # chance: 10
     assert result["settings"]["epochs"] == 4
     assert result["settings"]["points"] == 32
@@ -251,6 +252,7 @@ def test_run_writes_the_table_and_the_plot_and_repeats(few_digits, tmp_path: Pat
         assert heading in printed
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_table(few_digits, tmp_path: Path):
     argv = ["--quick", "--penalty", "mean", "--output", str(tmp_path)]
     tables = []

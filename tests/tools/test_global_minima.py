@@ -1,5 +1,5 @@
-"""The count of global minima in bench/: its descents are right, its judgement can fail, its figure
-comes from its file."""
+"""bench/global_minima.py: its descents are correct, its check can fail, and its figure comes from
+its file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench import global_minima as bench
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """One run with few sets: its result and its folder."""
+    """A run with few sets: its result and its folder."""
     folder = tmp_path_factory.mktemp("global_minima") / "made"
     assert bench.main(["--sets", "30", "--points", "64", "--output", str(folder)]) == 0
     return json.loads((folder / "global_minima.json").read_text()), folder
@@ -35,7 +35,7 @@ def test_descents_end_at_stationary_points_below_their_start(penalty, modes, sta
     assert np.abs(last.slope).max() <= 1e-11
     assert (last.curvature >= -1e-11).all()
     assert (last.value <= first.value * (1 + 1e-14)).all()
-    # It did descend where there is somewhere to go.
+    # The descent lowers the objective unless the start is flat.
     assert (last.value < first.value)[np.abs(first.slope) > 1e-6].all()
 
 
@@ -65,7 +65,7 @@ def test_the_sets_are_those_that_are_described():
     assert np.abs(centre).max() <= bench.REACH + 1
     assert np.std(centre) == pytest.approx(bench.REACH / np.sqrt(3), rel=0.1)
     far = np.abs(x - centre) > 5
-    # A quarter of the outliers lies that near.
+    # A quarter of the outliers are this near.
     assert far.mean() == pytest.approx(0.75 * bench.OUTLIERS, rel=0.05)
     assert np.std((x - centre)[np.abs(x - centre) < 3]) == pytest.approx(1, abs=0.05)
 

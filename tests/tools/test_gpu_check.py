@@ -1,4 +1,4 @@
-"""gpu-check: its plan, its steps and their time, and what it runs."""
+"""gpu-check: its plan, its steps and their time limits, and its commands."""
 
 import re
 import sys
@@ -67,7 +67,7 @@ def test_no_step_starts_when_the_time_is_used_up():
     [
         (100, 40, 0, (30, 30), 40),
         (120, 40, 0, (30, 30), 60),  # earlier steps left something
-        (50, 40, 0, (30, 30), 20),  # an earlier one took more: all shrink alike
+        (50, 40, 0, (30, 30), 20),  # an earlier one used more: all shrink in proportion
         (100, 40, 70, (30, 30), 70),
         (60, 40, 70, (30, 30), 60),
         (25, 40, 0, (), 25),
@@ -117,7 +117,7 @@ def test_a_step_beside_another_counts_its_own_seconds():
 
 
 def test_silence_is_no_success():
-    """Of a sanitizer that could not attach and let the program run."""
+    """For a sanitizer that could not attach and ran the program without checks."""
     says = "SUMMARY: 0 errors"
     outcomes = run_steps(
         [
@@ -207,7 +207,7 @@ def test_gpu_check_without_a_gpu_is_refused_in_one_line(tmp_path):
 
 
 def test_the_cases_of_the_sanitizers_run():
-    """On the CPU: that they reach every CUDA kernel is tested with the kernels."""
+    """On the CPU; the tests of the kernels check that the cases reach every CUDA kernel."""
     everything = kernel_cases.cases()
     assert len(set(everything)) == len(everything)
     for case in everything:

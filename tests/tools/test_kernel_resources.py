@@ -1,4 +1,4 @@
-"""Registers and spills from ptxas, figures of kernels from ncu."""
+"""Parsers of registers and spills from ptxas, and of kernel metrics from ncu."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ from bench import kernel_resources, profile_kernels
 from bench.kernel_resources import Kernel, parse_ptxas, short_name, verdict
 from tests.support import ROOT
 
-# What ptxas of CUDA 13 prints, with spills in one kernel and in a function that is no kernel.
+# Output of ptxas from CUDA 13, with spills in a kernel and in a device function.
 REPORT = """\
 ptxas info    : 0 bytes gmem
 ptxas info    : Compiling entry function '_Z6kernelIdLi64EEvPT_' for 'sm_80'
@@ -134,7 +134,7 @@ def test_registers_limit_the_warps(registers, arch, warps):
     assert kernel_resources.warps_by_registers(Kernel("k", arch, registers)) == warps
 
 
-# What ncu 2025 prints with --csv --page raw, shortened.
+# Output of ncu 2025 with --csv --page raw, shortened.
 RAW_PAGE = """==PROF== Connected to process 1 (/usr/bin/python3)
 ==PROF== Disconnected from process 1
 "ID","Process Name","Kernel Name","Block Size","gpu__time_duration.sum","launch__registers"

@@ -1,4 +1,4 @@
-"""The example of a graph with corrupted nodes: its graphs, and a whole run in small."""
+"""The example of a graph with corrupted nodes: its graphs, and a small run."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def test_corruption_is_nested_and_of_the_kind_asked_for(kind: str):
         assert (own[~fewer] != torch.arange(200)[~fewer]).all(), "of other nodes"
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(neighbours, "DATA_SETS", {"breast cancer": neighbours.load_breast_cancer})
     chosen = {name: neighbours.AGGREGATIONS[name] for name in ("max", "huber")}
@@ -63,7 +64,7 @@ def test_a_whole_run(tmp_path: Path, monkeypatch, capsys):
     assert list(rows) == [(k, a) for k in ("noise", "swapped") for a in ("max", "huber")]
     for row in rows.values():
         assert row["accuracy"][0] > 90
-    # Noise of ten deviations takes a maximum over, and leaves Huber's pool where it is.
+    # Noise of ten standard deviations determines the maximum, and hardly changes Huber's pool.
     assert rows["noise", "max"]["accuracy"][2] < 70
     assert rows["noise", "huber"]["accuracy"][2] > 85
     assert len(printed.splitlines()) == 2 + len(rows)

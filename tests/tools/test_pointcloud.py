@@ -1,4 +1,4 @@
-"""The point-cloud example: shapes, batches, network, and the figures that it reports."""
+"""The point-cloud example: shapes, batches, network and metrics."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_surfaces_have_the_areas_of_geometry():
         a, b, c = (mesh.vertices[mesh.faces[:, k]] for k in range(3))
         return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
 
-    # 48 segments fall short of a circle by 0.3%.
+    # The area of 48 segments is 0.3% less than that of a circle.
     assert area(shapes.revolve(shapes.arc(-shapes.POLE, shapes.POLE))) == pytest.approx(
         4 * math.pi, rel=6e-3
     )
@@ -161,7 +161,7 @@ def test_any_pool_fits_and_learns(pool: str, transform: bool):
     assert logits.shape == (16, 16)
     nn.functional.cross_entropy(logits, clouds.labels).backward()
     for name, parameter in model.named_parameters():
-        # A new transform is the identity: its last layer, all zero, stops the gradient there.
+        # A new transform is the identity; its last layer is zero and stops the gradient.
         if not name.startswith("transform.") or name.startswith("transform.head.3."):
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name

@@ -132,6 +132,7 @@ def test_bad_options_end_with_one_line(module, argv, message, capsys, tmp_path, 
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -141,7 +142,7 @@ def test_bad_options_end_with_one_line(module, argv, message, capsys, tmp_path, 
     ],
 )
 def test_an_error_under_torchrun_is_one_line_of_each_process(argv: list[str], message: str):
-    """Also where the leader alone reads the file."""
+    """Even if only the leader reads the file."""
     if "modelnet40" in argv:
         pytest.importorskip("h5py")
     done = subprocess.run(
@@ -150,7 +151,7 @@ def test_an_error_under_torchrun_is_one_line_of_each_process(argv: list[str], me
         cwd=ROOT, env=ALONE_ON_A_CORE, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 1
-    # Torchrun ends the other process when one has ended, perhaps before it told.
+    # torchrun kills the other process after one has exited, perhaps before it reports.
     told = [line for line in done.stderr.splitlines() if message in line]
     assert 1 <= len(told) <= 2
     for line in told:
@@ -167,7 +168,7 @@ def test_every_command_explains_itself(name: str, capsys):
 
 
 def test_documented_tables_do_not_meet_in_one_folder():
-    """Each can be typed after the others: none is refused, or written over."""
+    """The commands can follow each other: none is rejected or overwrites another's files."""
     pages = [page.read_text() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
     written: dict[Path, set[tuple[str, ...]]] = {}
     for page in (*pages, str(table.__doc__)):
@@ -180,7 +181,7 @@ def test_documented_tables_do_not_meet_in_one_folder():
 
 @pytest.mark.parametrize("module", [train, table])
 def test_torchrun_hands_every_option_on(module, capsys):
-    """It takes an option for its own where it could be the beginning of one, such as --log."""
+    """torchrun treats an option that abbreviates one of its own, such as --log, as its own."""
     from torch.distributed.run import get_args_parser
 
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""The files of ModelNet40: what is missing, truncated or damaged is named."""
+"""The files of ModelNet40: errors name what is missing, truncated or damaged."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_a_list_that_was_cut_is_named(release: Path):
     (release / "shape_names.txt").write_text("\n".join(names))
     with pytest.raises(ValueError, match=r"train_files\.txt leads to 8 train .*expected 9840"):
         data.load(release_settings(8), release, ALONE)
-    # Of other classes any number will do, if there is one of each, in training and in the test.
+    # For other classes any number is valid, with at least one of each in training and test.
     (release / "shape_names.txt").write_text("airplane\nbathtub\nbed\n")
     with h5py.File(release / "ply_data_test0.h5", "a") as file:
         file["label"][:] = 0

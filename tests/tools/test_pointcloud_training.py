@@ -138,14 +138,15 @@ def test_two_processes_one_killed_train_as_one(tmp_path: Path):
     start = worker.network().state_dict()
     for name, weight in model.state_dict().items():
         assert torch.equal(states[0][name], states[1][name]), name
-        # What the sum of a batch's gradients in another order does, to weights that have moved.
+        # The effect of a different summation order of a batch's gradients, on trained weights.
         torch.testing.assert_close(states[0][name], weight, rtol=1e-5, atol=1e-6)
         assert (weight - start[name]).abs().max() > 1e-4, name
 
 
+@pytest.mark.slow
 def test_one_process_under_torchrun_trains_as_without(device: torch.device, tmp_path: Path):
-    """With a process group of its own: gloo, or NCCL and the conversion to SyncBatchNorm, which
-    synchronises nothing where there is one process."""
+    """With a process group: gloo, or NCCL and SyncBatchNorm, which has no effect with one
+    process."""
     argv = [*TINY_OPTIONS, "--epochs", "1", "--pool", "huber", "--device", device.type]
     done = subprocess.run(
         [*TORCHRUN, "--nproc-per-node=1", "-m", "examples.pointcloud.train", *argv,
@@ -157,7 +158,7 @@ def test_one_process_under_torchrun_trains_as_without(device: torch.device, tmp_
     under, without = (read_checkpoint(tmp_path / f"{name}.pt") for name in ("under", "without"))
     assert under is not None
     assert without is not None
-    # On a GPU the libraries of another process may choose other kernels.
+    # On a GPU, libraries may choose other kernels in another process.
     rtol, atol = (0.0, 0.0) if device.type == "cpu" else (1e-3, 1e-4)
     assert under["losses"] == pytest.approx(without["losses"], rel=rtol, abs=atol)
     for name, weight in without["model"].items():

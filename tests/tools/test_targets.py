@@ -1,4 +1,4 @@
-"""The targets of speed: all are measured, and held against their goals."""
+"""The speed targets: all are measured and compared with their goals."""
 
 import functools
 import json
@@ -61,7 +61,7 @@ def test_the_training_step_trains():
 
 @pytest.fixture
 def stand_in(monkeypatch, predecessor):
-    """The CPU in the place of a GPU, with small shapes; without graphs and counts of memory."""
+    """The CPU in place of a GPU, with small shapes, without graphs and memory counts."""
     cpu = torch.device("cpu")
     monkeypatch.setattr(targets_gpu, "CUDA", cpu)
     monkeypatch.setattr(targets_gpu, "capture", lambda operation: operation)

@@ -1,4 +1,4 @@
-"""What benchmarks time, and how: points are as said, operations take turns."""
+"""The workloads and timing of benchmarks: points are as documented, operations are interleaved."""
 
 import time
 
@@ -94,7 +94,7 @@ def test_activations_have_exact_zeros_and_are_those_of_a_network(monkeypatch):
     assert x.min() == 0
     assert 0.2 < (x == 0).double().mean() < 0.8
     assert x.max() < 30
-    assert torch.equal(x[:88], x[512:])  # channels are dealt out in turn
+    assert torch.equal(x[:88], x[512:])  # channels are assigned cyclically
     assert len({tuple(row.tolist()) for row in x}) > 400
     assert max(len(row.unique()) for row in x) <= 64
 

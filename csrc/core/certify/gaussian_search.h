@@ -1,5 +1,6 @@
-// The global minimum where the kernel density is a sum of Gaussians: by one descent where the
-// bounds prove the objective convex, and by a power series (core/certify/series.h) elsewhere.
+// The global minimum of a penalty whose kernel density is a sum of Gaussians: by one descent in
+// each run where the bounds prove the density concave, and by power series (core/certify/series.h)
+// elsewhere.
 #pragma once
 
 #include "core/certify/grid_search.h"
@@ -11,11 +12,12 @@ template <class P, class Set>
 class GaussianSearch : public GridSearch<P, Set, GaussianSearch<P, Set>> {
   using Base = GridSearch<P, Set, GaussianSearch>;
   friend Base;
-  using Base::allowed, Base::consider, Base::count_pass, Base::descend, Base::doubt, Base::enough,
-      Base::loss_of, Base::range, Base::search, Base::settle, Base::stopped;
-  using Base::bound_, Base::cut_, Base::floor_, Base::found_, Base::hi_, Base::it_, Base::lo_,
-      Base::loss_, Base::passes_left_, Base::problem_, Base::set_, Base::table_, Base::total_,
-      Base::u_;
+  using Base::bound_, Base::incomplete_, Base::floor_, Base::found_, Base::hi_, Base::it_,
+      Base::lo_, Base::loss_, Base::passes_left_, Base::problem_, Base::set_, Base::table_,
+      Base::total_, Base::u_;
+  using Base::density_tolerance, Base::consider, Base::count_pass, Base::descend,
+      Base::tie_tolerance, Base::discard_threshold, Base::loss_of, Base::range, Base::search,
+      Base::settle, Base::stopped;
   using typename Base::Loss, typename Base::M, typename Base::Real, typename Base::V;
 
  public:
@@ -29,10 +31,11 @@ class GaussianSearch : public GridSearch<P, Set, GaussianSearch<P, Set>> {
   }
 
  private:
-  static constexpr int most_series = 8;     // by one pass over all points each
+  static constexpr int max_series = 8;      // each takes a pass over all points
   static constexpr int sorted_window = 16;  // in units of alpha
-  // Beyond 9 alpha the terms are below the rounding of one; whole blocks and the descent from an
-  // end may lead two alpha out of a stretch.
+  // The points that contribute to a window, in alpha. Beyond 9 alpha a term is below the unit
+  // roundoff of one; rounding to whole blocks, and a descent that continues past the end, may lead
+  // 2 alpha out of the window.
   static constexpr double reach = 11;
 
   template <class View>
@@ -43,69 +46,72 @@ class GaussianSearch : public GridSearch<P, Set, GaussianSearch<P, Set>> {
     const Bins bins = set_.bins();
     const double h2 = grid.width * grid.width / (problem_.alpha * problem_.alpha);
     float most = static_cast<float>(-detail::infinity);
-    const int cells = lanes * set_.places();  // that a group takes at a time
+    const int cells = lanes * set_.places();  // of a group at a time
     for (int i = first + cells * set_.group(); i <= last; i += cells * set_.groups()) {
       const int cell = i + lanes * set_.place();
-      const CellBends<M> part = bend_cells<M>(bins, table_, grid.bin_of_cell(cell), set_.share());
+      const CellCurvatures<M> part =
+          bound_curvature<M>(bins, table_, grid.bin_of_cell(cell), set_.share());
       const V slope = M::absolute(set_.shared_sum(part.slope));
-      typename M::Scalar bends[lanes];
-      M::store(bends, M::fma(M::splat(0.5), slope, set_.shared_sum(part.value)));
-      for (int l = 0; l < lanes && cell + l <= last; ++l) most = max(bends[l], most);
+      typename M::Scalar curvatures[lanes];
+      M::store(curvatures, M::fma(M::splat(0.5), slope, set_.shared_sum(part.value)));
+      for (int l = 0; l < lanes && cell + l <= last; ++l) most = max(curvatures[l], most);
     }
-    // Heavier bins may only seem to bend it down.
-    const double bend =
-        added(static_cast<double>(set_.largest(most)) / h2, table_.tail_bend, view.total_weight()) +
-        view.bin_excess();
-    if (bend < 0) {
+    // The excess mass of the bins (bin_excess) could make the bound of D'' too negative.
+    const double curvature = added(static_cast<double>(set_.largest(most)) / h2,
+                                   table_.tail_curvature, view.total_weight()) +
+                             view.bin_excess();
+    if (curvature < 0) {
       const int top = set_.first_largest(first, last + 1, bins.upper);
       double start = vertex(grid, top);
       start = start > a && start < b ? start : added(0.5 * a, 0.5, b);
       detail::Iterate it = descend(view, start, a, b);
       const double alpha = problem_.alpha;
       const auto at_end = [&](double left, double right) {
-        // A descent in a bracket may stop that far from its end.
+        // A descent may stop this far from the end of its bracket.
         const double edge = max((sizeof(Real) == 8 ? 1e-9 : 4e-6) * alpha, 2e-15 * ::fabs(it.u));
         return !it.stopped &&
                ((it.u - left <= edge && left > lo_) || (right - it.u <= edge && right < hi_));
       };
       if (at_end(a, b)) {
-        // The minimum lies beyond.
+        // The objective decreases outwards, so the minimum lies outside the run.
         if (sorted) {
-          // Of a stretch the points for one alpha more are at hand. What lies further is found
-          // from the next stretch, and no higher than that is the density here.
+          // The view has the points for one more alpha. A minimum further out belongs to the
+          // next window, and the density in this run is below its density.
           const double left = max(a - alpha, lo_), right = min(b + alpha, hi_);
           it = descend(view, it.u, left, right);
-          // Far from zero there may be no number between the ends of both.
+          // Far from zero there may be no representable number between the two ends.
           if (left < a && b < right && at_end(left, right)) return true;
         } else {
           it = descend(set_, it.u, lo_, hi_);
         }
       }
-      cut_ = cut_ || it.stopped;
-      // Strongly concave: above the answer by at most slope^2 / (2 |bend|).
+      incomplete_ = incomplete_ || it.stopped;
+      // The density is strongly concave in the run, hence exceeds its value at the answer by at
+      // most slope^2 / (2 |curvature|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
       const double slope = added(::fabs(it.at.psi) / alpha, 4 * rounding, view.total_weight());
-      consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * bend));
+      consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * curvature));
       return true;
     }
     const int step = table_.per_alpha() / 2;
-    if (!sorted && (series_ += (last - first) / step + 1) > most_series) return false;
+    if (!sorted && (series_ += (last - first) / step + 1) > max_series) return false;
     settle();
     for (int i = first; i <= last; i += step) {
       if (stopped()) return false;
       count_pass();
       const double centre = added(grid.left(i), 0.5 * step, grid.width);
       const Series series = view.series(centre, problem_.alpha);
-      // What lies left of the best may be as good as it is, and is then to be found.
+      // A tied minimum left of the best candidate has to be found.
       const bool left = found_ && centre < u_;
       const double known =
-          max(attained, left ? total_ - loss_.value - 2 * doubt(loss_.value) : enough());
+          max(attained,
+              left ? total_ - loss_.value - 2 * tie_tolerance(loss_.value) : discard_threshold());
       const Maximum at = maximise(series, Series::radius * (1 + 1e-9), known - 1e-14 * total_,
-                                  left ? 4e-16 * total_ : allowed());
+                                  left ? 4e-16 * total_ : density_tolerance());
       bound_ = max(added(at.bound, Series::remainder + 2e-15, total_), bound_);
       if (at.found) {
         const Maximum first =
-            leftmost(series, Series::radius, at.value - doubt(total_ - at.value), at);
+            leftmost(series, Series::radius, at.value - tie_tolerance(total_ - at.value), at);
         const double u = added(centre, problem_.alpha, first.t);
         consider(view, max(min(u, hi_), lo_), {total_ - first.value, 0}, sorted, nullptr, 0);
       }
@@ -113,19 +119,20 @@ class GaussianSearch : public GridSearch<P, Set, GaussianSearch<P, Set>> {
     return true;
   }
 
-  // The top of the parabola through the estimated densities of three neighbouring cells.
+  // The vertex of the parabola through the approximate densities of three neighbouring cells.
   DDN_HOST_DEVICE double vertex(const Grid& grid, int cell) const {
     const Bins bins = set_.bins();
     const int middle = cell < 1 ? 1 : cell > grid.cells - 2 ? grid.cells - 2 : cell;
     const auto known = [&](int i) { return bins.bounds[i >> table_.block_bits] > floor_; };
     if (!known(middle - 1) || !known(middle + 1)) return grid.centre(cell);
     const auto value = [&](int i) { return static_cast<double>(bins.centre[middle + i]); };
-    const double left = value(-1), right = value(1), bend = added(left, -2.0, value(0)) + right;
-    const double shift = bend < 0 ? 0.5 * (left - right) / bend : 0;
+    const double left = value(-1), right = value(1),
+                 curvature = added(left, -2.0, value(0)) + right;
+    const double shift = curvature < 0 ? 0.5 * (left - right) / curvature : 0;
     return added(grid.centre(middle), grid.width, max(min(shift, 1.5), -1.5));
   }
 
-  DDN_NOINLINE void take_sorted() {
+  DDN_NOINLINE void search_sorted() {
     count_pass();
     const int64_t count = set_.sort();
     const auto list = set_.list();
@@ -145,20 +152,20 @@ class GaussianSearch : public GridSearch<P, Set, GaussianSearch<P, Set>> {
       settle();
       const auto view = set_.view(from, to - from);
       const double most = view.total_weight();
-      if (!found_ || most > enough()) {
-        if (!search(view, a, b, /*sorted=*/true)) cut_ = true;
+      if (!found_ || most > discard_threshold()) {
+        if (!search(view, a, b, /*sorted=*/true)) incomplete_ = true;
       } else {
         bound_ = max(most, bound_);
       }
       covered = b;
       while (i < count && at(i) + alpha <= b) ++i;
     }
-    cut_ = cut_ || i < count;
+    incomplete_ = incomplete_ || i < count;
   }
 
   DDN_HOST_DEVICE void polish() {
     if (found_) {
-      // Where the density is flat, a descent in single precision or without bounds would stray.
+      // Where the density is flat, a descent in single precision or without a bracket would drift.
       const double a = max(added(u_, -0.5, problem_.alpha), lo_);
       const double b = min(added(u_, 0.5, problem_.alpha), hi_);
       it_ = detail::descend<P, double>(set_, u_, {a, b, range()}, problem_, passes_left_);

@@ -1,9 +1,10 @@
 // Branch and bound over the cells of a grid: bounds from the binned points discard the cells that
-// cannot hold the minimum. docs/global.md derives it.
+// cannot contain the minimum. docs/global.md derives the bounds.
 //
-// A grid of bins spans a limited number of alphas. Sets that reach further are searched about the
-// robust start; where the points outside are too few to matter, that is the proof. Otherwise, and
-// where too much survives, the set is sorted and searched window by window: n log n for any set.
+// A grid has a limited number of cells. A wider set is searched in a window about the robust start,
+// and the proof is complete if the mass outside is too small for a better minimum. Otherwise, and
+// if too many cells survive, the points are sorted and searched window by window. The cost is
+// O(n log n) for any set.
 #pragma once
 
 #include "core/certify/bins.h"
@@ -11,12 +12,12 @@
 
 namespace ddn {
 
-// `Search`, a class derived from this one, resolves what the bounds leave. It has
+// `Search`, derived from this class, resolves the surviving cells. It has
 //
 //   bool resolve(view, grid, first, last, attained, sorted)
-//                       finds the least objective in the cells `first` to `last`, if that is below
-//                       what is known; false where it would take too many passes
-//   void take_sorted()  finds the minimum of the sorted points
+//                         considers the minimum over the cells `first` to `last` as a candidate;
+//                         returns false if that would take too many passes
+//   void search_sorted()  finds the minimum after sorting the points
 template <class P, class Set, class Search>
 class GridSearch : protected Candidates<P, Set> {
   using Base = Candidates<P, Set>;
@@ -25,19 +26,20 @@ class GridSearch : protected Candidates<P, Set> {
   using Real = typename Set::Real;
   using M = typename Set::BinMath;
   using V = typename M::V;
-  using Base::bound_, Base::ceiling_, Base::cut_, Base::found_, Base::hi_, Base::lo_, Base::loss_,
-      Base::problem_, Base::set_, Base::start_;
-  using Base::count_pass, Base::enough, Base::settle, Base::stopped;
+  using Base::bound_, Base::ceiling_, Base::incomplete_, Base::found_, Base::hi_, Base::lo_,
+      Base::loss_, Base::problem_, Base::set_, Base::start_;
+  using Base::count_pass, Base::discard_threshold, Base::settle, Base::stopped;
 
-  static constexpr int most_runs = 4;  // of surviving cells, by one pass over all points each
+  // Runs of surviving cells, each of which takes at least one pass over all points.
+  static constexpr int max_runs = 4;
 
   DDN_HOST_DEVICE GridSearch(const Set& set, const SetStatistics& statistics,
                              const Problem& problem, int64_t& passes_left)
       : Base(set, statistics, problem, passes_left), table_(set.template table<P>()) {}
 
   DDN_HOST_DEVICE void search_grid() {
-    const double window = set_.most_cells() * cell_width();
-    // One cell more, so that the first one with points has a neighbour on its left.
+    const double window = set_.max_cells() * cell_width();
+    // One more cell, so that the first cell with points has a left neighbour.
     const double a = max(lo_ - cell_width(), -Math<double>::largest());
     bool done;
     if (hi_ - a < window) {
@@ -47,16 +49,16 @@ class GridSearch : protected Candidates<P, Set> {
       done = search(set_, start_ - 0.5 * window, start_ + 0.5 * window, false);
     }
     if (!done && !stopped()) {
-      self().take_sorted();
+      self().search_sorted();
     } else if (!done) {
-      cut_ = true;
+      incomplete_ = true;
     }
   }
 
   DDN_HOST_DEVICE double cell_width() const { return problem_.alpha / table_.per_alpha(); }
 
-  // Searches all u in [a, b]; `view` has all points that matter there. False when it would take
-  // too many passes, or nothing is proved about the u outside [a, b] (unless `sorted`).
+  // Searches all u in [a, b]; `view` has all points that contribute there. Returns false if that
+  // would take too many passes or, unless `sorted`, if the rest of the line is not discarded.
   template <class View>
   DDN_NOINLINE bool search(const View& view, double a, double b, bool sorted) {
     Grid grid;
@@ -64,7 +66,7 @@ class GridSearch : protected Candidates<P, Set> {
     grid.width = cell_width();
     grid.pad = table_.block_reach * table_.per_alpha();
     const double cells = (b - a) / grid.width;
-    grid.cells = static_cast<int>(cells < set_.most_cells() - 1 ? cells : set_.most_cells() - 1);
+    grid.cells = static_cast<int>(cells < set_.max_cells() - 1 ? cells : set_.max_cells() - 1);
     grid.cells = ((grid.cells >> table_.block_bits) + 1) << table_.block_bits;  // whole blocks
     if (!sorted) count_pass();
     view.bin(grid, problem_.alpha);
@@ -78,12 +80,12 @@ class GridSearch : protected Candidates<P, Set> {
     }
     if (!found_) start_ = grid.centre(top);
     if (stopped()) return false;
-    const double density = max(enough(), attained);
+    const double density = max(discard_threshold(), attained);
     if (beyond > density) return false;
 
-    // The run about the highest bound first: its minimum discards most others.
+    // The run about the highest bound comes first, because its minimum discards most others.
     for (int runs = 0, from = 0;;) {
-      const float least = threshold(max(density, enough()));
+      const float least = threshold(max(density, discard_threshold()));
       const auto out = [&](int cell) { return !(upper(bins, cell) > least); };
       const int within = runs == 0 ? top : next_above(grid, from, least);
       if (within == grid.cells || out(within)) break;
@@ -91,31 +93,32 @@ class GridSearch : protected Candidates<P, Set> {
         settle();
         continue;
       }
-      if (!sorted && runs == most_runs) return false;
+      if (!sorted && runs == max_runs) return false;
       const int first = runs == 0 ? set_.last_where(0, top, out) + 1 : within;
       const int last = set_.first_where(within + 1, grid.cells, out) - 1;
       if (!self().resolve(view, grid, first, last, attained, sorted)) return false;
-      // Where no pass was left, resolve() may have read bounds since its last barrier.
+      // If max_iter ended resolve(), bounds may have been read since its last barrier.
       set_.sync();
       for (int i = first + set_.rank(); i <= last; i += set_.size()) bins.upper[i] = discarded;
       set_.sync();
       if (runs++ > 0) from = last + 1;
     }
-    bound_ = max(max(largest_left(grid), beyond), bound_);
+    bound_ = max(max(largest_discarded(grid), beyond), bound_);
     return true;
   }
 
-  // A number in single precision just below a density: bounds above the density are above it.
+  // A single-precision number just below a density, so that every bound above the density exceeds
+  // it.
   static DDN_HOST_DEVICE float threshold(double density) {
     return static_cast<float>(density * (1 - 0x1p-23));
   }
 
-  // The bound of a cell; of one in a discarded block the block's counts.
+  // The bound of a cell. The cells of a discarded block have none; the block's bound counts.
   DDN_HOST_DEVICE float upper(const Bins& bins, int cell) const {
     return bins.bounds[cell >> table_.block_bits] > floor_ ? bins.upper[cell] : discarded;
   }
 
-  // The first cell from `from` on whose bound is above `least`, or grid.cells.
+  // The first cell from `from` on whose bound is above `least`; grid.cells if there is none.
   DDN_HOST_DEVICE int next_above(const Grid& grid, int from, float least) const {
     const Bins bins = set_.bins();
     const int bits = table_.block_bits, blocks = grid.cells >> bits;
@@ -128,8 +131,8 @@ class GridSearch : protected Candidates<P, Set> {
     return grid.cells;
   }
 
-  // The largest bound of all cells that were not resolved.
-  DDN_HOST_DEVICE double largest_left(const Grid& grid) const {
+  // The largest bound of the cells that were not resolved.
+  DDN_HOST_DEVICE double largest_discarded(const Grid& grid) const {
     constexpr int lanes = M::lanes;
     const Bins bins = set_.bins();
     const int k = table_.per_alpha();
@@ -147,9 +150,8 @@ class GridSearch : protected Candidates<P, Set> {
     return static_cast<double>(set_.largest(max(M::largest_of(cells), most)));
   }
 
-  // Fills in bins.bounds, the largest bound in each block, and of those blocks where it is above
-  // floor_ also bins.upper and bins.centre; returns the largest density that is known to be
-  // attained.
+  // Computes bins.bounds for all blocks, and bins.upper and bins.centre for the cells of the blocks
+  // whose bound is above floor_. Returns the largest density that is known to be attained.
   DDN_NOINLINE double bound_grid(const Grid& grid, double tail, double excess) {
     constexpr int lanes = M::lanes;
     const Bins bins = set_.bins();
@@ -169,7 +171,7 @@ class GridSearch : protected Candidates<P, Set> {
     set_.sync();
     const int top = set_.first_largest(0, blocks, bins.bounds);
     V lower = M::splat(-1);
-    // No rest: see least_block.
+    // min_block ensures that the vectors cover a block without a remainder.
     const auto bound_block = [&](int block) {
       V most = M::splat(discarded);
       for (int i = lanes * set_.place(); i < k; i += lanes * set_.places()) {
@@ -193,21 +195,22 @@ class GridSearch : protected Candidates<P, Set> {
     };
     const bool first = set_.group() == 0;
     const float most = first ? bound_block(top) : discarded;
-    floor_ = threshold(max(attained(), enough()));
+    floor_ = threshold(max(attained(), discard_threshold()));
     if (first && set_.leads_group()) bins.bounds[top] = most;
     for (int b = set_.group(); b < blocks; b += set_.groups()) {
       if (b == top || !(bins.bounds[b] > floor_)) continue;
       const float bound = bound_block(b);
-      set_.group_sync();  // all threads of the group have compared the old bound
+      set_.group_sync();  // no thread of the group still compares the old bound
       if (set_.leads_group()) bins.bounds[b] = bound;
     }
     return attained();
   }
 
-  // No less, whatever rounding took from a sum of positive numbers.
+  // At least the exact value of a rounded sum of positive numbers.
   static DDN_HOST_DEVICE V rounded_up(V x) { return x * M::splat(1 + bin_rounding); }
 
-  // masses: of the first block and of those about it.
+  // Bounds of the density in consecutive blocks; masses[0] is the mass of the first one, whose
+  // neighbours lie on either side in the array.
   DDN_HOST_DEVICE V block_bounds(const float* masses) const {
     V sum = M::load(masses);
     for (int s = 1; s <= table_.block_reach; ++s) {
@@ -217,18 +220,18 @@ class GridSearch : protected Candidates<P, Set> {
     return sum;
   }
 
-  // The first cell with the largest bound. In a search of a sorted window every block may be
-  // discarded: then the first cell of the block with the largest bound, itself discarded.
+  // The first cell with the largest bound. A search of a sorted window may discard every block;
+  // the result is then the first cell of the block with the largest bound.
   DDN_HOST_DEVICE int top_cell(const Grid& grid) const {
     const Bins bins = set_.bins();
     const int bits = table_.block_bits;
     const int block = set_.first_largest(0, grid.cells >> bits, bins.bounds);
-    if (!(bins.bounds[block] > floor_)) return block << bits;  // without bounds on its cells
+    if (!(bins.bounds[block] > floor_)) return block << bits;  // its cells have no bounds
     return set_.first_largest(block << bits, (block + 1) << bits, bins.upper);
   }
 
-  // Bound of the density at any u left of the first cell or right of the last one: all the mass
-  // that is not further inside than the reach of K.
+  // A bound of the density at any u left of the first cell or right of the last one: all mass
+  // outside, and inside within the reach of K.
   DDN_HOST_DEVICE double outside(const Grid& grid) const {
     const Bins bins = set_.bins();
     const int end = grid.bins() - 1, within = grid.pad + table_.reach;
@@ -243,7 +246,7 @@ class GridSearch : protected Candidates<P, Set> {
   }
 
   const KernelTable& table_;
-  float floor_ = discarded;  // blocks with bounds no greater are discarded
+  float floor_ = discarded;  // blocks whose bound is not above it are discarded
 
  private:
   DDN_HOST_DEVICE Search& self() { return static_cast<Search&>(*this); }

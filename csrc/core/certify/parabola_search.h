@@ -1,5 +1,5 @@
-// The global minimum where the kernel density is a sum of clipped parabolas: by an exact sweep over
-// the points that enter or leave (core/certify/sweep.h).
+// The global minimum of a penalty whose kernel density is a sum of clipped parabolas: by an exact
+// sweep over the points that enter or leave the inliers (core/certify/sweep.h).
 #pragma once
 
 #include "core/certify/grid_search.h"
@@ -22,7 +22,7 @@ class ParabolaSearch : public GridSearch<P, Set, ParabolaSearch<P, Set>> {
 
   DDN_HOST_DEVICE Global run() {
     if (set_.points() <= small_set) {
-      take_sorted();
+      search_sorted();
     } else {
       this->search_grid();
     }
@@ -41,14 +41,14 @@ class ParabolaSearch : public GridSearch<P, Set, ParabolaSearch<P, Set>> {
     count_pass();
     const SweepInput in = view.gather(added(0.5 * a, 0.5, b), half, problem_.alpha);
     const Window window = sweep(set_, set_.list(), in, total_);
-    // A loss that is that small needs the digits of all points; see core/certify/sweep.h.
+    // Note [Losses far below the weight] needs a sweep over all points.
     if (Set::weighted && window.loss < 1e-3 * total_) return false;
-    bound_ = max(in.left_out, bound_);
+    bound_ = max(in.discarded_bound, bound_);
     consider(window, in.s2);
     return true;
   }
 
-  // squares: what was summed in the arithmetic of the points.
+  // squares: the part of the loss that was summed in the precision of the points.
   DDN_HOST_DEVICE void consider(const Window& window, double squares) {
     const double error = 2 * loss_rounding() * (window.loss + squares);
     bound_ = max(total_ - window.loss + error, bound_);
@@ -57,11 +57,11 @@ class ParabolaSearch : public GridSearch<P, Set, ParabolaSearch<P, Set>> {
     Base::consider(set_, window.u, loss, /*sorted=*/false, nullptr, 0);
   }
 
-  DDN_NOINLINE void take_sorted() {
+  DDN_NOINLINE void search_sorted() {
     count_pass();
     const int64_t count = set_.sort();
     const auto list = set_.list();
-    found_ = false;  // the sweep over all points is exact, and leaves no window out
+    found_ = false;  // the sweep over all points is exact and covers all windows
     const SweepInput all{count, count, 0, list.point(0), problem_.alpha, 0, 0, 0};
     consider(sweep(set_, list, all, total_), 0);
   }

@@ -1,5 +1,5 @@
-// The certified global minimum of a non-convex objective, by what certifies that of its penalty.
-// docs/global.md derives all of it.
+// The certified global minimum of a non-convex objective. The penalty's Certificate selects the
+// method; docs/global.md derives both.
 #pragma once
 
 #include "core/certify/gaussian_search.h"

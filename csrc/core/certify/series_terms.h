@@ -1,17 +1,17 @@
-// What one point adds to the power series of the Welsch density: the recurrence of Note [The
-// series] in core/certify/series.h, for one number or for a SIMD vector of them.
+// The contribution of one point to the power series of the Welsch density, by the recurrence of
+// Note [The series] in core/certify/series.h. For a scalar or a SIMD vector.
 #pragma once
 
 #include "core/certify/series.h"
 
 namespace ddn {
 
-// The terms from the i-th on, of which the two before are known.
+// The terms from the i-th on, given the two before.
 template <class M, int i, class V, class Add>
 DDN_HOST_DEVICE void add_series_terms(V z, V before_last, V last, const Add& add) {
   const V numerator = -M::fma(z, last, before_last);
   if constexpr (i == Series::terms - 1) {
-    add(i, numerator, M::splat(1.0 / i));  // one fused operation, where there is one
+    add(i, numerator, M::splat(1.0 / i));  // one fused multiply-add, if the target has one
   } else {
     const V term = numerator * (1.0 / i);
     add(i, term, One{});

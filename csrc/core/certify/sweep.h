@@ -1,151 +1,45 @@
 // The exact global minimum of the truncated quadratic over sorted points.
 //
 // Note: [The sweep]
-// As u moves right, points leave the inliers in their order and enter in their order, so the
-// inliers are a window of the sorted points. With the weight c of all n inside and SS the sum of
-// squares of the points inside about their mean, in units of alpha,
+// As u moves right, points enter and leave the inliers in ascending order, so the inliers are a
+// window of the sorted points. Let n be the total weight, c the weight of the window and SS the sum
+// of squares of its points about their mean, in units of alpha. Then
 //
 //   loss = (n - c) + SS
 //
-// is the objective (times 2 / alpha^2) of that choice of inliers at its mean, and for any window at
-// least the objective there, since points outside the window may lie nearer than alpha. At the
-// global minimum the two agree. So the least loss over all windows that occur for some u is the
-// global minimum; there are at most two for each point.
+// is the objective (times 2 / alpha^2) at the mean of the window if exactly its points are inliers
+// there. For any other window the loss is at least the objective at its mean, where each point
+// counts min(1, t^2). The two agree at the global minimum. Hence the smallest loss over all windows
+// that occur for some u is the global minimum. At most two windows occur for each point.
+// docs/global.md, section 7, has the proof.
 #pragma once
 
 #include "core/set.h"
 
 namespace ddn {
 
-// What is known about the points besides those in the list.
+// The input of a sweep over a run of places u, besides the sorted list of points.
 struct SweepInput {
-  int64_t count;     // points in the list, in ascending order
-  int64_t leaving;   // the first so many may leave the window
-  int64_t entering;  // those from here on may enter; `leaving`, or 0 when all do both
-  double base;       // sums are about this point
+  int64_t count;     // of points in the list
+  int64_t leaving;   // points [0, leaving) may leave the window
+  int64_t entering;  // points [entering, count) may enter; `leaving`, or 0 if each point does both
+  double base;       // the sums below are about this point
   double alpha;
-  // Of the points that are inside throughout, sums of w, w t and w t^2, with t = (x - base) /
-  // alpha.
+  // Sums of w, w t and w t^2 over the points that are inliers throughout the run, with
+  // t = (x - base) / alpha.
   double mass, s1, s2;
-  // The windows are those of u in a part of what was asked for; elsewhere there is at most this
-  // density, less than in that part.
-  double left_out = -1;
+  // A bound of the density in the part of the run that narrowing has discarded; the maximum of the
+  // run lies in the other part. -1 if nothing is discarded.
+  double discarded_bound = -1;
 };
-
-// Note: [Narrowing a run]
-// A run of places u is cut into `breakpoint_cells` cells. As u moves right, each point near its
-// ends of the run leaves or enters once, in the cell of its breakpoint x + alpha or x - alpha.
-// Within a cell, the points that neither leave nor enter there and are inside make a parabola: its
-// maximum over the cell is a density that is attained or exceeded, for the others add no less than
-// nothing; and as those are within a cell of their breakpoints, they add 1 - (1 - g)^2 < 2 g at
-// most, g being the width of a cell in units of alpha. So the cells are known far better than those
-// of a grid of bins, from one look at the points that leave or enter.
-constexpr int breakpoint_cells = 64;
-constexpr int breakpoint_place_bits = 10;  // binary digits of a place in a cell, at least
-
-// Points without weights by the cells of their breakpoints, first those that leave and then those
-// that enter: their numbers, and the sums of how far right of the middle of their cell the
-// breakpoints lie, in cells.
-struct Breakpoints {
-  double number[2 * breakpoint_cells];
-  double offset[2 * breakpoint_cells];
-};
-
-// Cells first to last of a run, and a bound of the density in the others.
-struct NarrowRun {
-  int first, last;
-  double left_out;
-};
-
-// half: of the width of the run about in.base, in units of alpha. margin: densities that differ by
-// less are not told apart. V: double, or a SIMD vector of them.
-template <class V>
-DDN_HOST_DEVICE NarrowRun narrow(const SweepInput& in, const Breakpoints& breakpoints, double half,
-                                 double margin) {
-  using M = Math<V>;
-  constexpr int lanes = M::lanes;
-  const double g = 2 * half / breakpoint_cells;
-  // The squares of the offsets are left out; offsets are known to the last digit of a place, and to
-  // 1e-6 alpha.
-  const double slack =
-      static_cast<double>(in.count) * (g * g / 4 + g * 4.0 / (1 << breakpoint_place_bits) + 2e-6) +
-      margin;
-
-  // Sums of 1, t and t^2 of the points that leave in a cell, with t of a breakpoint `side` away;
-  // after one cell of nothing, of those that enter.
-  double left[3][breakpoint_cells], entered[3][1 + breakpoint_cells];
-  V places;  // the middles of cells
-  {
-    double first[lanes];
-    for (int l = 0; l < lanes; ++l) first[l] = (l + 0.5) * g - half;
-    places = M::load(first);
-  }
-  V middle = places, all_left[3] = {};
-  for (int i = 0; i < breakpoint_cells; i += lanes) {
-    const auto sums = [&](int cell, double side, V(&sum)[3]) {
-      const V number = M::load(breakpoints.number + cell), place = middle + M::splat(side);
-      const V moment = M::splat(g) * M::load(breakpoints.offset + cell), mean = number * place;
-      sum[0] = number;
-      sum[1] = mean + moment;
-      sum[2] = (mean + (moment + moment)) * place;
-    };
-    V leave[3], enter[3];
-    sums(i, -1, leave);
-    sums(i + breakpoint_cells, 1, enter);
-    for (int k = 0; k < 3; ++k) {
-      all_left[k] += leave[k];
-      M::store(left[k] + i, leave[k]);
-      M::store(entered[k] + 1 + i, enter[k]);
-    }
-    middle += M::splat(lanes * g);
-  }
-
-  // The same of those inside throughout a cell.
-  double inside[3][breakpoint_cells], here[3] = {in.mass, in.s1, in.s2};
-  for (int k = 0; k < 3; ++k) {
-    here[k] += M::sum(all_left[k]);
-    entered[k][0] = 0;
-    for (int i = 0; i < breakpoint_cells; i += lanes) {
-      const V change = M::load(entered[k] + i) - M::load(left[k] + i);
-      M::store(inside[k] + i, change);
-    }
-  }
-  for (int i = 0; i < breakpoint_cells; ++i) {
-    for (int k = 0; k < 3; ++k) inside[k][i] = here[k] += inside[k][i];
-  }
-
-  double bound[breakpoint_cells];
-  V attained = M::splat(-1);
-  middle = places;
-  for (int i = 0; i < breakpoint_cells; i += lanes) {
-    const V mass = M::load(inside[0] + i), s1 = M::load(inside[1] + i);
-    const V mean = s1 / max(mass, M::splat(0.5)), edge = M::splat(0.5 * g);
-    const V v = max(min(mean, middle + edge), middle - edge);
-    const V squares = M::load(inside[2] + i) - v * (s1 + s1 - mass * v);
-    const V density = mass - squares;
-    const V moving =
-        M::load(breakpoints.number + i) + M::load(breakpoints.number + breakpoint_cells + i);
-    M::store(bound + i, M::fma(moving, M::splat(2.01 * g), density + M::splat(slack)));
-    attained = max(density, attained);
-    middle += M::splat(lanes * g);
-  }
-  const double lower = M::largest_of(attained) - slack - margin;
-  NarrowRun run{0, breakpoint_cells - 1, -1};
-  while (run.first < run.last && bound[run.first] < lower) {
-    run.left_out = max(bound[run.first++], run.left_out);
-  }
-  while (run.last > run.first && bound[run.last] < lower) {
-    run.left_out = max(bound[run.last--], run.left_out);
-  }
-  return run;
-}
 
 struct Window {
   double u;
   double loss;
 };
 
-// Numbers of points add up without an error; weights do not.
+// The sums of a window. Counts of points are exact in double precision; sums of weights need
+// compensation.
 template <bool weighted>
 class WindowSums {
  public:
@@ -155,7 +49,7 @@ class WindowSums {
     s1_.sum = in.s1;
     s2_.sum = in.s2;
   }
-  // Sums about another base: of the points that are added from now on.
+  // Empties the window and sets the base of the points that are added next.
   DDN_HOST_DEVICE void clear(double base) {
     if (weighted) {
       outside_.add(mass_.sum);
@@ -168,7 +62,7 @@ class WindowSums {
     s1_ = {};
     s2_ = {};
   }
-  // `number` points with these sums of t and t^2, about the base that there is.
+  // Adds `number` points with these sums of t and t^2 about the current base.
   DDN_HOST_DEVICE void add_sums(double number, double s1, double s2) {
     mass_.sum += number;
     outside_.sum -= number;
@@ -180,7 +74,7 @@ class WindowSums {
   DDN_HOST_DEVICE double mass() const { return weighted ? mass_.total() : mass_.sum; }
   DDN_HOST_DEVICE double base() const { return base_; }
 
-  // The window's mean, and its loss.
+  // The mean of the window, and its loss.
   DDN_HOST_DEVICE Window window(double alpha) const {
     const double s1 = s1_.total(), mean = s1 / mass();
     const double squares = added(s2_.total(), -s1, mean);
@@ -205,11 +99,11 @@ class WindowSums {
   CompensatedSum<double> outside_, mass_, s1_, s2_;
 };
 
-// Losses of one sweep that differ by less are not told apart: the smallest u is taken. What they
-// have in common, the sums of the points that are inside throughout, may be less exact.
-constexpr double sweep_doubt = 1e-14;
+// Losses of one sweep whose relative difference is smaller are ties, and the smallest u wins. The
+// sums over the points that are inliers throughout may be less exact, as all losses share them.
+constexpr double sweep_tie = 1e-14;
 
-// Sums of t and t^2 of points without weights.
+// Sums of t and t^2 over points without weights.
 struct PointSums {
   CompensatedSum<double> s1, s2;
 
@@ -219,8 +113,9 @@ struct PointSums {
   }
 };
 
-// outside: of the set, all that is not inside throughout. With `rebase` the base follows the
-// window, else it is in.base.
+// One sweep over the list. outside: the weight of the set that is not inside throughout. rebase:
+// the base follows the window, otherwise it stays in.base. Each thread of the set's thread group
+// takes a stretch of the points that leave.
 template <class Set, class List>
 DDN_HOST_DEVICE Window sweep_about(const Set& set, const List& list, const SweepInput& in,
                                    const CompensatedSum<double>& outside, bool rebase) {
@@ -244,8 +139,8 @@ DDN_HOST_DEVICE Window sweep_about(const Set& set, const List& list, const Sweep
   }
   WindowSums<Set::weighted> sums(in, outside);
   if (!Set::weighted && !rebase && set.size() > 1) {
-    // The first window holds all points that leave; each thread's begins with what those before it
-    // have changed.
+    // The first window of the run holds all points that leave. The first window of a thread
+    // differs from it by the changes of the threads of smaller rank, an exclusive scan.
     PointSums leave, enter;
     const auto t = [&](int64_t i) { return (at(i) - in.base) * (1 / in.alpha); };
     for (int64_t i = begin; i < end && i < in.leaving; ++i) leave.add(t(i));
@@ -269,7 +164,7 @@ DDN_HOST_DEVICE Window sweep_about(const Set& set, const List& list, const Sweep
     const auto consider = [&] {
       if (!(sums.mass() > 0)) return;
       const Window here = sums.window(in.alpha);
-      if (here.loss < added(best.loss, -sweep_doubt, here.loss)) best = here;
+      if (here.loss < added(best.loss, -sweep_tie, here.loss)) best = here;
     };
     for (int64_t first = begin; first < end; ++first) {
       const bool last = first == in.leaving;
@@ -287,11 +182,11 @@ DDN_HOST_DEVICE Window sweep_about(const Set& set, const List& list, const Sweep
     }
   }
   const double least = -set.largest(-best.loss);
-  const bool tied = best.loss <= added(least, sweep_doubt, least);
+  const bool tied = best.loss <= added(least, sweep_tie, least);
   return {-set.largest(tied ? -best.u : -detail::infinity), least};
 }
 
-// Points from the first-th of a list on.
+// The points of a list from index `first` on.
 template <class List>
 struct Tail {
   const List& list;
@@ -301,9 +196,9 @@ struct Tail {
   DDN_HOST_DEVICE double weight(int64_t i) const { return list.weight(first + i); }
 };
 
-// The first point of a list of `count` that is not below x.
+// The index of the first point of a sorted list that is not below x; `count` if there is none.
 template <class List>
-DDN_HOST_DEVICE int64_t first_from(const List& list, int64_t count, double x) {
+DDN_HOST_DEVICE int64_t lower_bound_index(const List& list, int64_t count, double x) {
   int64_t first = 0, past = count;
   while (first < past) {
     const int64_t middle = first + (past - first) / 2;
@@ -316,22 +211,23 @@ DDN_HOST_DEVICE int64_t first_from(const List& list, int64_t count, double x) {
   return first;
 }
 
-// Every thread of a set's thread group takes a stretch of the points that leave.
+// The window with the smallest loss. total: the weight of the set.
 //
-// Note: [Weights that all but vanish]
-// Where nearly all of the weight is inside, the loss is far smaller than the sums that it is found
-// from. The weight outside keeps its own account; the squares lose no digits when they are taken
-// about the window's own mean. So when the least loss is that small, a second sweep about the mean
-// of its window tells its like apart, which share nearly all of the weight and thus the mean. Such
-// windows overlap with it: no point is looked at from which squares far larger than theirs would
-// come.
+// Note: [Losses far below the weight]
+// If nearly all of the weight is inside, the loss is far smaller than the sums from which it is
+// computed, and cancellation leaves few digits. The weight outside is therefore accumulated
+// separately, and squares about the mean of the window itself do not cancel. If the smallest loss
+// is below 1e-3 of the weight, a second sweep about the mean of its window separates the windows
+// with similar losses: they share nearly all of their weight, and hence nearly their mean. These
+// windows overlap the first one, so the second sweep is restricted to the points within 4 alpha,
+// and squares much larger than theirs do not enter its sums.
 template <class Set, class List>
 DDN_HOST_DEVICE Window sweep(const Set& set, const List& list, const SweepInput& in, double total) {
-  const bool all = in.entering < in.leaving;  // the list is the whole set, the window moves far
+  const bool all = in.entering < in.leaving;  // the list is the whole set
   CompensatedSum<double> outside;
   outside.sum = total - in.mass;
   if (Set::weighted && all) {
-    // To more digits than the total has.
+    // More exact than `total`.
     outside = {};
     for (int64_t i = 0; i < in.count; ++i) outside.add(list.weight(i));
   }
@@ -339,8 +235,8 @@ DDN_HOST_DEVICE Window sweep(const Set& set, const List& list, const SweepInput&
   if (!(Set::weighted && all && best.loss < 1e-3 * total)) return best;
   SweepInput about = in;
   about.base = best.u;
-  const int64_t first = first_from(list, in.count, best.u - 4 * in.alpha);
-  about.count = about.leaving = first_from(list, in.count, best.u + 4 * in.alpha) - first;
+  const int64_t first = lower_bound_index(list, in.count, best.u - 4 * in.alpha);
+  about.count = about.leaving = lower_bound_index(list, in.count, best.u + 4 * in.alpha) - first;
   const Window again = sweep_about(set, Tail<List>{list, first}, about, outside, false);
   return again.loss < detail::infinity ? again : best;
 }

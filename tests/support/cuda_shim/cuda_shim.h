@@ -1,17 +1,17 @@
-// CUDA's words for a plain C++ compiler: kernel files compiled with
+// A subset of CUDA for a plain C++ compiler: kernel files compiled with
 //
 //   g++ -x c++ -DDDN_CUDA_SHIM -I tests/support/cuda_shim -I csrc
 //
 // run on the host, for tests on machines without a GPU. The threads of a block are fibers of one
 // host thread. Each runs alone until it reaches a collective (a barrier, shuffle, vote), where it
-// waits for the others that have to take part; which of the threads that can go on goes on is the
-// `Order`. Blocks run one after the other. Shared memory holds NaN when a block starts. What is
-// undefined in CUDA and can be seen from here ends the launch: it returns cudaErrorLaunchFailure
-// and error() says what happened and at which line.
+// waits for the other participants. The `Order` selects the next of the runnable threads. Blocks
+// run one after the other. Shared memory is filled with NaN when a block starts. Detected undefined
+// behaviour ends the launch: it returns cudaErrorLaunchFailure, and error() has the cause and the
+// line.
 //
-// A back end may run other code in a kernel's place: tests/support/ptx_emulator runs what nvcc makes of it.
+// A back end may replace a kernel: tests/support/ptx_emulator runs nvcc's PTX.
 //
-// Not shown here: races between blocks, memory ordering, stream order, registers, alignment, speed.
+// Not modelled: races between blocks, memory ordering, stream order, registers, alignment, speed.
 #pragma once
 
 #include <cmath>
@@ -32,8 +32,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 
-// As thread-local variables the shared ones of all kernels lie together, where the scheduler finds
-// them and fills them with NaN. AddressSanitizer guards plain variables only.
+// Shared variables are thread-local, so those of all kernels are contiguous and the scheduler can
+// fill them with NaN. AddressSanitizer guards plain variables only.
 #if defined(__SANITIZE_ADDRESS__)
 #define __shared__ static
 #else
@@ -49,7 +49,7 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
-// Of the thread that is running.
+// Of the current thread.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
@@ -76,20 +76,19 @@ constexpr size_t shared_limit_opt_in = 227 << 10;  // compute capability 9.0
 constexpr unsigned threads_limit = 1024;
 
 enum class Order { forward, reversed, random };
-// Forward: of the threads that can go on the first one does. `seed` is for random.
+// Forward: the first of the runnable threads runs next. `seed` is for random.
 void set_order(Order order, uint64_t seed);
-// For kernels that walk over their work in strides of the grid: from now on a grid has at most so
-// many blocks in x.
+// Limits the x size of all further grids, for kernels with grid-stride loops.
 void set_most_blocks(unsigned most);
-// Whether the kernel has been launched since the program began or launches were forgotten.
+// Whether the kernel has been launched since the start of the program or the last reset.
 bool was_launched(const void* kernel);
 void forget_launches();
 // The first error since clear_error(), or "".
 const char* error();
 void clear_error();
 
-// Where in the source a collective is called, in which of the copies that a compiler made of it,
-// and where the function of that line was inlined.
+// The call site of a collective: the source line, the compiler's copy of it, and the place where
+// its function was inlined.
 struct Site {
   const char* name;
   const char* file;
@@ -98,7 +97,7 @@ struct Site {
   const char* inlined_at = "";
 };
 
-// One lane's part in a collective of a warp.
+// The contribution of a lane to a warp collective.
 struct Arrival {
   Site site;
   unsigned mask;
@@ -124,21 +123,21 @@ struct Argument {
   size_t bytes;
 };
 
-// Runs kernels in place of the host's code and learns when their threads meet.
+// Runs kernels in place of the host's code, with notifications of collectives.
 struct Backend {
   void (*run)(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
               const Argument* arguments, size_t num_arguments);
   void (*begin_block)();
   void (*barrier)();  // of the block: all have arrived
   void (*warp_meets)(unsigned warp, unsigned members, bool orders_memory);
-  // Kernels may touch that memory.
+  // Permits kernels to access this memory.
   void (*allow)(const void* begin, size_t bytes, bool writable);
 };
 extern const Backend* backend;  // null: the host's code runs
 
 // Ends the launch from within a thread.
 [[noreturn]] void fail_thread(const std::string& message);
-// There is no launch.
+// There is no current launch.
 void fail_launch(const char* kernel, const std::string& message);
 
 template <class... Parameters, class... Arguments>
@@ -164,8 +163,8 @@ void check_width(const Site& site, int width);
 
 enum class Shuffle { index, up, down, exclusive_or };
 
-// The rules of the PTX instruction shfl: a source outside the lane's own segment of `width` lanes
-// is the lane itself.
+// As for the PTX instruction shfl, a source outside the lane's segment of `width` lanes is replaced
+// by the lane itself.
 inline int shuffle_source(Shuffle kind, int by, int width) {
   const int self = static_cast<int>(lane());
   const int first = self & (warpSize - width), last = first + width - 1;
@@ -276,7 +275,7 @@ inline int __reduce_min_sync(unsigned mask, int value, DDN_SHIM_CALLER) {
                            [](int a, int b) { return a < b ? a : b; });
 }
 
-// A thread is interrupted at collectives only.
+// Threads are switched at collectives only.
 template <class T>
 T atomicAdd(T* address, std::common_type_t<T> value) {
   const T old = *address;

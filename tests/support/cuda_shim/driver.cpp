@@ -1,4 +1,4 @@
-// The kernels' launchers and the shim's settings as functions of plain C, for ctypes.
+// C functions for ctypes: the kernels' launchers and the settings of the shim.
 #include <cstring>
 #include <vector>
 
@@ -39,7 +39,7 @@ struct Array {
   const int64_t* layout;
 };
 
-// What both passes are told.
+// The arguments common to both passes.
 struct Sets {
   int dtype, penalty;
   const int64_t* ptr;  // null but for segments
@@ -123,6 +123,19 @@ int shim_backward(const Sets* sets, const void* y, const void* remainder, const 
   args.tangent_alpha = tangent_alpha;
   args.tangent_y = tangent_y;
   return ddn::cuda::robust_pool_backward(args, nullptr);
+}
+
+// parameters: [requests] of ddn::PassRequest.
+int shim_sharded(const Sets* sets, int pass, int64_t requests, const int64_t* of,
+                 const void* parameters, double* numbers) {
+  ddn::ShardedArgs args{};
+  fill_in(args, *sets);
+  args.pass = static_cast<ddn::ShardedPass>(pass);
+  args.requests = requests;
+  args.sets = of;
+  args.parameters = static_cast<const ddn::PassRequest*>(parameters);
+  args.numbers = numbers;
+  return ddn::cuda::sharded_passes(args, nullptr);
 }
 
 }  // extern "C"

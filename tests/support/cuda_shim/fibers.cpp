@@ -1,5 +1,5 @@
-// A fiber is made with makecontext and from then on entered and left with _longjmp and _setjmp,
-// which unlike swapcontext make no system call. It outlives blocks and launches.
+// A fiber is created with makecontext and then entered and left with _longjmp and _setjmp, which
+// unlike swapcontext make no system call. Fibers outlive blocks and launches.
 #include "fibers.h"
 
 #include <setjmp.h>
@@ -41,7 +41,7 @@ ucontext_t creator, newborn;
 
 enum Outcome { left = 1, abandoned = 2 };
 
-// What AddressSanitizer wants to know about stacks that change.
+// Notifies AddressSanitizer of stack switches.
 #if defined(__SANITIZE_ADDRESS__)
 const void* host_stack = nullptr;
 size_t host_stack_bytes = 0;
@@ -94,7 +94,7 @@ void create(unsigned count, void (*body)()) {
     if (mprotect(fiber.stack, stack_bytes, PROT_READ | PROT_WRITE) != 0) abort();
     getcontext(&newborn);
     newborn.uc_stack.ss_sp = fiber.stack;
-    // Stacks that begin at different cache sets: the fibers' live parts do not evict each other.
+    // Stacks begin at different cache sets, so that the fibers do not evict each other.
     newborn.uc_stack.ss_size = stack_bytes - created % 31 * 128;
     newborn.uc_link = nullptr;
     makecontext(&newborn, main, 0);

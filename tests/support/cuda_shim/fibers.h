@@ -1,25 +1,25 @@
-// Fibers: the threads of a block, taking turns on one host thread.
+// Fibers: the threads of a block, scheduled cooperatively on one host thread.
 #pragma once
 
 namespace cuda_shim::fibers {
 
-// Sees to it that fibers 0 to count - 1 exist. Each calls `body` over and over again.
+// Creates fibers 0 to count - 1 if needed. Each calls `body` in a loop.
 void create(unsigned count, void (*body)());
 
-// The fiber that is running.
+// The current fiber.
 extern unsigned running;
 
-// Called by the host: runs the fiber, and what it switches to, until one goes back. Returns whether
-// that was with leave().
+// Called by the host: runs the fiber, and the fibers it switches to, until one returns. Returns
+// whether that was by leave().
 bool enter(unsigned fiber);
 
-// Called by a fiber: another one runs; returns when it is the caller's turn again.
+// Called by a fiber: switches to another one; returns when the caller is resumed.
 void switch_to(unsigned fiber);
 
-// Called by a fiber: the host goes on; returns when the caller is next entered or switched to.
+// Called by a fiber: returns to the host; continues when the caller is resumed.
 void leave();
 
-// The same for good: all fibers are given up, wherever they are, to be created anew.
+// Returns to the host and abandons all fibers, which are then created anew.
 [[noreturn]] void abandon();
 
 }  // namespace cuda_shim::fibers

@@ -1,4 +1,4 @@
-"""Ways to break the kernels that the tests have to notice, as replacements in their text."""
+"""Mutations of the kernels that the tests have to detect, as replacements in the sources."""
 
 import re
 import shutil
@@ -69,7 +69,9 @@ MUTATIONS = (
         )
     ),
     *(
-        Mutation(name, "core/certify/search.h", r"set_\.sync\(\);", "", nth, "global_float32.cu")
+        Mutation(
+            name, "core/certify/grid_search.h", r"set_\.sync\(\);", "", nth, "global_float32.cu"
+        )
         for nth, name in (
             (1, "barrier after cells are resolved"),
             (2, "barrier after the masses of blocks"),

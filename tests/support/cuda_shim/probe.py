@@ -1,8 +1,8 @@
-"""Runs the float32 kernels of a library on the probe's sets and saves what they say.
+"""Runs the float32 kernels of a library on the probe's sets and saves the results.
 
     python -m tests.support.cuda_shim.probe LIBRARY OUT.npz
 
-A process of its own: kernels that were broken on purpose may crash it or never end.
+Runs in a separate process, because mutated kernels may crash or not terminate.
 """
 
 import sys

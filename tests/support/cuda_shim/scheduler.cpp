@@ -1,4 +1,4 @@
-// Runs blocks, one after the other, and lets their threads meet in collectives; see cuda_shim.h.
+// Runs blocks one after the other, with the collectives of their threads; see cuda_shim.h.
 #include <algorithm>
 #include <cstdio>
 #include <map>
@@ -17,13 +17,13 @@ dim3 blockDim, gridDim;
 namespace cuda_shim {
 namespace {
 
-// Masks of its lanes. A live lane is ready, waits in a collective of the warp, or at the barrier.
+// Masks of lanes. A live lane is ready, waits in a collective of the warp, or waits at the barrier.
 struct Warp {
   unsigned live, ready, waiting;
   Arrival* arrivals[warpSize];  // of the waiting lanes
 };
 
-// The block that is running.
+// The current block.
 struct Block {
   const std::function<void()>* thread;
   unsigned num_threads;
@@ -142,7 +142,7 @@ void set_thread_index() {
   threadIdx = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
 }
 
-// Lets another thread go on, until it is the caller's turn again.
+// Switches to another thread until the caller is resumed.
 void yield() {
   fibers::switch_to(choose_thread());
   set_thread_index();
@@ -166,7 +166,7 @@ void check_members(unsigned w, unsigned members, const Arrival& first) {
   }
 }
 
-// Hands out the results once every lane of the mask that has not returned is there.
+// Delivers the results once every lane of the mask that has not returned has arrived.
 void complete(unsigned w, const Arrival& first) {
   Warp& warp = block.warps[w];
   const unsigned members = first.mask & warp.live;
@@ -192,7 +192,7 @@ void leave_block() {
   stop_self();
   warp.live &= ~(1u << lane());
   --block.live;
-  // The collectives that waited for this lane wait no longer.
+  // Completes the collectives that waited for this lane.
   for (unsigned rest = warp.waiting; rest != 0; rest &= (rest - 1) & warp.waiting) {
     complete(own_warp(), *warp.arrivals[__builtin_ctz(rest)]);
   }
@@ -200,7 +200,7 @@ void leave_block() {
 
 // ---- Blocks and grids ----
 
-// The life of a fiber: one thread of a block, then one of the next.
+// The main loop of a fiber: runs one thread of each block.
 void run_thread() {
   set_thread_index();
   (*block.thread)();

@@ -46,12 +46,12 @@ namespace shared_memory {
 void allocate(size_t dynamic_bytes) {
   dynamic_size = dynamic_bytes;
 #if defined(__SANITIZE_ADDRESS__)
-  // Of this very size: the sanitizer guards it better than margins do.
+  // An allocation of the exact size, which the sanitizer guards better than margins.
   free(dynamic);
   dynamic = static_cast<unsigned char*>(malloc(dynamic_bytes));
 #else
   storage.assign(dynamic_bytes + 2 * margin + 32, filling);
-  // Aligned to 16 bytes and, on purpose, to no more.
+  // Aligned to 16 bytes, intentionally to no more.
   const auto least = reinterpret_cast<uintptr_t>(storage.data() + margin);
   dynamic = reinterpret_cast<unsigned char*>((least + 15) / 32 * 32 + 16);
   if (dl_iterate_phdr(find_fixed, nullptr) == 0) abort();

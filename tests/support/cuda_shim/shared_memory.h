@@ -1,4 +1,4 @@
-// The shared memory of the block that is running.
+// The shared memory of the current block.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
-"""Compiles the kernels for the host and calls them with NumPy arrays. Needs a C++ compiler alone.
+"""Compiles the kernels for the host and calls them with NumPy arrays. Requires a C++ compiler only.
 
-See cuda_shim.h for what is checked while they run. With `-fsanitize=address` among the flags, and
+cuda_shim.h lists the checks at run time. With `-fsanitize=address` among the flags, and
 libasan preloaded into Python, AddressSanitizer follows the fibers.
 """
 
@@ -16,25 +16,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.support import ROOT, kept
+from tests.support import ROOT, kept, passes
 
 HERE = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
-# A fortified longjmp refuses to move between stacks. Functions with the same code stay apart, since
-# kernels are told from each other by their addresses.
+# A fortified longjmp does not permit switching stacks. Identical functions must not be merged,
+# since kernels are identified by their addresses.
 FLAGS = ("-std=c++17", "-fPIC", "-U_FORTIFY_SOURCE", "-fno-ipa-icf", "-DDDN_CUDA_SHIM")
-MARGIN = 64  # numbers on either side of an output that a kernel must not touch
+MARGIN = 64  # guard elements on either side of an output
 
 # The compiler takes longer than the kernels.
 OPTIMIZE = ("-O0",)
 ORDERS = ("forward", "reversed", "random")
 ALL_BLOCKS = 2**31 - 1
-# Orders and numbers of blocks: with one or two blocks each has to take several sets.
+# Orders and numbers of blocks; with one or two blocks, each processes several sets.
 SCHEDULES = (("forward", 0, ALL_BLOCKS), ("reversed", 0, 1), ("random", 1, 2))
 
 
 class ShimError(Exception):
-    """A launch failed or a kernel did what CUDA leaves undefined."""
+    """A launch failed or a kernel has undefined behaviour."""
 
 
 def compiler() -> str:
@@ -64,7 +64,7 @@ def compile_units(jobs: Iterable[tuple[Any, ...]]) -> list[Path]:
 
 
 def link(objects: Iterable[Path], library: Path) -> Path:
-    """Of a template that two objects hold, the first one's is taken."""
+    """If two objects have the same template instance, the first one is used."""
     subprocess.run([compiler(), "-shared", *objects, "-o", library], check=True)
     return library
 
@@ -78,7 +78,8 @@ def shim_units() -> list[Path]:
 
 
 class Answer(NamedTuple):
-    """What the forward kernels write, each [sets]; y of x's dtype, the others of its real one."""
+    """The outputs of the forward kernels, [sets] each; y in x's dtype, the others in the arithmetic
+    dtype."""
 
     y: np.ndarray
     remainder: np.ndarray
@@ -86,7 +87,7 @@ class Answer(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What is told of each answer, [sets] each; see `ddn_cuda.RobustPoolInfo`."""
+    """The diagnostics of each answer, [sets] each; see `ddn_cuda.RobustPoolInfo`."""
 
     iterations: np.ndarray
     residual: np.ndarray
@@ -102,7 +103,7 @@ class Info(NamedTuple):
 
 
 class Direction(NamedTuple):
-    """How points (of x's dtype), weights (of its real dtype) and alphas (likewise) move."""
+    """Tangents of points (in x's dtype), weights and alphas (in the arithmetic dtype)."""
 
     x: np.ndarray | None = None
     weight: np.ndarray | None = None
@@ -113,8 +114,8 @@ NO_DIRECTION = Direction()
 
 
 class Guarded:
-    """An array filled with NaN between margins that show when they are written to; numbers that
-    know no NaN are bits of bfloat16."""
+    """An array filled with NaN between guard elements that detect writes; uint16 arrays have the
+    bits of bfloat16."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
         size = math.prod(shape)
@@ -131,8 +132,8 @@ class Guarded:
 
 
 def layout_of(x: np.ndarray, set_rank: int, ptr: np.ndarray | None = None) -> ctypes.Array:
-    """The first set_rank dims of x number the sets, the others their points; with ptr, the first
-    dim holds the points of all segments and the others number their channels."""
+    """The layout of x: the first set_rank dims index the sets, the others the points; with ptr, the
+    first dim has the points of all segments and the others are channels."""
     if ptr is None:
         set_dims, point_dims = range(set_rank), range(set_rank, x.ndim)
         channels, segments = 1, 1
@@ -153,7 +154,7 @@ class BFloat16(np.ndarray):
 
 
 def real_dtype(x: np.ndarray) -> np.dtype:
-    """Of the arithmetic on x and of what belongs to the unrounded answer."""
+    """The dtype of the arithmetic on x."""
     return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
 
 
@@ -182,9 +183,8 @@ class _Sets(ctypes.Structure):
 
 
 class Problem(NamedTuple):
-    """What is solved. alpha: a number, or one per set as an array of x's real dtype; weight: of x's
-    shape, any dtype or boolean, with any strides; ptr: int64 offsets of segments along the first
-    dim."""
+    """A problem. alpha: a number, or one per set in the arithmetic dtype. weight: of x's shape, any
+    dtype or Boolean, any strides. ptr: int64 offsets of segments along the first dim."""
 
     x: np.ndarray
     penalty: str
@@ -194,14 +194,14 @@ class Problem(NamedTuple):
     ptr: np.ndarray | None = None
 
     def shape(self) -> tuple[int, ...]:
-        """Of the answers."""
+        """The shape of the answers."""
         if self.ptr is not None:
             return ((len(self.ptr) - 1) * math.prod(self.x.shape[1:]),)
         return (math.prod(self.x.shape[: self.set_rank]),)
 
 
 class Shim:
-    """A library of compiled kernels. One thread at a time."""
+    """A library of compiled kernels. Not thread-safe."""
 
     def __init__(self, library: Path) -> None:
         self.path = library
@@ -226,7 +226,7 @@ class Shim:
         info: Info | None = None,
         **options: Any,
     ) -> Answer:
-        """info: to be filled in; options: of a `Problem`."""
+        """Runs the forward kernel. info: filled in; options: of a `Problem`."""
         problem = Problem(x, penalty, alpha, **options)
         shape, real = problem.shape(), real_dtype(x)
         outputs = [Guarded(shape, x.dtype), Guarded(shape, real), Guarded(shape, real)]
@@ -256,8 +256,8 @@ class Shim:
         **options: Any,
     ) -> np.ndarray:
         """The gradient of the "points", the "weights" (of x's shape) or "alpha" (one per set), in a
-        new array unless there is one to write it into; with a direction, the derivative of that
-        gradient in it. `of` the "answer": its own derivative."""
+        new array unless one is given. With a direction, the directional derivative of that
+        gradient; `of` the "answer", the directional derivative of the answer."""
         problem = Problem(x, penalty, alpha, **options)
         real = real_dtype(x)
         shapes = {"points": (x.shape, x.dtype), "weights": (x.shape, real)}
@@ -267,7 +267,7 @@ class Shim:
         assert grad.dtype == x.dtype
         assert (result.shape, result.dtype) == shapes[of]
         if problem.ptr is not None:
-            result[...] = 0  # rows in no segment are left alone
+            result[...] = 0  # rows in no segment are not written
         self._call(
             self._c.shim_backward,
             *self._sets(problem),
@@ -284,15 +284,37 @@ class Shim:
         output.check()
         return result.view(type(x)) if of in ("points", "answer") else result
 
+    def sharded(
+        self,
+        x: np.ndarray,
+        penalty: str,
+        kind: str,
+        sets: np.ndarray,
+        parameters: np.ndarray,
+        **options: Any,
+    ) -> np.ndarray:
+        """What `ddn::_sharded_pass` returns for a pass of tests/support/passes.py."""
+        output = Guarded((len(sets), passes.numbers(kind, penalty)), np.dtype(np.float64))
+        self._call(
+            self._c.shim_sharded,
+            *self._sets(Problem(x, penalty, 1.0, **options)),
+            passes.KINDS.index(kind),
+            ctypes.c_int64(len(sets)),
+            self._input(sets),
+            self._input(parameters),
+            self._pointer(output.array),
+        )
+        return output.check()
+
     def toy(self, name: str, size: int = 1024) -> np.ndarray:
-        """What a kernel of toys.cu writes; NaN where it does not."""
+        """The output of a kernel of toys.cu; NaN where it does not write."""
         out = np.full(size, np.nan)
         code = self._call(self._c.shim_toy, name.encode(), self._pointer(out))
         assert code == 0, f"no toy {name}"
         return out
 
     def addresses(self) -> dict[str, int]:
-        """Of the library's functions, by their demangled names."""
+        """The addresses of the library's functions, by demangled names."""
         listing = subprocess.run(
             ["nm", "-C", "--defined-only", self.path], check=True, capture_output=True, text=True
         )
@@ -307,13 +329,13 @@ class Shim:
         """The pooling kernels of the library and whether each has been launched since the library
         was loaded or forget_launches() was called.
 
-        A pooling kernel is known by its one argument, which it takes by value."""
+        A pooling kernel is recognised by its single argument, passed by value."""
         return {
             name: bool(self._c.shim_was_launched(ctypes.c_void_p(address)))
             for name, address in self.addresses().items()
             if re.search(
                 r"^(void )?ddn::cuda::.*"
-                r"\(ddn::(BackwardArgs|cuda::(LocalArgs|GlobalArgs|SegmentLists))\)$",
+                r"\(ddn::(BackwardArgs|ShardedArgs|cuda::(LocalArgs|GlobalArgs|SegmentLists))\)$",
                 name,
             )
         }
@@ -346,14 +368,14 @@ class Shim:
         return (ctypes.byref(sets),)
 
     def _pointer(self, array: np.ndarray | None, writable: bool = True) -> ctypes.c_void_p:
-        """What kernels of the next call are given for an array."""
+        """The pointer to an array for the kernels of the next call."""
         return ctypes.c_void_p(None if array is None else array.ctypes.data)
 
     def _input(self, array: np.ndarray | None) -> ctypes.c_void_p:
         return self._pointer(array, writable=False)
 
     def _array(self, problem: Problem, t: np.ndarray | None, writable: bool = True) -> _Array:
-        """A tensor of the shape of the problem's x, which has to stay alive."""
+        """The arguments for a tensor of the shape of the problem's x, which has to stay alive."""
         if t is None:
             return _Array()
         assert t.shape == problem.x.shape
@@ -376,14 +398,14 @@ class Library(NamedTuple):
 
 
 def compile_all(folder: Path) -> None:
-    """All kernels and the shim, as they are in the source tree."""
+    """Compiles all kernels and the shim from the source tree."""
     jobs = [(unit, folder, CSRC, OPTIMIZE) for unit in kernel_units()]
     jobs += [(unit, folder, CSRC, ("-O2",)) for unit in shim_units()]
     link(compile_units(jobs), folder / "libkernels.so")
 
 
 def build() -> Library:
-    """What compile_all() makes, kept in build/cuda_shim."""
+    """The result of compile_all(), cached in build/cuda_shim."""
     version = subprocess.run([compiler(), "--version"], check=True, capture_output=True, text=True)
     sources = sorted(f for folder in (CSRC, HERE) for f in folder.rglob("*.*") if f.is_file())
     key = kept.digest(sources, version.stdout, *FLAGS, *OPTIMIZE)
@@ -393,7 +415,7 @@ def build() -> Library:
 
 
 def in_every_schedule(shim, run):
-    """What run() returns: arrays, which are to be the same to the last bit each time."""
+    """The arrays that run() returns, which must be bitwise equal in every schedule."""
     expected = None
     for schedule in SCHEDULES:
         shim.configure(*schedule)

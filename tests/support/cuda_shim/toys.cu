@@ -1,5 +1,5 @@
-// Small kernels, right ones and wrong ones, that the shim itself is tested with. A comment "at
-// NAME" marks the line that the error of kernel NAME is to name.
+// Small correct and defective kernels for the tests of the shim. A comment "at NAME" marks the line
+// that the error of kernel NAME must report.
 #include <cstring>
 
 #include "cuda/launch.h"
@@ -27,7 +27,7 @@ __global__ void votes(double* out) {
   out[i] = __ballot_sync(full, i % 3 == 0);
   out[32 + i] = __any_sync(full, i == 7) + 10 * __any_sync(full, 0);
   out[64 + i] = __all_sync(full, i != 7) + 10 * __all_sync(full, 2);
-  // Lanes apart from each other.
+  // Divergent lanes.
   const unsigned half = i < 16 ? 0xffffu : 0xffff0000u;
   out[96 + i] = i < 16 ? __ballot_sync(half, 1) : __ballot_sync(half, i == 20);
 }
@@ -40,7 +40,7 @@ __global__ void reductions(double* out) {
   out[64 + i] = __reduce_add_sync(half, i);
 }
 
-// Lanes that have returned are not waited for.
+// Collectives do not wait for lanes that have returned.
 __global__ void early_return(double* out) {
   const int i = static_cast<int>(threadIdx.x);
   if (i >= 20) return;
@@ -64,7 +64,7 @@ __global__ void indices(double* out) {
   out[block * blockDim.x * blockDim.y * blockDim.z + thread] = block * 1000 + thread;
 }
 
-// The order in which the threads are run.
+// The order in which the threads run.
 __global__ void order(double* out) {
   __shared__ int turn;
   if (threadIdx.x == 0) turn = 0;

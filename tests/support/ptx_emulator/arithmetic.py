@@ -23,7 +23,7 @@ class Arithmetic(Operands):
     """One method for each opcode."""
 
     def float_operand(self, i: Instruction, text: str) -> str:
-        """A source operand; with .ftz subnormal ones are zeros."""
+        """A source operand; with .ftz, subnormal numbers become zeros."""
         return self.flushed(i, self.value(text, i.modifiers[-1]))
 
     @staticmethod
@@ -251,7 +251,7 @@ class Arithmetic(Operands):
         first, _, second = i.operands[0].partition("|")
         joined = {"and": "&", "or": "|", "xor": "^"}
         sign = next((joined[m] for m in i.modifiers[1:-1] if m in joined), None)
-        # The third operand may be the first result.
+        # The third operand may be the same register as the first result.
         third = f" const bool third = {self.predicate(i.operands[3])};" if sign else ""
         other = f" {sign} third" if sign else ""
         stores = [self.assign(first, "pred", f"test{other}")]

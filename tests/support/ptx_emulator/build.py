@@ -1,4 +1,4 @@
-"""From CUDA sources to a library that runs their PTX: nvcc, translation, a C++ compiler."""
+"""Builds a library that runs the PTX of CUDA sources: nvcc, translation, a C++ compiler."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 RUNTIME = HERE / "runtime"
 KEPT = ROOT / "build" / "ptx"
 ARCH = "sm_90"
-# Products and sums stay apart where PTX has them apart.
+# The C++ compiler must not contract products and sums that PTX separates.
 CXX_FLAGS = (
     "-O0",
     "-mfma",
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 def missing() -> str | None:
-    """What the machine lacks, or None."""
+    """The missing requirement, or None."""
     toolkit, reason = find_toolkit(os.environ)
     if toolkit is None:
         return f"needs nvcc: {reason}"
@@ -56,7 +56,7 @@ def _ptx_arguments(flags: Sequence[str] = (), arch: str = ARCH) -> list[str]:
 
 
 def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
-    """Of everything that the PTX of a source depends on."""
+    """A digest of all dependencies of the PTX of a source."""
     version = subprocess.run([nvcc(), "--version"], check=True, capture_output=True, text=True)
     headers = sorted(h for folder in ("core", "cuda") for h in (csrc / folder).rglob("*.*h"))
     return kept.digest([source, *headers], version.stdout, *command)[:16]
@@ -65,8 +65,8 @@ def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
 def compile_ptx(
     source: Path, into: Path, csrc: Path = shim.CSRC, flags: Sequence[str] = (), arch: str = ARCH
 ) -> Path:
-    """The PTX of one source, with the flags of the build. That of the checkout's own kernels, which
-    takes minutes, is kept in build/ptx."""
+    """The PTX of one source, with the flags of the build. The PTX of the project's kernels takes
+    minutes and is cached in build/ptx."""
     target = into / f"{source.stem}.ptx"
     command = _ptx_arguments(flags, arch)
     known = KEPT / f"{source.stem}-{_key(source, csrc, command)}.ptx"
@@ -77,7 +77,7 @@ def compile_ptx(
         KEPT.mkdir(parents=True, exist_ok=True)
         for stale in KEPT.glob(f"{source.stem}-*.ptx"):
             stale.unlink()
-        # Renamed in one step: another process may look for it.
+        # Renamed atomically, because another process may look for it.
         shutil.copy(target, known.with_suffix(f".{os.getpid()}"))
         known.with_suffix(f".{os.getpid()}").rename(known)
     else:
@@ -88,7 +88,8 @@ def compile_ptx(
 def translate(
     ptx: Path, into: Path, match: str = "", contract: bool = False, count: bool = False
 ) -> dict[str, list[Block]]:
-    """Writes a C++ file for each kernel whose demangled name matches; the basic blocks of each."""
+    """Writes a C++ file for each kernel whose demangled name matches; returns the basic blocks of
+    each."""
     module = parse_file(ptx)
     kernels = module.kernels()
     found = {}
@@ -128,9 +129,9 @@ def build(
     """A library that runs the PTX of the sources' kernels whose demangled names match.
 
     Args:
-        host_objects: what the host shim has compiled, by the names of the sources; of sources that
-            are not among them, the launchers are compiled here.
-        flags: of nvcc, besides those of the build.
+        host_objects: the objects of the host shim, by the names of the sources; the launchers of
+            other sources are compiled here.
+        flags: additional flags of nvcc.
         contract, count: see translator.py.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,8 +166,8 @@ def _key_of_build(sources: Sequence[Path], match: str, count: bool) -> str:
 def build_kept(
     name: str, sources: Sequence[Path], *, match: str = "", count: bool = False
 ) -> Emulator:
-    """The same of the checkout's own sources, with the host's part. Takes minutes, and is kept in
-    build/ptx until something changes that it depends on; of several processes one builds."""
+    """Builds the project's sources with the host part. Takes minutes, and is cached in build/ptx
+    until a dependency changes. If several processes ask, one builds."""
 
     def make(into: Path) -> None:
         objects = shim.build().objects

@@ -1,4 +1,4 @@
-"""Fuses products with the sums that take them, as far as PTX permits it within a basic block."""
+"""Fuses products with sums in which they are used, as far as PTX permits, within a basic block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What kernels execute, as the emulator counts it."""
+"""The counts of the emulator."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Traffic(NamedTuple):
     """Accesses to memory of one kind."""
 
     requests: int  # times a warp executed an access
-    bytes: int  # that its lanes asked for
+    bytes: int  # requested by its lanes
     transactions: int  # global: sectors of 32 bytes; shared: passes over the 32 banks
     least: int  # shared: passes without a bank conflict; global: 0
     conflicts: int  # atomics: the most lanes at one address, summed over the requests
 
 
 class KernelCounts(NamedTuple):
-    """Of all launches of a kernel."""
+    """The counts of all launches of a kernel."""
 
     launches: int
     blocks: int
@@ -36,14 +36,14 @@ class KernelCounts(NamedTuple):
     # it part of a neighbour (see KernelTranslator.count_instruction). Paths on which the lanes of a
     # warp diverge count once each.
     instructions: dict[str, float]
-    lane_instructions: dict[str, float]  # times that a lane executed it
+    lane_instructions: dict[str, float]  # the same, by lane
     lines: dict[str, float]  # by "file:line", the innermost of inlined calls; over all opcodes
     traffic: dict[str, Traffic]  # by KINDS
     load_chain: int  # the longest chain of dependent loads of a warp, summed over warps
-    block_load_chain: int  # of a block's warps the longest, summed over blocks
+    block_load_chain: int  # the longest of a block's warps, summed over blocks
     # Mean over the instructions of a lane: bytes loaded from global memory and not waited for.
     bytes_in_flight: float
-    block_sectors: int  # different sectors that a block loads, summed over blocks
+    block_sectors: int  # distinct sectors loaded by a block, summed over blocks
     block_stored_sectors: int
     launch_sectors: int  # the same by launch
     launch_stored_sectors: int

@@ -1,5 +1,5 @@
-// Kernels with one defect each that the emulator has to report; `sound` has none. A comment "at
-// NAME" marks the line that the report on kernel NAME is to name.
+// Kernels with one defect each, which the emulator must report; `sound` has none. A comment "at
+// NAME" marks the line that the report of kernel NAME must have.
 #include <cstring>
 
 #include "cuda/launch.h"
@@ -24,7 +24,7 @@ __global__ void sound(const __grid_constant__ Args a) {
   a.out[threadIdx.x] = v;
 }
 
-// Neighbours in a word of shared memory are no race.
+// Accesses to different bytes of a word of shared memory do not race.
 __global__ void neighbouring_bytes(const __grid_constant__ Args a) {
   __shared__ unsigned char s[64];
   s[threadIdx.x] = static_cast<unsigned char>(threadIdx.x);
@@ -40,7 +40,7 @@ __global__ void constant_table(const __grid_constant__ Args a) {
 }
 
 #ifdef __CUDACC__
-// Vectors are not known to the host shim.
+// The host shim has no vectors.
 __global__ void misaligned_shared(const __grid_constant__ Args a) {
   DDN_DYNAMIC_SHARED(float, s);
   s[threadIdx.x] = a.x[threadIdx.x];
@@ -140,7 +140,7 @@ __global__ void division_by_zero(const __grid_constant__ Args a) {
   a.out[threadIdx.x] =
       static_cast<float>(static_cast<int>(threadIdx.x) / zero);  // at division_by_zero
 }
-// Each lane adds a product: contraction shows in the last bits.
+// Each lane adds a product; contraction changes the last bits.
 __global__ void product_and_sum(const __grid_constant__ Args a) {
   const float x = a.x[threadIdx.x] + 0.1f;
   a.out[threadIdx.x] = x * x - 1.5f;

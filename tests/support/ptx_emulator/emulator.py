@@ -1,4 +1,4 @@
-"""The shim's kernels, run as what nvcc makes of them."""
+"""Runs the kernels of the shim as nvcc's PTX."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from tests.support.cuda_shim.shim import Shim, ShimError
 from tests.support.ptx_emulator.counts import Block, KernelCounts, kernel_counts
 
-# What each architecture allows a block: bytes of shared memory, static and dynamic.
+# The limits of a block by architecture: bytes of static and dynamic shared memory.
 SHARED_LIMITS = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10}
 STATIC_LIMIT = 48 << 10
 TENSOR_ALIGNMENT = 256  # of tensors on a GPU
@@ -25,16 +25,15 @@ MOST_REGISTERS = 255  # of a thread
 class Use(NamedTuple):
     """Peak resources over all launches of a kernel."""
 
-    max_threads: int  # the bound that it was compiled with, or 0
+    max_threads: int  # its launch bound, or 0
     threads: int
     static_shared: int
     dynamic_shared: int
 
     def excesses(self) -> list[str]:
-        """What an architecture does not allow."""
+        """The resources that exceed the limits of an architecture."""
         found = []
-        # Registers are bounded by the threads that a kernel is compiled for; else there may be as
-        # many as a thread can have.
+        # A launch bound limits the registers; without one a kernel may use the maximum per thread.
         if self.max_threads == 0 and self.threads * MOST_REGISTERS > REGISTERS:
             found.append(f"{self.threads} threads, of a kernel without __launch_bounds__")
         if self.static_shared > STATIC_LIMIT:
@@ -56,8 +55,8 @@ def demangled(names: Sequence[str]) -> list[str]:
 
 
 class _Copy:
-    """The memory that an array spans, copied to an address that is a multiple of `alignment` and,
-    unless it is that of tensors, of no larger power of two."""
+    """The memory of an array, copied to an address aligned to `alignment` and, unless that is the
+    alignment of tensors, to no larger power of two."""
 
     def __init__(self, array: np.ndarray, writable: bool, alignment: int) -> None:
         self._array = array
@@ -79,12 +78,12 @@ class _Copy:
 class Emulator(Shim):
     """A library of compiled kernels with the PTX of some of them; others cannot be launched.
 
-    A defect that a GPU might hide, such as a read of shared memory that nobody wrote, raises
-    ShimError at the end of the call.
+    A defect that a GPU might hide, such as a read of uninitialised shared memory, raises ShimError
+    at the end of the call.
     """
 
     def __init__(self, library: Path, blocks: Mapping[str, list[Block]] | None = None) -> None:
-        """blocks: of a library with counters, by the kernels' mangled names."""
+        """blocks: the basic blocks by mangled kernel names, for a library with counters."""
         super().__init__(library)
         # Those with counters.
         self.blocks = dict(blocks or {})
@@ -106,14 +105,14 @@ class Emulator(Shim):
             self._c.ptx_bind(i, ctypes.c_void_p(addresses[name]))
 
     def set_noise(self, units: int) -> None:
-        """Approximate instructions are wrong by up to so many units in the last place."""
+        """Sets the largest error of approximate instructions in units in the last place."""
         self._c.ptx_set_noise(units)
 
     def _pointer(self, array: np.ndarray | None, writable: bool = True) -> ctypes.c_void_p:
-        """Of a copy, which kernels of the next call may touch; it is written back after the call.
+        """The pointer to a copy for the kernels of the next call, which is written back after the
+        call.
 
-        It is aligned to the size of its elements and no better. While counting, as tensors on a
-        GPU are."""
+        It is aligned to the size of its elements only or, while counting, like tensors on a GPU."""
         if array is None or array.size == 0:
             return super()._pointer(array)
         copy = _Copy(array, writable, TENSOR_ALIGNMENT if self.blocks else array.itemsize)
@@ -135,12 +134,12 @@ class Emulator(Shim):
         return code
 
     def uses(self) -> dict[str, Use]:
-        """What the launches of each kernel took, by its demangled name."""
+        """The resources used by the launches of each kernel, by demangled name."""
         found = json.loads(self._c.ptx_uses())
         return {self._names[name]: Use(*use) for name, use in found.items()}
 
     def counts(self) -> dict[str, KernelCounts]:
-        """Of the kernels launched since clear_counts(), by their demangled names."""
+        """The counts of the kernels launched since clear_counts(), by demangled names."""
         found = json.loads(self._c.ptx_counts())
         return {
             self._names[name]: kernel_counts(raw, self.blocks[name]) for name, raw in found.items()

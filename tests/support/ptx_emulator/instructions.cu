@@ -1,4 +1,4 @@
-// One instruction for each number of the output, for tests of what the emulator makes of it.
+// One instruction for each element of the output, for tests of the emulator's arithmetic.
 #include "cuda/launch.h"
 
 namespace {

@@ -20,7 +20,7 @@ __global__ void strided(const __grid_constant__ Arguments a) {
   a.y[threadIdx.x] = a.x[threadIdx.x * a.parameter];
 }
 
-// Each load needs the one before: a chain of ten.
+// Each load depends on the one before: a chain of ten.
 __global__ void chain(const __grid_constant__ Arguments a) {
   long long at = threadIdx.x;
 #pragma unroll 1
@@ -37,7 +37,7 @@ __global__ void uneven_chains(const __grid_constant__ Arguments a) {
   a.y[threadIdx.x] = static_cast<float>(at);
 }
 
-// Eight loads that do not need each other: a chain of one.
+// Eight independent loads: a chain of one.
 __global__ void batch(const __grid_constant__ Arguments a) {
   float values[8], sum = 0;
 #pragma unroll
@@ -99,7 +99,7 @@ __global__ void colliding_atomics(const __grid_constant__ Arguments a) {
 
 // ---- Instructions ----
 
-// A lane divides as often as its number says: 31 times a warp, 15.5 times a lane on average.
+// Lane i divides i times: 31 times per warp, 15.5 times per lane on average.
 __global__ void ragged_loop(const __grid_constant__ Arguments a) {
   float x = a.x[threadIdx.x];
 #pragma unroll 1
@@ -118,7 +118,7 @@ __global__ void divergent(const __grid_constant__ Arguments a) {
   a.y[threadIdx.x] = x;
 }
 
-// As many barriers as the parameter says.
+// The number of barriers is a parameter.
 __global__ void barriers(const __grid_constant__ Arguments a) {
 #pragma unroll 1
   for (int i = 0; i < a.parameter; ++i) __syncthreads();

@@ -1,8 +1,8 @@
-"""Which loads wait for which: calls of the counters around instructions, for load chains.
+"""Dependencies between loads: calls of the counters around instructions, for load chains.
 
-Registers that hold what global memory gave carry the time at which it is ready. A load is issued
-when its address is: that depends on the loads among the sources of the address's arithmetic within
-its basic block. Any other instruction that reads such a register waits.
+A register with a value loaded from global memory has a time at which it is ready. A load is issued
+when its address is ready, which depends on the loads that the address computation in the basic
+block uses. Any other instruction that reads such a register waits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _ready(register: str) -> str:
 
 
 class LoadChains:
-    """Of one function; `instrument` is asked for each instruction in turn."""
+    """The load chains of a function; `instrument` is called for each instruction in order."""
 
     def __init__(self, function: Function) -> None:
         self.loaded = self._find_loaded(function)
@@ -45,7 +45,7 @@ class LoadChains:
         self.position = 0  # instructions of the basic block before the next one
 
     def _find_loaded(self, function: Function) -> set[str]:
-        """Registers that hold what global memory gave, copies included."""
+        """Registers with values loaded from global memory, including copies."""
         loaded: set[str] = set()
         copies = []
         for i in function.instructions():
@@ -68,7 +68,7 @@ class LoadChains:
         self.position = 0
 
     def instrument(self, i: Instruction) -> tuple[str, str]:
-        """Statements before and after the instruction's own."""
+        """Statements to insert before and after the instruction."""
         position, self.position = self.position, self.position + 1
         if i.name in _CONTROL:
             return "", ""

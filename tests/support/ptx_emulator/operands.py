@@ -30,7 +30,7 @@ SPACES = ("global", "shared", "local", "const", "param")
 
 
 class Context(Protocol):
-    """What surrounds an instruction: registers, symbols and labels of its function."""
+    """The context of an instruction: registers, symbols and labels of its function."""
 
     registers: dict[str, str]  # C++ types by name
     where: str  # a C++ expression of type ptx::Where
@@ -66,7 +66,7 @@ def literal(text: str) -> tuple[int, str] | None:
 
 
 class Operands:
-    """Of the instructions of one function."""
+    """Operands of the instructions of a function."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -96,7 +96,7 @@ class Operands:
 
     @staticmethod
     def converted(name: str, of: str, to: str) -> str:
-        """Of registers the bits count: they are cut or extended, never rounded."""
+        """The bits of a register are truncated or extended, never rounded."""
         if of == to:
             return name
         if to in FLOATS:
@@ -121,7 +121,8 @@ class Operands:
         return negated + self.value(text.removeprefix("!"), "pred")
 
     def assign(self, register: str, ptx_type: str, expression: str) -> str:
-        """An expression of the C++ type of `ptx_type` goes to a register, whose type may differ."""
+        """Assigns an expression of the C++ type of `ptx_type` to a register, whose type may
+        differ."""
         if register == "_":
             return f"(void)({expression});"
         to, of = self.context.registers[register], CPP_TYPES[ptx_type]
@@ -132,7 +133,8 @@ class Operands:
         return f"{variable(register)} = {expression};"
 
     def address(self, text: str) -> tuple[str, str, int]:
-        """Of `[base+offset]` the base as an expression, its name if it is a symbol, the offset."""
+        """The parts of `[base+offset]`: the base as an expression, its name if it is a symbol, and
+        the offset."""
         found = re.fullmatch(r"\[\s*([%\w$.]+)\s*(?:\+\s*(-?\d+))?\s*\]", text)
         if found is None:
             raise PtxError(f"address {text}")

@@ -1,4 +1,4 @@
-"""C++ for single PTX instructions. An opcode or a modifier that is not here raises PtxError."""
+"""C++ for single PTX instructions. An unsupported opcode or modifier raises PtxError."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.ptx_emulator.parser import Instruction, PtxError, bytes_of, s
 ATOMICS = ("add", "min", "max", "and", "or", "xor", "exch", "cas")
 _MEMORY = {*SPACES, "shared::cta", "v2", "v4", "volatile"}
 _ORDER = {"relaxed", "acquire", "release", "acq_rel", "sc", "cta", "gpu", "gl", "sys"}
-# The modifiers of each opcode that are supported, besides types. All others are errors.
+# The supported modifiers of each opcode, besides types.
 MODIFIERS: dict[str, set[str]] = {
     name: modifiers
     for names, modifiers in (

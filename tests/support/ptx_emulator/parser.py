@@ -1,6 +1,6 @@
-"""PTX as nvcc writes it, parsed: functions with their instructions, and variables.
+"""A parser of nvcc's PTX: functions with their instructions, and variables.
 
-What is not understood raises `PtxError`, so that nothing is left out in silence.
+Unknown syntax raises `PtxError`, so nothing is skipped silently.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class PtxError(Exception):
-    """Text that is no PTX, or PTX that is not supported; the message says which and where."""
+    """Invalid or unsupported PTX; the message names the text and the line."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an instruction comes from: the innermost source line, and where that was inlined."""
+    """The origin of an instruction: the innermost source line, and its call sites if inlined."""
 
     file: str = "?"
     line: int = 0
@@ -68,7 +68,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Scope:
-    """A brace, which opens or closes a scope of .param variables."""
+    """A brace that opens or closes a scope of .param variables."""
 
     brace: str
 
@@ -106,7 +106,7 @@ class Module:
 
 
 def split_operands(text: str) -> list[str]:
-    """At the commas that stand in no bracket."""
+    """Splits at commas outside brackets."""
     parts, depth, current = [], 0, ""
     for character in text:
         depth += (character in "{[(") - (character in "}])")
@@ -119,7 +119,7 @@ def split_operands(text: str) -> list[str]:
 
 
 def bytes_of(ptx_type: str) -> int:
-    """Of a type such as "f32" or "b8"; a predicate has no size."""
+    """The size of a type such as "f32" or "b8"; a predicate has none."""
     found = re.search(r"\d+", ptx_type)
     if found is None:
         raise PtxError(f"type {ptx_type} has no size")

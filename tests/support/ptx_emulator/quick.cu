@@ -1,5 +1,5 @@
-// Kernels that nvcc compiles in seconds where a whole file takes minutes: for tests of their PTX
-// wherever nvcc is found. One of each kind: a warp's, a block's, in place, of the global search.
+// A few kernels that nvcc compiles in seconds, for tests of their PTX on machines with nvcc. One of
+// each kind: for a warp, for a block, in global memory, and of the global search.
 #include "cuda/global.cuh"
 
 namespace ddn::cuda {

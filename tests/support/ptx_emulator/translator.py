@@ -1,10 +1,10 @@
-"""Turns the kernels of a PTX file into C++ that runs on the fibers of the host shim.
+"""Translates the kernels of a PTX file to C++ that runs on the fibers of the host shim.
 
-A kernel becomes a function, with its registers as variables and its branches as gotos; runtime/ has
-what it calls. One C++ file holds one kernel with the functions that it calls.
+A kernel becomes a function, with its registers as variables and its branches as gotos; it calls
+functions of runtime/. One C++ file holds one kernel with the functions that it calls.
 
-`contract`: fuses each product with a sum that takes it in the same basic block, where PTX permits
-that (no .rn): the most that ptxas may do. `count`: adds the counters of runtime/counters.h.
+`contract`: fuses each product with a sum in the same basic block if PTX permits (no .rn), the most
+that ptxas may do. `count`: adds the counters of runtime/counters.h.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _ENDS_BLOCK = {"bra", "brx", "ret", "exit", "trap", "call"}
 
 @dataclass
 class BasicBlock:
-    """What stands between two labels or branches: its opcodes, as counts.py names them."""
+    """The code between two labels or branches: its opcodes, as counts.py names them."""
 
     source: Source
     opcodes: Counter[str] = field(default_factory=Counter)
@@ -49,7 +49,7 @@ class Translation:
 
 
 class _FunctionTranslator:
-    """One function; the context of its operations."""
+    """Translates one function; the context of its operations."""
 
     def __init__(self, kernel: KernelTranslator, function: Function) -> None:
         self.kernel = kernel
@@ -193,7 +193,7 @@ class _FunctionTranslator:
 
 
 class KernelTranslator:
-    """One kernel, with the functions and variables that it uses."""
+    """Translates one kernel, with the functions and variables that it uses."""
 
     def __init__(
         self, module: Module, kernel: Function, *, contract: bool = False, count: bool = False
@@ -216,8 +216,8 @@ class KernelTranslator:
         self._folded.clear()
 
     def count_instruction(self, i: Instruction) -> None:
-        """Marks what ptxas folds into a neighbour: 64-bit additions to a wide product, and shifts
-        to the left before an addition, which remains."""
+        """Marks instructions that ptxas folds into a neighbour: 64-bit additions to a wide product,
+        and left shifts before an addition."""
         name = i.full_name
         wide = name in ("add.s64", "add.u64") and self._folded & set(i.operands[1:])
         if wide or (i.name == "shl" and name.endswith("64")):
@@ -227,7 +227,7 @@ class KernelTranslator:
         self.blocks[-1].opcodes[name] += 1
 
     def _used(self) -> tuple[list[Function], list[Variable]]:
-        """The functions that the kernel reaches and the variables that they name."""
+        """The functions that the kernel reaches and the variables that they use."""
         reached: dict[str, Function] = {}
         names: set[str] = set()
         functions = self.module.functions.keys()

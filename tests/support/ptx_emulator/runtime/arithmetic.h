@@ -1,4 +1,4 @@
-// Instructions that are no C++ operator, as the PTX ISA defines them.
+// PTX instructions without a C++ operator, as the PTX ISA defines them.
 #pragma once
 
 #include <cmath>
@@ -23,7 +23,7 @@ inline f64 absolute(f64 x) { return bits_as<f64>(bits_as<u64>(x) & ~(1ull << 63)
 inline f32 negated(f32 x) { return bits_as<f32>(bits_as<u32>(x) ^ 0x80000000u); }
 inline f64 negated(f64 x) { return bits_as<f64>(bits_as<u64>(x) ^ (1ull << 63)); }
 
-// Of a NaN and a number the number; -0 is less than +0.
+// Of a NaN and a number, the result is the number; -0 is less than +0.
 template <class T>
 T minimum(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
@@ -43,7 +43,7 @@ T maximum(T a, T b) {
   return a > b ? a : b;
 }
 
-// Division by zero does not trap on a GPU, and its result is not defined: a defect.
+// Division by zero does not trap on a GPU and has an undefined result: a defect.
 template <class T>
 T divide(T a, T b, const Where& where) {
   if (b == 0) {
@@ -65,7 +65,7 @@ T remainder(T a, T b, const Where& where) {
   return a % b;
 }
 
-// Shifts by the width and more leave no bit, or the sign.
+// Shifts by the width or more give zero, or the sign.
 template <class T>
 T shift_left(T x, u32 n) {
   return n >= 8 * sizeof(T) ? T(0) : static_cast<T>(x << n);
@@ -175,8 +175,8 @@ template <class T>
 T round_rpi(T x) {
   return std::ceil(x);
 }
-// Clamped to the range of I. NaN gives 0 where both types have 32 bits at most, else the highest
-// bit alone (PTX ISA, cvt).
+// Clamped to the range of I. NaN gives 0 if both types have at most 32 bits, otherwise only the
+// highest bit set (PTX ISA, cvt).
 template <class I, class F>
 I to_integer(F x) {
   constexpr I least = std::numeric_limits<I>::min(), most = std::numeric_limits<I>::max();

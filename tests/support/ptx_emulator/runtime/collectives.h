@@ -5,7 +5,7 @@
 
 namespace ptx {
 
-// An instruction, not a line of the source, has to be the same one for all of a warp.
+// All lanes of a warp must execute the same instruction, not only the same source line.
 inline cuda_shim::Site site_of(const char* name, const Where& where) {
   return {name, where.file, where.line, where.ptx_line, where.inlined_at};
 }
@@ -40,7 +40,7 @@ inline u32 exchange(const char* name, u32 mask, u32 value, int source, const Whe
   return meet({site_of(name, where), mask, &value, nullptr, sizeof value, source});
 }
 
-// What shfl's operands b and c say of this lane's segment: its first lane and its clamp.
+// The first lane and the clamp of this lane's segment, from operands b and c of shfl.
 struct Segment {
   int self, first, clamp;
   explicit Segment(u32 c) {
@@ -50,7 +50,7 @@ struct Segment {
     clamp = static_cast<int>((lane & mask) | (c & 31 & ~mask));
   }
 };
-// in_range: whether the source lies in the segment; else the lane reads itself.
+// in_range: whether the source lies in the segment; otherwise the lane reads its own value.
 inline u32 shuffle(const char* name, u32 a, int source, bool in_range, u32 mask, bool& predicate,
                    const Segment& segment, const Where& where) {
   predicate = in_range;

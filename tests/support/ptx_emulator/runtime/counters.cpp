@@ -13,12 +13,12 @@ u32 access_number, access_passing;
 
 namespace {
 
-// How often a lane or a warp has passed a basic block in an epoch.
+// The number of passings of a basic block by a lane or warp in an epoch.
 struct Passed {
   u32 epoch = 0, times = 0;
 };
 
-// One lane's access to memory.
+// A memory access of a lane.
 struct Access {
   u32 number, passing;
   u64 address;
@@ -48,8 +48,8 @@ u32 epochs[max_warps], last_epoch = 0;
 std::vector<Access> accesses[max_warps];  // of the epoch
 std::unordered_set<u64> block_sectors, block_stored, launch_sectors, launch_stored;
 
-// Of a lane: its time, the bytes that it has loaded and not waited for, and how many of the
-// instructions of its basic block these have been counted for.
+// Of a lane: its time, the bytes in flight, and the number of instructions of its basic block for
+// which these bytes have been counted.
 struct Lane {
   u32 time = 0, in_flight = 0, counted = 0, instructions = 0;
 
@@ -59,7 +59,7 @@ struct Lane {
   }
 };
 Lane lanes[max_threads];
-// Whether the last load was of global memory, and its size.
+// Whether the last load was from global memory, and its size.
 bool loaded_global = false;
 u32 loaded_bytes = 0;
 
@@ -219,7 +219,7 @@ void wait_for(u32 ready, u32 position) {
   Lane& lane = lanes[thread()];
   if (ready <= lane.time) return;
   lane.count_until(position);
-  // What was issued with the load that is waited for has come as well.
+  // Loads issued together with the awaited one have arrived as well.
   lane.time = ready;
   lane.in_flight = 0;
 }

@@ -1,9 +1,8 @@
-// What a launch executes, counted: basic blocks by warp and by lane, memory traffic, and chains of
-// loads that wait for each other. Translation with counters calls these; see counts.py for what the
-// figures mean.
+// Counters of a launch: basic blocks by warp and by lane, memory traffic, and chains of dependent
+// loads. Code translated with counters calls these functions; counts.py defines the figures.
 //
-// A warp is taken to execute the n-th passing of a basic block once, whichever of its lanes take
-// part, between two collectives of the whole warp (an epoch): paths that diverge count once each.
+// Between two collectives of the whole warp (an epoch), a warp executes the n-th passing of a basic
+// block once, for any subset of its lanes. Divergent paths count once each.
 #pragma once
 
 #include "types.h"
@@ -22,10 +21,11 @@ constexpr int kinds = 6;
 
 extern bool enabled;
 
-// A lane enters basic block b, of so many PTX instructions. Returns how often it has in this epoch.
+// A lane enters basic block b of the given number of PTX instructions. Returns the number of its
+// passings in this epoch.
 u32 enter_block(u32 b, u32 instructions);
 
-// The number of the instruction that accesses memory next, and the passing of its basic block.
+// The number of the next instruction that accesses memory, and the passing of its basic block.
 extern u32 access_number, access_passing;
 inline void next_access(u32 number, u32 passing) {
   access_number = number;
@@ -37,15 +37,15 @@ inline void access(Kind kind, u64 a, unsigned n) {
   if (enabled) note_access(kind, a, n);
 }
 
-// Chains of loads. Time is counted in latencies of a load from global memory: a load is issued as
-// soon in its basic block as its address is known, and is ready one latency later.
+// Chains of loads. Time is in latencies of a global load. A load is issued as early in its basic
+// block as its address is known, and is ready one latency later.
 inline u32 later(u32 a, u32 b) { return a > b ? a : b; }
 // Of this lane.
 u32 current_time();
-// When the load that was just made, issued at that time, is ready; 0 unless it was of global
+// The time at which the last load, issued at the given time, is ready; 0 unless it was from global
 // memory. position: instructions of the basic block before this one.
 u32 ready_time(u32 issued, u32 position);
-// The lane uses a value that is ready at that time.
+// The lane uses a value that is ready at the given time.
 void wait_for(u32 ready, u32 position);
 
 // For races.cpp and translated.cpp.

@@ -1,10 +1,10 @@
-// The memory that translated PTX sees. Each access is checked: that its address is a multiple of
-// its size, that it stays within what the launch may touch, and, of shared and local memory, that
-// the bytes it reads were written. Shared memory is checked for races as well; see races.h.
+// The memory of translated PTX. Each access is checked for alignment, for bounds of the memory that
+// the launch may access and, in shared and local memory, for reads of uninitialised bytes. Shared
+// memory is also checked for races; see races.h.
 //
 // Global addresses are the host's. Shared memory is a window of its own, whose addresses begin at
-// shared_begin; converted to generic ones they are the host's too. Objects lie at multiples of
-// their declared alignment that are no multiples of more.
+// shared_begin; converted to generic ones they are the host's too. Objects are aligned exactly as
+// declared, not more strictly.
 #pragma once
 
 #include "types.h"
@@ -25,10 +25,10 @@ inline u64 shared_from_generic(u64 a) {
   return a - reinterpret_cast<u64>(shared_host) + shared_begin;
 }
 
-// The bytes of a load whose values are used, as a mask; of a vector, some of them may not be.
+// The mask of the bytes of a load that are used; a vector load may have unused bytes.
 constexpr u32 all_bytes = ~0u;
 
-// Where the host finds the n bytes at an address.
+// The host address of n bytes.
 const unsigned char* load_global(u64 a, unsigned n, const Where& where, u32 used = all_bytes);
 unsigned char* store_global(u64 a, unsigned n, const Where& where);
 unsigned char* atomic_global(u64 a, unsigned n, const Where& where);
@@ -41,7 +41,7 @@ const unsigned char* load_generic(u64 a, unsigned n, const Where& where, u32 use
 unsigned char* store_generic(u64 a, unsigned n, const Where& where);
 unsigned char* atomic_generic(u64 a, unsigned n, const Where& where);
 
-// Threads are interrupted at collectives only: nothing comes between.
+// Threads are switched at collectives only, so this is atomic.
 template <class T, class F>
 T read_modify_write(unsigned char* at, const F& f) {
   T old;
@@ -79,7 +79,7 @@ T atom_cas(unsigned char* at, T expected, T x) {
   return read_modify_write<T>(at, [&](T old) { return old == expected ? x : old; });
 }
 
-// Local memory: what a thread's functions declare.
+// Local memory, declared by the functions of a thread.
 struct Frame {
   u64 begin, end;
   unsigned char* written;  // for each byte

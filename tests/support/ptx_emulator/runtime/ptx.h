@@ -1,8 +1,8 @@
-// What translated PTX includes.
+// The header of translated PTX.
 #pragma once
 
 #include "arithmetic.h"
 #include "collectives.h"
 #include "counters.h"
-#include "translated.h"
 #include "memory.h"
+#include "translated.h"

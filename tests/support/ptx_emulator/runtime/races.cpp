@@ -3,7 +3,7 @@
 namespace ptx::races {
 namespace {
 
-// Meetings that order memory, and all meetings.
+// Meetings of threads that order memory, and all meetings.
 enum Strength { ordering, any, strengths };
 
 u64 now = 0, last_barrier = 0;

@@ -1,17 +1,17 @@
 // Races between the threads of a block over words of shared memory.
 //
-// Two accesses to a word, of which one is a store, have to be ordered: by a barrier of the block or
-// by one of the warp (bar.warp.sync). Shuffles, votes and reductions let threads meet, but order no
-// memory: what relies on them alone is reported too. Each word of four bytes remembers its last
-// store, its last atomic and the last loads of two threads; a defect that needs more than these is
-// not seen. Accesses to different bytes of a word do not race.
+// Two accesses to a word, one of them a store, must be ordered by a barrier of the block or of the
+// warp (bar.warp.sync). Shuffles, votes and reductions synchronise threads but do not order memory;
+// code that relies on them alone is reported as well. Each word of four bytes remembers its last
+// store, its last atomic and the last loads of two threads; races that involve more accesses are
+// not detected. Accesses to different bytes of a word do not race.
 #pragma once
 
 #include "types.h"
 
 namespace ptx::races {
 
-// One thread's access and when it was, counted in meetings of threads.
+// An access of a thread, and its time, counted in meetings of threads.
 struct Access {
   s32 thread = -1;  // none
   u32 bytes = 0;    // of the word, as a mask

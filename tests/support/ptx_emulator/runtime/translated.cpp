@@ -38,7 +38,7 @@ std::string describe(const std::string& what, const Where& where) {
   return out.str();
 }
 
-// The arguments of a launch, each at an address that is aligned as declared and no better.
+// The arguments of a launch, each aligned exactly as declared.
 class Arguments {
  public:
   Arguments(const Kernel& kernel, const cuda_shim::Argument* arguments) {
@@ -90,7 +90,7 @@ void run(const void* kernel, const char* name, dim3 grid, dim3 block, size_t sha
 
   const Arguments copies(translated, arguments);
   begin_launch(translated.static_shared, translated.dynamic_align, shared_bytes);
-  // Threads and blocks of the launch are known to the counters when they begin.
+  // The counters learn the threads and blocks of the launch at its start.
   blockDim = block;
   counters::begin_launch(translated.name, translated.basic_blocks,
                          static_cast<u32>(translated.static_shared + shared_bytes));
@@ -140,7 +140,7 @@ extern "C" {
 const char* ptx_kernel(unsigned i) {
   return i < ptx::kernels().size() ? ptx::kernels()[i]->name : nullptr;
 }
-// The i-th kernel takes the place of one that the host compiled.
+// Replaces a kernel compiled for the host by the i-th kernel.
 void ptx_bind(unsigned i, const void* host_kernel) {
   ptx::translated_kernels[host_kernel] = ptx::kernels()[i];
 }
@@ -150,7 +150,7 @@ void ptx_allow(const void* begin, size_t bytes, int writable) {
   ptx::allow(begin, bytes, writable != 0);
 }
 void ptx_forbid_all() { ptx::forbid_all(); }
-// The defects since the last call, one on a line with the number of times.
+// The defects since the last call, one per line with its number of occurrences.
 const char* ptx_reports() {
   static std::string text;
   std::ostringstream out;
@@ -159,7 +159,7 @@ const char* ptx_reports() {
   text = out.str();
   return text.c_str();
 }
-// What launches took, as JSON: name: [.maxntid, threads, static, dynamic shared bytes].
+// The resources of launches as JSON: name: [.maxntid, threads, static, dynamic shared bytes].
 const char* ptx_uses() {
   static std::string text;
   std::ostringstream out;

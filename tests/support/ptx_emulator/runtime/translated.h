@@ -1,4 +1,4 @@
-// Translated kernels, and their launches in place of those that the host compiled.
+// Translated kernels, which replace those compiled for the host.
 #pragma once
 
 #include "types.h"
@@ -30,7 +30,7 @@ struct Kernel {
   unsigned basic_blocks;  // 0 without counters
 };
 
-// Makes a kernel known before main().
+// Registers a kernel before main().
 struct Registration {
   explicit Registration(const Kernel& kernel);
 };

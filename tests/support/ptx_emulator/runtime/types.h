@@ -1,4 +1,4 @@
-// The names that translated PTX uses for its types.
+// The type names in translated PTX.
 #pragma once
 
 #include <cstdint>
@@ -23,10 +23,10 @@ using f64 = double;
 
 constexpr unsigned max_threads = cuda_shim::threads_limit, max_warps = max_threads / 32;
 
-// Of the block that is running.
+// Of the current block.
 inline unsigned thread() { return cuda_shim::fibers::running; }
 
-// Where an instruction comes from: source lines, innermost first, then the line of the PTX.
+// The origin of an instruction: source lines, innermost first, then the line of the PTX.
 struct Where {
   const char* file;
   int line;
@@ -36,7 +36,7 @@ struct Where {
 
 // Ends the launch with an error.
 [[noreturn]] void fail(const std::string& what, const Where& where);
-// Notes a defect and goes on.
+// Records a defect and continues.
 void report(const std::string& what, const Where& where);
 
 template <class To, class From>

@@ -1,4 +1,4 @@
-// What has to hold of the answers for a drawn case, whatever its numbers are.
+// Properties of the answers that hold for any drawn case.
 #pragma once
 
 #include <algorithm>
@@ -70,7 +70,7 @@ template <class T>
   std::abort();
 }
 
-// How far f(y) may lie above any other objective.
+// The tolerance of f(y) above any other objective.
 template <class T>
 long double allowed(const DrawnSet<T>& set, double y, long double least, double total) {
   const double ulp = std::nextafter(std::fabs(static_cast<T>(y)), T(infinity)) - std::fabs(y);
@@ -138,7 +138,7 @@ void check_set(const DrawnSet<T>& set, const Answers<T>& all, int i, Tally& tall
   if (c.max_iter < 0 && c.tolerance < 0 && status == ddn::Status::stopped_early) {
     fail(set, "stopped early though nothing bounds the passes", y, gap);
   }
-  // No objective lies below what the gap proves.
+  // No objective is below the bound that the gap proves.
   const long double own = set.objective(y);
   if (!std::isfinite(static_cast<double>(own)) || total == 0) return;
   const int step = std::max(1, c.num_points / 40);

@@ -1,0 +1,123 @@
+"""What the passes over a rank's points of shared sets are to return: the numbers of
+csrc/core/sharded_pass.h from the formulas of the reference."""
+
+import math
+
+import numpy as np
+
+from tests.support import reference as ref
+
+# In the order of `ddn::ShardedPass`.
+KINDS = (
+    "ends",
+    "totals",
+    "huber",
+    "sums",
+    "around",
+    "nearest",
+    "gaussians",
+    "series",
+    "parabolas",
+    "losses",
+)
+TERMS = 16  # of a series
+_COUNTS = {"ends": 3, "totals": 8, "gaussians": 2, "series": TERMS, "parabolas": 5, "losses": 1}
+
+
+def _is_smooth(penalty):
+    """Whether phi'' has no jump at alpha."""
+    below, above = ref.dpsi([1 - 1e-9, 1 + 1e-9], penalty, 1.0)
+    return penalty != "quadratic" and abs(above - below) < 1e-6
+
+
+def numbers(kind, penalty):
+    """How many a request is answered with."""
+    if kind in ("huber", "sums"):
+        penalty = "huber" if kind == "huber" else penalty
+        has_density = penalty == "huber" or penalty not in ref.CONVEX
+        return 2 + has_density + _is_smooth(penalty)
+    return _COUNTS.get(kind, 2)
+
+
+def kinds(penalty):
+    """The passes that the solves of a penalty ask for."""
+    own = {"quadratic": [], "huber": ["sums", "around", "nearest"], "pseudo_huber": ["sums"]}
+    cells = {"welsch": ["gaussians", "series"], "truncated_quadratic": ["parabolas"]}
+    search = ["huber", "sums", "around", "nearest", *cells.get(penalty, []), "losses"]
+    return ["ends", "totals", *own.get(penalty, search)]
+
+
+def _gauss(t):
+    return np.exp(-0.5 * np.minimum(np.abs(t), 37.0) ** 2)
+
+
+def _density(z, penalty, alpha):
+    return 1 - ref.phi(z, penalty, alpha) / ref.phi(1e9 * alpha, penalty, alpha)
+
+
+def _sums(z, w, penalty, alpha, margin):
+    unit = ref.dpsi_at_zero(penalty, alpha)
+    found = [w @ (f(z, penalty, alpha) / unit) for f in (ref.psi, ref.dpsi)]
+    if penalty == "huber":
+        found.append(w @ (np.abs(np.abs(z) - alpha) <= margin))
+    elif penalty not in ref.CONVEX:
+        found.append(w @ _density(z, penalty, alpha))
+    if _is_smooth(penalty):
+        h = 1e-5 * alpha
+        above, below = ref.dpsi(z + h, penalty, alpha), ref.dpsi(z - h, penalty, alpha)
+        found.append(w @ (alpha * (above - below) / (2 * h * unit)))
+    return found
+
+
+def _series(t, w):
+    """Coefficients of sum w exp(-(t + s)^2 / 2) in powers of s: by Hermite polynomials."""
+    found = []
+    for k in range(TERMS):
+        hermite = np.polynomial.hermite_e.hermeval(t, [0] * k + [1])
+        found.append((-1) ** k * (w @ (hermite * _gauss(t))) / math.factorial(k))
+    return found
+
+
+def expected(kind, penalty, x, weight, request):
+    """request: (1 / the common unit, alpha, u, reach). Points are finite or infinite."""
+    inverse_unit, alpha, u, reach = request
+    x = np.asarray(x, np.float64)
+    w = np.ones_like(x) if weight is None else np.asarray(weight, np.float64)
+    x, w = x[w > 0], w[w > 0] * inverse_unit
+    finite = np.isfinite(x)
+    if kind == "ends":
+        ends = [-x[finite].min(initial=np.inf), x[finite].max(initial=-np.inf)]
+        largest = (w / inverse_unit).max(initial=-np.inf)
+        return [*ends, largest]  # the unit is no more, and more than half of it
+    if kind == "totals":
+        total, down = w[finite].sum(), math.ldexp(1.0, -int(reach))
+        guess = [total * u * down, total] if math.isfinite(u) else [0, 0]
+        outside = [w[x == np.inf].sum(), w[x == -np.inf].sum(), 0]
+        count = len(x) if weight is None else np.nan
+        return [total, *outside, w[finite] @ x[finite] * down, *guess, count]
+    z = u - x
+    if kind in ("huber", "sums"):
+        return _sums(z, w, "huber" if kind == "huber" else penalty, alpha, reach)
+    there = np.abs(z) >= reach
+    if kind == "around":
+        return [w[~there].sum(), w[there & (z > 0)].sum()]
+    if kind == "nearest":
+        left, right = x[there & (z >= 0)], x[there & (z <= 0)]
+        return [left.max(initial=-np.inf), -right.min(initial=np.inf)]
+    t, r = z / alpha, reach / alpha
+    if kind == "series":
+        return _series(t, w)
+    if kind == "losses":
+        return [w[finite] @ (1 - _density(z[finite], penalty, alpha))]
+    nearest = np.maximum(np.abs(t) - r, 0)
+    if kind == "gaussians":
+        return [w @ _gauss(nearest), w @ _gauss(t)]
+    inlier, density = np.abs(t) <= 1 - r, _density(t, "truncated_quadratic", 1.0)
+    others = np.where(inlier, 0, _density(nearest, "truncated_quadratic", 1.0))
+    return [
+        w[inlier].sum(),
+        w[inlier] @ t[inlier],
+        w[inlier] @ density[inlier],
+        w @ others,
+        w @ density,
+    ]
