@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+# Whose kernels have been counted. A penalty joins them with the run that counts its own.
 PENALTIES = ("quadratic", "huber", "pseudo_huber", "welsch", "truncated_quadratic")
 GLOBAL = ("welsch", "truncated_quadratic")
 SIZES = (10, 32, 49, 64, 128, 1000, 1023, 1024, 2047, 2048, 5000, 20000)

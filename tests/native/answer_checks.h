@@ -42,8 +42,7 @@ struct DrawnSet {
   }
   bool is_convex() const {
     bool convex = false;
-    ddn::with_penalty(c.penalty,
-                      [&](auto penalty) { convex = ddn::is_convex<decltype(penalty)>; });
+    ddn::with_penalty(c.penalty, [&](auto penalty) { convex = ddn::is_convex<decltype(penalty)>; });
     return convex;
   }
   double second() const {

@@ -193,6 +193,7 @@ def test_inner_gradients_of_other_layouts(still, segments, device):
         )
 
 
+@pytest.mark.parametrize("penalty", [p for p in ref.PENALTIES if not ref.REGISTRY[p].is_mean])
 def test_inner_outputs_give_the_unrounded_answer(penalty, device):
     """y + remainder in float32 is closer to the float64 answer than any float32 y."""
     x = 1000 + torch.randn(50, 99, device=device)
