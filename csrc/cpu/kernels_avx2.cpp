@@ -26,7 +26,6 @@
 #define DDN_VECTOR_BYTES 32
 #include "cpu/backward.h"
 #include "cpu/forward.h"
-#include "cpu/sharded.h"
 
 namespace ddn::cpu {
 void forward_avx2(const ForwardArgs& args, const ParallelFor& parallel_for) {
@@ -34,9 +33,6 @@ void forward_avx2(const ForwardArgs& args, const ParallelFor& parallel_for) {
 }
 void backward_avx2(const BackwardArgs& args, const ParallelFor& parallel_for) {
   backward_tensor(args, parallel_for);
-}
-void sharded_avx2(const ShardedArgs& args, const ParallelFor& parallel_for) {
-  sharded_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu
 

@@ -33,7 +33,6 @@
 #define DDN_VECTOR_BYTES 64
 #include "cpu/backward.h"
 #include "cpu/forward.h"
-#include "cpu/sharded.h"
 
 namespace ddn::cpu {
 void forward_avx512(const ForwardArgs& args, const ParallelFor& parallel_for) {
@@ -41,9 +40,6 @@ void forward_avx512(const ForwardArgs& args, const ParallelFor& parallel_for) {
 }
 void backward_avx512(const BackwardArgs& args, const ParallelFor& parallel_for) {
   backward_tensor(args, parallel_for);
-}
-void sharded_avx512(const ShardedArgs& args, const ParallelFor& parallel_for) {
-  sharded_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu
 

@@ -12,7 +12,9 @@ void forward_base(const ForwardArgs& args, const ParallelFor& parallel_for) {
 void backward_base(const BackwardArgs& args, const ParallelFor& parallel_for) {
   backward_tensor(args, parallel_for);
 }
-void sharded_base(const ShardedArgs& args, const ParallelFor& parallel_for) {
-  sharded_tensor(args, parallel_for);
+// For all machines: the sums of a distributed solve take little of its time, and these kernels
+// would take as long to compile again for each instruction set.
+void sharded_passes(const ShardedArgs& args, const ParallelFor& parallel_for) {
+  if (args.requests > 0) sharded_tensor(args, parallel_for);
 }
 }  // namespace ddn::cpu

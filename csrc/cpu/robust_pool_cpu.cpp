@@ -8,10 +8,9 @@
 
 namespace ddn::cpu {
 
-#define DDN_DECLARE(isa)                                        \
-  void forward_##isa(const ForwardArgs&, const ParallelFor&);   \
-  void backward_##isa(const BackwardArgs&, const ParallelFor&); \
-  void sharded_##isa(const ShardedArgs&, const ParallelFor&);
+#define DDN_DECLARE(isa)                                      \
+  void forward_##isa(const ForwardArgs&, const ParallelFor&); \
+  void backward_##isa(const BackwardArgs&, const ParallelFor&);
 DDN_DECLARE(base)
 #if defined(__x86_64__)
 DDN_DECLARE(avx2)
@@ -25,21 +24,20 @@ struct Kernels {
   const char* name;
   void (*forward)(const ForwardArgs&, const ParallelFor&);
   void (*backward)(const BackwardArgs&, const ParallelFor&);
-  void (*sharded)(const ShardedArgs&, const ParallelFor&);
   bool available;
 };
 
 Kernels choose() {
   const Kernels all[] = {
 #if defined(__x86_64__)
-      {"avx512", forward_avx512, backward_avx512, sharded_avx512,
+      {"avx512", forward_avx512, backward_avx512,
        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")},
-      {"avx2", forward_avx2, backward_avx2, sharded_avx2,
+      {"avx2", forward_avx2, backward_avx2,
        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("popcnt")},
 #endif
-      {"base", forward_base, backward_base, sharded_base, true},
+      {"base", forward_base, backward_base, true},
   };
   const char* asked = std::getenv("DDN_CPU_ISA");
   const Kernels* best = nullptr;
@@ -68,10 +66,6 @@ void robust_pool_forward(const ForwardArgs& args, const ParallelFor& parallel_fo
 
 void robust_pool_backward(const BackwardArgs& args, const ParallelFor& parallel_for) {
   if (args.layout.num_sets > 0) kernels().backward(args, parallel_for);
-}
-
-void sharded_passes(const ShardedArgs& args, const ParallelFor& parallel_for) {
-  if (args.requests > 0) kernels().sharded(args, parallel_for);
 }
 
 const char* instruction_set() { return kernels().name; }

@@ -24,27 +24,25 @@ TERMS = 16  # of a series
 _COUNTS = {"ends": 3, "totals": 6, "gaussians": 2, "series": TERMS, "parabolas": 5, "losses": 1}
 
 
-def _is_smooth(penalty):
-    """Whether phi'' has no jump at alpha."""
-    below, above = ref.dpsi([1 - 1e-9, 1 + 1e-9], penalty, 1.0)
-    return penalty != "quadratic" and abs(above - below) < 1e-6
-
-
 def numbers(kind, penalty):
     """How many a request is answered with."""
     if kind in ("huber", "sums"):
         penalty = "huber" if kind == "huber" else penalty
-        has_density = penalty == "huber" or penalty not in ref.CONVEX
-        return 2 + has_density + _is_smooth(penalty)
+        entry = ref.REGISTRY[penalty]
+        has_density = entry.flat or not entry.convex
+        return 2 + has_density + bool(entry.bending)
     return _COUNTS.get(kind, 2)
 
 
 def kinds(penalty):
     """The passes that the solves of a penalty ask for."""
-    own = {"quadratic": [], "huber": ["sums", "around", "nearest"], "pseudo_huber": ["sums"]}
+    entry = ref.REGISTRY[penalty]
+    descent = ["sums"] if entry.convex else ["huber", "sums"]
+    around = ["around", "nearest"] if entry.flat or not entry.convex else []
+    # By the certificate of a non-convex penalty.
     cells = {"welsch": ["gaussians", "series"], "truncated_quadratic": ["parabolas"]}
-    search = ["huber", "sums", "around", "nearest", *cells.get(penalty, []), "losses"]
-    return ["ends", "totals", *own.get(penalty, search)]
+    search = [] if entry.convex else [*cells[penalty], "losses"]
+    return ["ends", "totals", *([] if entry.is_mean else descent + around + search)]
 
 
 def _gauss(t):
@@ -62,7 +60,7 @@ def _sums(z, w, penalty, alpha, margin):
         found.append(w @ (np.abs(np.abs(z) - alpha) <= margin))
     elif penalty not in ref.CONVEX:
         found.append(w @ _density(z, penalty, alpha))
-    if _is_smooth(penalty):
+    if ref.REGISTRY[penalty].bending:
         h = 1e-5 * alpha
         above, below = ref.dpsi(z + h, penalty, alpha), ref.dpsi(z - h, penalty, alpha)
         found.append(w @ (alpha * (above - below) / (2 * h * unit)))
