@@ -298,7 +298,7 @@ def _eager(
     max_iter: Any,
     tol: Any,
 ) -> Tensor | None:
-    """The fast path for plain arguments (csrc/ops/eager.h); None if an argument is not plain."""
+    """The fast path for plain arguments (csrc/ops/module.cpp); None if an argument is not plain."""
     done = _C.pool(x, ptr, penalty, alpha, dim, keepdim, weight, solver, max_iter, tol)
     if not isinstance(done, list):
         return done

@@ -3,7 +3,7 @@
 #define DDN_VECTOR_BYTES 16
 #include "cpu/backward.h"
 #include "cpu/forward.h"
-#include "cpu/sharded.h"
+#include "cpu/sharded_kernels.h"
 
 namespace ddn::cpu {
 void forward_base(const ForwardArgs& args, const ParallelFor& parallel_for) {
