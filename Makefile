@@ -81,8 +81,8 @@ test-ptx-kernels:
 	@$(PTX_TESTS) tests/cuda/test_cuda_shim.py tests/cuda/test_cuda_shim_global.py \
 		tests/cuda/test_cuda_shim_weights.py tests/cuda/test_shim.py $(PYTEST_ARGS)
 test-ptx-sets:
-	@$(PTX_TESTS) tests/cuda/test_cuda_shim_sets.py tests/cuda/test_ptx_emulator.py \
-		tests/cuda/test_gpu_model.py $(PYTEST_ARGS)
+	@$(PTX_TESTS) tests/cuda/test_cuda_shim_sets.py tests/cuda/test_cuda_shim_sharded.py \
+		tests/cuda/test_ptx_emulator.py tests/cuda/test_gpu_model_command.py $(PYTEST_ARGS)
 
 soak: build
 	@$(PY) -m tests.soak --json $(OUT)/soak.json $(SOAK_ARGS)
