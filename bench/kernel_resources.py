@@ -33,7 +33,7 @@ ACCEPTED_SPILLS: dict[str, str] = {
         "loads of points and weights in flight, at the bound of 128 registers; not yet timed"
     ),
     r"\bglobal_\w+<": "a whole search in one kernel, at the bound of 255 registers; not yet timed",
-    r"\b(write_info|GlobalSearch)<": "called once a set; not yet timed",
+    r"\b(write_info|(Grid|Gaussian|Parabola)Search|Candidates)<": "called once a set; not yet timed",
 }
 
 _FUNCTION = re.compile(r"Function properties for (\S+)")
