@@ -29,11 +29,12 @@ ROOT = Path(__file__).resolve().parent.parent
 # Pattern of a demangled kernel name: why its spills are accepted.
 ACCEPTED_SPILLS: dict[str, str] = {
     r"\blocal_\w+<.*Welsch": "its descents keep more sums than 128 registers hold; not yet timed",
-    r"\blocal_global_memory<.*true>": (
+    r"\blocal_global_memory<": (
         "loads of points and weights in flight, at the bound of 128 registers; not yet timed"
     ),
+    r"\bsharded_pass<": "its solver waits for messages between passes; not yet timed",
     r"\bglobal_\w+<": "a whole search in one kernel, at the bound of 255 registers; not yet timed",
-    r"\b(write_info|(Grid|Gaussian|Parabola)Search|Candidates)<": "called once a set; not yet timed",
+    r"\b(write_info|\w+Search|Candidates)<": "called once a set; not yet timed",
 }
 
 _FUNCTION = re.compile(r"Function properties for (\S+)")
