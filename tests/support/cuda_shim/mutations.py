@@ -32,7 +32,7 @@ MUTATIONS = (
         "tail of a sum",
         "cuda/group_points.cuh",
         r"i < n; (i \+= ThreadGroup::threads\) visit\(points\[i\], points)",
-        r"i + 1 < n_; \1",
+        r"i + 1 < n; \1",
     ),
     *(
         Mutation(name, "cuda/sort_list.cuh", BARRIER, "", nth, "global_float32.cu")
