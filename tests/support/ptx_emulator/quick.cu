@@ -1,6 +1,7 @@
 // A few kernels that nvcc compiles in seconds, for tests of their PTX on machines with nvcc. One of
 // each kind: for a warp, for a block, in global memory, and of the global search.
 #include "cuda/global.cuh"
+#include "cuda/local.cuh"
 
 namespace ddn::cuda {
 
