@@ -329,7 +329,7 @@ def test_mutation_is_caught(mutation, kernel, message, ptx_only, host_objects, t
     csrc = mutate(tmp_path, mutation)
     source = csrc / "mutant.cu"
     source.write_text(
-        '#include "cuda/global.cuh"\n'
+        '#include "cuda/global.cuh"\n#include "cuda/local.cuh"\n'
         f"namespace ddn::cuda {{\ntemplate __global__ void {kernel};\n}}\n"
     )
     broken = build.build(tmp_path / "ptx", host_objects, [source], csrc=csrc)
