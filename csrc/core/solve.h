@@ -1,4 +1,4 @@
-// The answer for one set: y, the curvature there, and what is to be said about it.
+// Solves one set: the answer y, the curvature there, and the diagnostics that a caller may ask for.
 #pragma once
 
 #include "core/certify/search.h"
@@ -10,9 +10,9 @@ struct Solution {
   // Sum of phi''(y - x_i) / phi''(0); 0 where the gradient is zero by convention, NaN with y.
   double curvature;
   Status status;
-  int64_t passes = 0;  // over the set, but for the first look at it
-  // What a search proved of non-convex penalties: no density lies above `bound` and above that of y
-  // plus `slack`.
+  int64_t passes = 0;  // over the set, not counting the first one
+  // Proven for non-convex penalties: no kernel density exceeds both `bound` and that of y plus
+  // `slack`.
   double bound = detail::infinity;
   double slack = 0;
 };
@@ -26,7 +26,7 @@ DDN_HOST_DEVICE Solution fixed(double y, double curvature, Status status) {
   return solution;
 }
 
-// Of an alpha from a tensor; one that is a number was checked.
+// Whether an alpha from a tensor is in range. The operators check an alpha that is a number.
 template <class Real>
 DDN_HOST_DEVICE bool in_range(double alpha) {
   constexpr double limit = alpha_limit(sizeof(Real) == 8 ? DType::float64 : DType::float32);
@@ -34,8 +34,8 @@ DDN_HOST_DEVICE bool in_range(double alpha) {
   return alpha >= (1 - rounding) / limit && alpha <= limit * (1 + rounding);
 }
 
-// What the weights and alpha alone decide. total: of the weights, in the set's unit; NaN where one
-// is no weight.
+// Solves the sets that alpha and the weights alone decide; returns whether this is one. total: the
+// sum of the weights in the set's unit, NaN if a weight is negative or not finite.
 template <class Real>
 DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double unit,
                                           Solution& solution) {
@@ -48,10 +48,10 @@ DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double uni
   return total == 0;
 }
 
-// What needs no descent: sets with points that are not finite, means, sets of equal points. Returns
-// true with the solution, else makes [lo, hi] a bracket of the minimisers.
+// Solves the sets that need no descent: sets with non-finite points, means, and sets of equal
+// points. Returns whether this is one; if not, [lo, hi] is a bracket of the minimisers.
 //
-// statistics: where points are not finite, those of careful_statistics(). doubt: balance_doubt().
+// statistics: those of careful_statistics() if a point is not finite. doubt: balance_doubt().
 template <class P>
 DDN_HOST_DEVICE bool solve_directly(double alpha, double doubt, SetStatistics& statistics,
                                     Solution& solution) {
@@ -83,7 +83,7 @@ DDN_HOST_DEVICE bool solve_directly(double alpha, double doubt, SetStatistics& s
     if (pull < 0) statistics.lo -= beyond;
   }
   if (P::is_mean) {
-    // Rounding may carry it past the points, so that the mean of equal ones would not be theirs.
+    // Rounding may carry the mean past the points; the mean of equal points must be exact.
     const double mean = max(min(statistics.mean, statistics.hi), statistics.lo);
     return solution = fixed(mean, finite, Status::converged), true;
   }
@@ -96,15 +96,15 @@ DDN_HOST_DEVICE bool solve_directly(double alpha, double doubt, SetStatistics& s
 }
 
 // Note: [Vanishing curvature]
-// Below the rounding error of its own sum a curvature says nothing, and below the smallest normal
-// number it has no reciprocal; the implicit function theorem then gives no gradient, and zero is
-// returned for it. The terms of a smooth non-convex curvature are themselves differences, density
-// minus (density minus curvature): what is rounded is the sum of the two.
+// A curvature below the rounding error of its own sum is meaningless, and one below the smallest
+// normal number has no reciprocal. The implicit function theorem then gives no gradient, and the
+// curvature and the gradient are set to zero. The terms of a Gaussian's curvature are differences,
+// density minus (density minus curvature), and the sum of these two magnitudes is rounded.
 template <class P>
 DDN_HOST_DEVICE double rounded_in_dpsi(const Sums& at) {
   return is_gaussian<P> ? added(-at.dpsi, 2.0, at.density) : at.dpsi;
 }
-// Also without the unit: what is smaller has lost digits before it is multiplied with it.
+// The bound holds with and without the unit: a smaller sum has lost digits before it is scaled.
 template <class Real>
 DDN_HOST_DEVICE double least_curvature(double unit) {
   return detail::smallest_normal<Real>() * max(1.0, 1 / unit);
