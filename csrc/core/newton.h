@@ -3,8 +3,9 @@
 // batches and sets whose points lie on several ranks.
 //
 // `Descent<P, V>` takes the penalty P and V, a double or a SIMD vector of doubles with one set in
-// each lane. Decisions are masks: a bool for a double, where `mask ? a : b` and `if (any(mask))`
-// are branches, and a vector of masks otherwise, where they select.
+// each lane. Decisions are masks: a bool for a double, else a vector of masks. `mask ? a : b`
+// selects. `if (any(mask))` skips what no lane needs; `if (branch(mask))` is a branch for a double,
+// and a vector always takes it, since its selections cost less than the test.
 //
 // Note: [The bracket]
 // `best` is the best point evaluated so far and `end` a point with a local minimum strictly between
@@ -125,51 +126,91 @@ class Descent {
   // ended before does not matter.
   DDN_HOST_DEVICE Mask update(const At& at) {
     const bool first = ++passes_ == 1;
+    const V before = best_;
     Mask worse{};
+    if constexpr (!is_convex<P>) worse = at.density < allowed_density();
+    const Mask better = !worse;
+    Mask open = worse;  // has not ended
+    if (branch(better)) {
+      assign(better, best_, trial_);
+      take(better, at);
+      open = worse | !stationary(at);
+      if (!any(open)) return !open;
+      // At a maximum psi vanishes too; the descent leaves it downwards.
+      const Mask right = at.psi < Math<V>::splat(0);
+      if (first) {
+        end_ = right ? hi_ : lo_;
+      } else {
+        // The trial may lie at end_.
+        const Mask turned = better & open & ((end_ > before) != right);
+        if (branch(turned)) turn_back(turned, before);
+      }
+    }
     if constexpr (!is_convex<P>) {
-      if (!first) worse = at.density < allowed_density();
+      if (branch(worse)) turn_back(worse, trial_);
     }
-    const Mask ended = (!worse) & stationary(at);
-    // At a maximum psi vanishes too; the descent leaves it downwards.
-    const Mask right = at.psi < Math<V>::splat(0);
-    if (first) {
-      end_ = right ? hi_ : lo_;
-    } else {
-      const Mask turned =
-          (!worse) & (!ended) & ((end_ > best_) != right);  // or the trial is at end_
-      end_ = worse ? trial_ : (turned ? best_ : end_);
-      end_seen_ = end_seen_ | worse | turned;
-      if constexpr (!is_convex<P>) growth_ = worse | turned ? Math<V>::splat(0) : growth_;
-    }
-    best_ = worse ? best_ : trial_;
-    take(!worse, at);
-    return any(!ended) ? ended | next_trial(ended) : ended;
+    return (!open) | next_trial(open);
   }
 
  private:
   static DDN_HOST_DEVICE bool any(Mask mask) { return Math<V>::any(mask); }
-
-  // The sums at the best point, where `mask` says that they are these.
-  DDN_HOST_DEVICE void take(Mask mask, const At& at) {
-    if constexpr (std::is_same_v<V, double>) {
-      if (mask) at_best_ = at;
+  static DDN_HOST_DEVICE bool branch(Mask mask) {
+    if constexpr (std::is_same_v<Mask, bool>) return mask;
+    return true;
+  }
+  // In the branch of `mask`.
+  template <class T>
+  static DDN_HOST_DEVICE void assign(Mask mask, T& target, T value) {
+    if constexpr (std::is_same_v<Mask, bool>) {
+      target = value;
+    } else if constexpr (std::is_same_v<T, Mask>) {
+      target = (mask & value) | ((!mask) & target);
     } else {
-      at_best_.psi = mask ? at.psi : at_best_.psi;
-      at_best_.dpsi = mask ? at.dpsi : at_best_.dpsi;
-      at_best_.density = mask ? at.density : at_best_.density;
-      at_best_.d2psi = mask ? at.d2psi : at_best_.d2psi;
+      target = mask ? value : target;
+    }
+  }
+  // up & a() | !up & b()
+  template <class A, class B>
+  static DDN_HOST_DEVICE Mask either(Mask up, const A& a, const B& b) {
+    if constexpr (std::is_same_v<Mask, bool>) {
+      return up ? a() : b();
+    } else {
+      return (up & a()) | ((!up) & b());
+    }
+  }
+
+  // Makes a point at which sums were taken the end of the bracket.
+  DDN_HOST_DEVICE void turn_back(Mask mask, V end) {
+    assign(mask, end_, end);
+    assign(mask, end_seen_, !Mask{});
+    if constexpr (!is_convex<P>) assign(mask, growth_, Math<V>::splat(0));
+  }
+
+  // Makes these the sums at the best point.
+  DDN_HOST_DEVICE void take(Mask mask, const At& at) {
+    if constexpr (std::is_same_v<Mask, bool>) {
+      at_best_ = at;  // also the further terms of the series
+    } else {
+      assign(mask, at_best_.psi, at.psi);
+      assign(mask, at_best_.dpsi, at.dpsi);
+      assign(mask, at_best_.density, at.density);
+      assign(mask, at_best_.d2psi, at.d2psi);
     }
   }
 
   DDN_HOST_DEVICE V allowed_density() const {
-    return added(at_best_.density, Math<V>::splat(-8 * options_.rounding), at_best_.density);
+    const V best = at_best_.density;
+    return passes_ == 1 ? Math<V>::splat(-Math<double>::largest())
+                        : added(best, Math<V>::splat(-8 * options_.rounding), best);
   }
 
   DDN_HOST_DEVICE Mask stationary(const At& at) const {
     const V noise = options_.rounding * pulling_weight<P, V>(at, options_.total_weight);
     const V floor = noise * min(options_.range, options_.alpha);
     Mask ends = absolute(at.psi) <= max(options_.step * lasting_dpsi<P, V>(at), floor);
-    if constexpr (!is_convex<P>) ends = ends & (at.dpsi >= -4.0 * noise);
+    if constexpr (!is_convex<P>) {
+      if (branch(ends)) ends = ends & (at.dpsi >= -4.0 * noise);
+    }
     return ends;
   }
 
@@ -177,26 +218,30 @@ class Descent {
     const V psi = at_best_.psi, dpsi = at_best_.dpsi, alpha = options_.alpha;
     const V newton = -psi / dpsi;  // NaN or infinite where psi' vanishes
     V step = newton;
+    Mask halley{};
+    if constexpr (P::is_smooth) {
+      // Halley's method: with psi' half-way to where Newton's method would lead.
+      const V bent = added(dpsi, 0.5 * at_best_.d2psi, newton * inverse_alpha_);
+      halley = (absolute(newton) <= 0.5 * alpha) & (dpsi > Math<V>::splat(0)) &
+               (bent > 0.5 * dpsi) & (bent < 2.0 * dpsi);
+      if (any(halley)) step = halley ? series_root(-psi / bent) : step;
+    }
     if constexpr (!is_convex<P>) {
       // Where psi' is not positive, or Newton's step leads out of its neighbourhood, the step is
       // that of mean shift: to the minimiser of the quadratic that touches the objective here and
       // is nowhere below it. It descends, however far it leads. Its second derivative sums psi(z) /
       // z, which is `density` for Welsch and, with the number of points inside, at least that for
       // the truncated quadratic, where it is Newton's step.
-      const Mask steady = (dpsi > Math<V>::splat(0)) & (absolute(newton) <= alpha);
-      if (any(!steady)) step = steady ? newton : -psi / max(dpsi, at_best_.density);
+      if (branch(!halley)) {
+        const Mask steady = (dpsi > Math<V>::splat(0)) & (absolute(newton) <= alpha);
+        const Mask shifts = (!halley) & (!steady);
+        if (any(shifts)) step = shifts ? -psi / max(dpsi, at_best_.density) : step;
+      }
       // Without the breakpoints, which take some two thirds of it, psi' is too large by far: the
       // first step out of the Huber answer is the longer.
       if (P::has_breakpoints && passes_ == 1) {
         step = absolute(newton) < 0.2 * alpha ? 2.5 * newton : step;
       }
-    }
-    if constexpr (P::is_smooth) {
-      // Halley's method: with psi' half-way to where Newton's method would lead.
-      const V bent = added(dpsi, 0.5 * at_best_.d2psi, newton * inverse_alpha_);
-      const Mask halley = (absolute(newton) <= 0.5 * alpha) & (dpsi > Math<V>::splat(0)) &
-                          (bent > 0.5 * dpsi) & (bent < 2.0 * dpsi);
-      if (any(halley)) step = halley ? series_root(-psi / bent) : step;
     }
     return step;
   }
@@ -216,15 +261,15 @@ class Descent {
     return step;
   }
 
-  // Makes trial_ the next point unless the descent has `ended`; true where it ends by that.
-  DDN_HOST_DEVICE Mask next_trial(Mask ended) {
+  // Makes trial_ the next point of a descent that is `open`; true where it ends by that.
+  DDN_HOST_DEVICE Mask next_trial(Mask open) {
     const V width = end_ - best_;  // may overflow to an infinity: compared only
     const V scale = max(absolute(best_), absolute(end_));
     Mask stays = absolute(width) <= added(options_.step, Math<V>::splat(4.5e-16), scale);
     if (passes_ > free_passes) {
       const V middle = halfway(best_, end_);
       stays = stays | (middle == best_) | (middle == end_);
-      trial_ = stays | ended ? best_ : middle;
+      trial_ = open & !stays ? middle : best_;
       return stays;
     }
     if (!any(!stays)) {
@@ -238,24 +283,33 @@ class Descent {
     } else {
       // Slow progress in one direction: lengthen the stride; a trial that overshoots moves `end`.
       const Mask slow = absolute(own) > 0.5 * absolute(previous_step_);
-      growth_ = slow ? growth_ + 1.0 : growth_;
-      s = slow ? own * (1.0 + growth_) : own;
+      if (branch(slow)) {
+        growth_ = slow ? growth_ + 1.0 : growth_;
+        s = slow ? own * (1.0 + growth_) : own;
+      }
     }
     // `inside` is also false of a step that is NaN, zero, or points out of the bracket. An end of
     // the set at which no sums were taken may itself be the minimiser.
     const V landing = best_ + s, zero = Math<V>::splat(0);
-    const Mask up = half > zero;
-    const Mask inside =
-        (up & (s > zero) & (landing < end_)) | ((!up) & (s < zero) & (landing > end_));
-    s = inside | ((landing == end_) & !end_seen_) ? s : half;
+    const Mask inside = either(
+        half > zero, [&] { return (s > zero) & (landing < end_); },
+        [&] { return (s < zero) & (landing > end_); });
+    if (branch(!inside)) {
+      const Mask reaches = (landing == end_) & !end_seen_;
+      if (branch(!reaches)) s = inside | reaches ? s : half;
+    }
     const V next = best_ + s;
     stays = stays | (next == best_);  // the step is below the rounding of u
-    const Mask may_land = inside & (s == own) & !stays & !ended;
-    Mask lands{};
-    if (any(may_land)) lands = land(next - best_, may_land);
-    trial_ = stays | ended ? best_ : next;
-    best_ = lands ? next : best_;
+    if (!any(!stays)) {
+      trial_ = best_;
+      return stays;
+    }
+    trial_ = open & !stays ? next : best_;
     previous_step_ = s;
+    Mask lands = inside & (s == own) & !stays & open;
+    if (!any(lands)) return stays;
+    lands = land(next - best_, lands);
+    best_ = lands ? next : best_;
     return stays | lands;
   }
 

@@ -206,7 +206,8 @@ class ShardedSolve {
     total_ = totals[0] + totals[1] + totals[2] + totals[3];
     stage_ = Stage::done;
     if (solve_without_points<Real>(alpha_, total_, unit_, solution_)) return;
-    if (solve_directly<P>(alpha_, doubt(), statistics_, solution_)) return;
+    if (solve_not_finite<P>(alpha_, doubt(), statistics_, solution_)) return;
+    if (solve_trivial<P>(statistics_, solution_)) return;
     if constexpr (!P::is_mean) {
       open_ = true;
       const double range = statistics_.hi - statistics_.lo;

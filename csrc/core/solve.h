@@ -48,13 +48,13 @@ DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double uni
   return total == 0;
 }
 
-// Solves the sets that need no descent: sets with non-finite points, means, and sets of equal
-// points. Returns whether this is one; if not, [lo, hi] is a bracket of the minimisers.
+// Solves the sets that need no descent because of their infinite or NaN points. Returns whether this
+// is one; if not, [lo, hi] is a bracket of the minimisers.
 //
-// statistics: those of careful_statistics() if a point is not finite. doubt: balance_doubt().
+// statistics: those of careful_statistics(). doubt: balance_doubt().
 template <class P>
-DDN_HOST_DEVICE bool solve_directly(double alpha, double doubt, SetStatistics& statistics,
-                                    Solution& solution) {
+DDN_HOST_DEVICE bool solve_not_finite(double alpha, double doubt, SetStatistics& statistics,
+                                      Solution& solution) {
   using detail::infinity;
   const double nan = __builtin_nan(""), finite = statistics.finite;
   const double pull = statistics.positive_infinities - statistics.negative_infinities;
@@ -82,6 +82,13 @@ DDN_HOST_DEVICE bool solve_directly(double alpha, double doubt, SetStatistics& s
     if (pull > 0) statistics.hi += beyond;
     if (pull < 0) statistics.lo -= beyond;
   }
+  return false;
+}
+
+// Solves means and sets of equal points; returns whether this is one.
+template <class P>
+DDN_HOST_DEVICE bool solve_trivial(const SetStatistics& statistics, Solution& solution) {
+  const double finite = statistics.finite;
   if (P::is_mean) {
     // Rounding may carry the mean past the points; the mean of equal points must be exact.
     const double mean = max(min(statistics.mean, statistics.hi), statistics.lo);
@@ -127,9 +134,10 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
   SetStatistics statistics = set.template statistics<!P::is_mean>();
   if (!(is_finite(statistics.mean) && is_finite(statistics.lo) && is_finite(statistics.hi))) {
     statistics = set.careful_statistics();
+    const double doubt = detail::balance_doubt<Real>(Set::weighted);
+    if (solve_not_finite<P>(problem.alpha, doubt, statistics, solution)) return solution;
   }
-  if (solve_directly<P>(problem.alpha, detail::balance_doubt<Real>(Set::weighted), statistics,
-                        solution)) {
+  if (solve_trivial<P>(statistics, solution)) {
     if (solution.curvature < least_curvature<Real>(set.unit())) solution.curvature = 0;
     return solution;
   }

@@ -177,7 +177,9 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
   GroupPoints<T, ThreadGroup, Points> points_;
   WeightStatistics weights_;
   const Workspace* workspace_;
-  mutable BreakpointPass known_;  // about the list that follows the points in shared memory
+  struct NoPass {};
+  // About the list that follows the points in shared memory.
+  mutable std::conditional_t<Points::has_lists, BreakpointPass, NoPass> known_;
 };
 
 }  // namespace ddn::cuda
