@@ -5,7 +5,7 @@
 
 For each device, cpu or gpu, of which the results have rows: `targets-DEVICE.png`, what is measured
 in units of its goal; `growth-DEVICE.png`, time against the points in a set and against the number
-of sets; and `compare-DEVICE.png`, the contenders of the first workload. The tables of targets are
+of sets; and `compare-DEVICE.png`, the methods of the first workload. The tables of targets are
 printed and, with --page, put into the page with the figures, between the lines
 `<!-- targets DEVICE -->` and `<!-- end -->`. A result of gpu_check will do, too.
 """
@@ -30,8 +30,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 
 import ddn_cuda
 from bench import machine
-from bench.contenders import label, ours
 from bench.growth import POINTS_OF_SETS
+from bench.methods import label, ours
 
 Row = dict[str, Any]
 
@@ -240,8 +240,8 @@ def plot_growth(result: Row, device: str) -> Figure | None:
     panels = figure.subplots(1, 2)
     for axes, sweep in zip(panels, ("points", "sets"), strict=True):
         own = [row for row in rows if row["sweep"] == sweep]
-        for name in dict.fromkeys(row["contender"] for row in own):
-            line = [row for row in own if row["contender"] == name]
+        for name in dict.fromkeys(row["method"] for row in own):
+            line = [row for row in own if row["method"] == name]
             x = [row[sweep] for row in line]
             y = [row["milliseconds"]["median"] for row in line]
             style = "--" if name in ("torch.mean", "copy") else "-"
@@ -268,19 +268,19 @@ def plot_growth(result: Row, device: str) -> Figure | None:
 
 
 def plot_compare(result: Row, device: str) -> Figure | None:
-    """Forward and backward times per set of all contenders on the first workload."""
+    """Forward and backward times per set of all methods on the first workload."""
     rows = [row for row in rows_of(result, "compare") if row["device"] == device]
     if not rows:
         return None
     case = ("workload", "data", "dtype", "threads")
     first = tuple(rows[0][key] for key in case)
     rows = [row for row in rows if tuple(row[key] for key in case) == first]
-    names = list(dict.fromkeys(row["contender"] for row in rows))
+    names = list(dict.fromkeys(row["method"] for row in rows))
     height = 0.2 * len(names) + 1.4
     figure = Figure(figsize=(11, height), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, operation in zip(panels, ("forward", "backward"), strict=True):
-        found = {row["contender"]: row for row in rows if row["operation"] in (operation, "copy")}
+        found = {row["method"]: row for row in rows if row["operation"] in (operation, "copy")}
         for i, name in enumerate(names):
             if name in found:
                 value = found[name]["microseconds_per_set"]

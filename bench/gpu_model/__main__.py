@@ -97,8 +97,8 @@ def measure_all(workloads: Mapping[str, Counted], seconds: float) -> dict[str, T
     begins after the time limit."""
     import torch
 
-    from bench.contenders import failure
     from bench.gpu_model.measure import measure
+    from bench.methods import failure
 
     found: dict[str, Timing | str] = {}
     deadline = time.monotonic() + seconds
