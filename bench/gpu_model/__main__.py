@@ -186,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"counted at commit {source.commit} with nvcc {source.nvcc}; predicted for {machine.name}"
     )
+    print(report.count_met(verdicts))
     if missing := [name for name in workloads if name not in summaries]:
         print(f"not counted yet: {', '.join(missing)}")
     print()
