@@ -13,11 +13,11 @@ Suites:
               where it is importable
     growth    time against the points in a set and against the number of sets
 
-All answers are checked before they are timed, and a contender with wrong answers is rejected. The
+All answers are checked before they are timed, and a method with wrong answers is rejected. The
 predecessor, anucvml/ddn, is timed in any case, and the share of its correct answers is reported.
-The contenders alternate in one process. Figures are medians with the 10th and 90th percentile; the
+The methods alternate in one process. Figures are medians with the 10th and 90th percentile; the
 JSON has all samples. On a CPU, workloads are scaled to --points by taking fewer sets; slow
-contenders get even fewer and are compared per set. The report states both. The exit status is 1 if
+methods get even fewer and are compared per set. The report states both. The exit status is 1 if
 an answer of this library was rejected, whether or not targets are met.
 """
 

@@ -1,4 +1,4 @@
-"""Suite `compare`: all contenders on each workload."""
+"""Suite `compare`: all methods on each workload."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.contenders import Contender, operations, our_contenders, reductions, rivals
+from bench.methods import Method, baselines, operations, our_methods, reductions
 from bench.timing import Operation, Timing, time_interleaved
 from bench.workloads import DTYPES, Sets, Workload, make, missing_for
 
@@ -68,8 +68,7 @@ def fitted(case: Case, device: torch.device, settings: Settings) -> tuple[Worklo
 
 
 def run(case: Case, device: torch.device, settings: Settings) -> Iterator[Row]:
-    """Checks and times all contenders on a case; yields a row for each operation of each
-    contender."""
+    """Checks and times all methods on a case; yields a row for each method and operation."""
     about: Row = {
         "suite": "compare",
         "workload": case.workload.name,
@@ -80,15 +79,15 @@ def run(case: Case, device: torch.device, settings: Settings) -> Iterator[Row]:
         "alpha": settings.alpha,
     }
     if reason := missing_for(case.data):
-        yield about | {"contender": "all", "operation": "all", "skipped": reason}
+        yield about | {"method": "all", "operation": "all", "skipped": reason}
         return
     workload, scaled = fitted(case, device, settings)
     sets = make(workload, case.data, DTYPES[case.dtype], device)
     about |= {"shape": list(sets.x.shape), "scaled": scaled}
-    contenders = [
+    methods = [
         *reductions(sets),
-        *our_contenders(sets, settings.penalties, settings.alpha),
-        *rivals(
+        *our_methods(sets, settings.penalties, settings.alpha),
+        *baselines(
             sets,
             settings.penalties,
             settings.alpha,
@@ -96,27 +95,27 @@ def run(case: Case, device: torch.device, settings: Settings) -> Iterator[Row]:
             backend=settings.backend,
         ),
     ]
-    yield from time_contenders(contenders, sets, device, settings, about)
+    yield from time_methods(methods, sets, device, settings, about)
 
 
-def time_contenders(
-    contenders: Sequence[Contender],
+def time_methods(
+    methods: Sequence[Method],
     sets: Sets,
     device: torch.device,
     settings: Settings,
     about: Row,
 ) -> Iterator[Row]:
-    """The rows of the checked contenders, timed interleaved, and of the skipped ones."""
+    """The rows of the checked methods, timed interleaved, and of the skipped ones."""
     target = torch.empty_like(sets.x)
     timed: dict[tuple[str, str], Operation] = {("copy", "copy"): partial(target.copy_, sets.x)}
     seldom = set()
-    for contender in contenders:
-        if contender.pool is None:
+    for method in methods:
+        if method.pool is None:
             continue
-        for operation, call in operations(contender).items():
-            timed[contender.name, operation] = call
-            if contender.seldom:
-                seldom.add((contender.name, operation))
+        for operation, call in operations(method).items():
+            timed[method.name, operation] = call
+            if method.seldom:
+                seldom.add((method.name, operation))
     names = {" / ".join(key): key for key in timed}
     timings = time_interleaved(
         {name: timed[key] for name, key in names.items()},
@@ -126,21 +125,21 @@ def time_contenders(
         seldom=[name for name, key in names.items() if key in seldom],
     )
     found = {key: timings[name] for name, key in names.items()}
-    by_name = {contender.name: contender for contender in contenders}
+    by_name = {method.name: method for method in methods}
     for (name, operation), timing in found.items():
         one = by_name.get(name)
         pooled = sets if one is None else one.sets
         yield (
             about
-            | {"contender": name, "operation": operation, "sets": pooled.count}
+            | {"method": name, "operation": operation, "sets": pooled.count}
             | figures(name, operation, timing, pooled, sets, found)
             | ({} if one is None else {"right": one.right})
             | ({} if pooled is sets else {"few": f"the first {pooled.count} sets"})
         )
-    for contender in contenders:
-        if contender.pool is None:
-            row = {"contender": contender.name, "operation": "all", "skipped": contender.skipped}
-            yield about | row | {"refused": contender.refused}
+    for method in methods:
+        if method.pool is None:
+            row = {"method": method.name, "operation": "all", "skipped": method.skipped}
+            yield about | row | {"refused": method.refused}
 
 
 def figures(
@@ -180,7 +179,7 @@ def moved_bytes(name: str, operation: str, sets: Sets) -> int:
 
 
 def as_text(rows: Sequence[Row]) -> str:
-    """A table for each case; contenders skipped for the same reason share a line."""
+    """A table for each case; methods skipped for the same reason share a line."""
     lines: list[str] = []
     for _, group in itertools.groupby(rows, lambda row: [row[key] for key in CASE]):
         own = list(group)
@@ -189,7 +188,7 @@ def as_text(rows: Sequence[Row]) -> str:
         skipped: dict[str, list[str]] = {}
         for row in own:
             if row.get("skipped"):
-                skipped.setdefault(row["skipped"], []).append(row["contender"])
+                skipped.setdefault(row["skipped"], []).append(row["method"])
         lines += [f"skipped: {', '.join(who)}: {reason}" for reason, who in skipped.items()]
     return "\n".join(lines)
 
@@ -206,7 +205,7 @@ def _heading(row: Row) -> list[str]:
 
 
 def _line(row: Row) -> str:
-    name = f"{row['operation']} {row['contender']}" if row["operation"] != "copy" else "copy_"
+    name = f"{row['operation']} {row['method']}" if row["operation"] != "copy" else "copy_"
     ms = row["milliseconds"]
     line = f"{name:47}{ms['median']:10.3f}{ms['low']:10.3f}{ms['high']:10.3f}"
     line += f"{ms['repetitions']:4}{row['microseconds_per_set']:11.3f}"
@@ -221,4 +220,4 @@ def _line(row: Row) -> str:
 
 def refused(rows: Sequence[Row]) -> list[str]:
     """The wrong answers of this library or of PyTorch, which were not timed."""
-    return [f"{row['contender']}: {row['skipped']}" for row in rows if row.get("refused")]
+    return [f"{row['method']}: {row['skipped']}" for row in rows if row.get("refused")]

@@ -28,8 +28,8 @@ CANDIDATES = 32  # points of a set at which its objective must not be less
 PART = 1 << 17  # points at a time, so that temporaries stay in the caches
 ORACLE_POINTS = 1 << 14
 EXCESS = 1e-6  # of the objective, as promised for float32
-RIVAL_EXCESS = 1e-4  # more than what a solver of low accuracy leaves
-RIVAL_GRADIENT = 0.02  # of the sum of a gradient
+BASELINE_EXCESS = 1e-4  # more than what a solver of low accuracy leaves
+BASELINE_GRADIENT = 0.02  # of the sum of a gradient
 
 
 class Wrong(AssertionError):  # noqa: N818, it says what the answer is
@@ -212,9 +212,9 @@ def check_reduction(name: str, sets: Sets, most: int = SETS) -> int:
 def share_right(
     penalty: str, pool: Callable[[Tensor], Tensor], sets: Sets, alpha: float, most: int = SETS
 ) -> float:
-    """The share of the sets looked at for which a rival is right: its objective is at most
-    RIVAL_EXCESS above the best one known, and its gradient within RIVAL_GRADIENT of the formula's
-    at its own answer."""
+    """The share of the checked sets that a baseline solves: its objective is at most
+    BASELINE_EXCESS above the best one known, and its gradient within BASELINE_GRADIENT of the
+    formula's at its own answer."""
     leaf = sets.x.detach().requires_grad_()
     answers = pool(leaf)
     (gradients,) = torch.autograd.grad(answers, leaf, torch.ones_like(answers))
@@ -226,10 +226,10 @@ def share_right(
         points, gradient = sets.of(sets.x, index).double(), sets.of(gradients, index).double()
         y = answers[index].double()
         least = objective(penalty, best[index].double(), points, alpha)
-        if not objective(penalty, y, points, alpha) <= (1 + RIVAL_EXCESS) * least:
+        if not objective(penalty, y, points, alpha) <= (1 + BASELINE_EXCESS) * least:
             continue
         second = derivatives(penalty, y - points, alpha)[1]
         expected = second / second.sum()
         off = (gradient - expected).abs().sum() / expected.abs().sum()
-        right += int(off <= RIVAL_GRADIENT)
+        right += int(off <= BASELINE_GRADIENT)
     return right / len(chosen)

@@ -1,7 +1,7 @@
 """Measures how often a local solve finds the global minimum.
 
 Draws sets with several clusters, pools them with the non-convex penalties, and counts for each
-contender the sets whose answer is a global minimum. The contenders:
+method the sets whose answer is a global minimum. The methods:
 
     global   ddn_cuda.robust_pool with solver="global"
     local    the same with solver="local": one descent from the Huber answer
@@ -43,7 +43,7 @@ from matplotlib.ticker import NullFormatter
 import ddn_cuda
 from bench import machine
 from bench.arguments import positive
-from bench.contenders import NONCONVEX as PENALTIES
+from bench.methods import NONCONVEX as PENALTIES
 from tests.support import contract, oracle
 from tests.support import reference as ref
 
@@ -124,7 +124,7 @@ def descend(x: np.ndarray, start: np.ndarray, penalty: str, steps: int = 10_000)
     raise RuntimeError(f"{len(active)} descents did not end in {steps} steps")
 
 
-# Contenders
+# Methods
 
 
 def is_global(y, value, x, alpha: float, lower: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ def percent(good: np.ndarray) -> float:
 
 
 def compare(x: np.ndarray, penalty: str, alpha: float) -> Row:
-    """The percentages of sets that each contender solves to the global minimum, and to at most NEAR
+    """The percentages of sets that each method solves to the global minimum, and to at most NEAR
     times the minimum."""
     found = oracle.minimum(x, penalty, alpha)
     from_mean = alpha * descend(x / alpha, x.mean(1) / alpha, penalty)

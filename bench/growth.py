@@ -10,7 +10,7 @@ import torch
 
 import ddn_cuda
 from bench.compare import Settings
-from bench.contenders import our_contenders, reductions
+from bench.methods import our_methods, reductions
 from bench.timing import Operation, capture, time_interleaved
 from bench.workloads import DTYPES, Workload, make
 
@@ -52,7 +52,7 @@ def shapes(device: torch.device, dtype: torch.dtype, quick: bool) -> Iterator[tu
 
 
 def run(data: str, dtype: str, device: torch.device, settings: Settings) -> Iterator[Row]:
-    """A row for each contender and case: our forward pass, torch.mean and copy_."""
+    """A row for each method and case: our forward pass, torch.mean and copy_."""
     bandwidth = copy_bandwidth(device, COPIED_BYTES >> 4 if settings.quick else COPIED_BYTES)
     for sweep, count, points in shapes(device, DTYPES[dtype], settings.quick):
         sets = make(Workload("growth", "", (count, points)), data, DTYPES[dtype], device)
@@ -73,13 +73,13 @@ def run(data: str, dtype: str, device: torch.device, settings: Settings) -> Iter
         target = torch.empty_like(sets.x)
         timed: dict[str, Operation] = {"copy": partial(target.copy_, sets.x)}
         forward = ("forward",)
-        contenders = [
+        methods = [
             *reductions(sets, ("mean",), forward),
-            *our_contenders(sets, settings.penalties, settings.alpha, forward),
+            *our_methods(sets, settings.penalties, settings.alpha, forward),
         ]
-        for one in contenders:
+        for one in methods:
             if one.pool is None:
-                row = {"contender": one.name, "skipped": one.skipped, "refused": one.refused}
+                row = {"method": one.name, "skipped": one.skipped, "refused": one.refused}
                 yield about | row
                 continue
             timed[one.name] = partial(one.pool, sets.x)
@@ -93,17 +93,17 @@ def run(data: str, dtype: str, device: torch.device, settings: Settings) -> Iter
         )
         for name, timing in timings.items():
             figures: Row = {"milliseconds": timing.as_dict(), "replayed": replayed}
-            yield about | {"contender": name} | figures
+            yield about | {"method": name} | figures
 
 
 def as_text(rows: list[Row]) -> str:
-    """A line for each case, a column for each contender."""
+    """A line for each case, a column for each method."""
     if not rows:
         return ""
-    names = list(dict.fromkeys(row["contender"] for row in rows if "milliseconds" in row))
+    names = list(dict.fromkeys(row["method"] for row in rows if "milliseconds" in row))
     places = list(dict.fromkeys((row["sweep"], row["sets"], row["points"]) for row in rows))
     by_place = {
-        (row["sweep"], row["sets"], row["points"], row["contender"]): row["milliseconds"]["median"]
+        (row["sweep"], row["sets"], row["points"], row["method"]): row["milliseconds"]["median"]
         for row in rows
         if "milliseconds" in row
     }

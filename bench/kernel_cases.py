@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import ddn_cuda
-from bench.contenders import NONCONVEX, ours
+from bench.methods import NONCONVEX, ours
 
 ALPHA = 0.5
 CHANNELS = 2  # of segments

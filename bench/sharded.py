@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 import ddn_cuda
-from bench.contenders import ours
+from bench.methods import ours
 
 CASES = ours(list(ddn_cuda.PENALTIES))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import ddn_cuda
 from bench.compare import Settings
-from bench.contenders import Contender, label, operations, our_contenders, ours, reductions
+from bench.methods import Method, label, operations, our_methods, ours, reductions
 from bench.timing import Operation, Timing, ratio, summarize, time_interleaved
 from bench.workloads import DTYPES, Sets, Workload, make
 
@@ -58,9 +58,9 @@ OVERHEAD_CALLS = 500
 
 
 class Goal(NamedTuple):
-    """A line of the table: `operation` of `contender` takes at most `goal` times `baseline`."""
+    """A line of the table: `operation` of `method` takes at most `goal` times `baseline`."""
 
-    contender: str
+    method: str
     operation: str
     baseline: str
     goal: float
@@ -91,23 +91,23 @@ def measure(
     device: torch.device,
     settings: Settings,
 ) -> Iterator[Row]:
-    """Checks and times all contenders of the goals on one tensor; yields a row for each."""
+    """Checks and times all methods of the goals on one tensor; yields a row for each."""
     if settings.quick:
         shape = (max(1, shape[0] >> 7), shape[1])
     sets = make(Workload("targets", "", shape), "outliers", DTYPES[dtype], device)
     target = torch.empty_like(sets.x)
-    everyone = {c.name: c for c in reductions(sets)}
+    everyone = {m.name: m for m in reductions(sets)}
     penalties = [name for name in ddn_cuda.PENALTIES if name in settings.penalties]
-    everyone |= {c.name: c for c in our_contenders(sets, penalties, settings.alpha)}
-    goals = [goal for goal in goals if goal.contender in everyone]
+    everyone |= {m.name: m for m in our_methods(sets, penalties, settings.alpha)}
+    goals = [goal for goal in goals if goal.method in everyone]
     timed = {"forward copy": partial(target.copy_, sets.x)} | _operations(everyone, goals)
     rounds = 3 if settings.quick else max(LEAST_REPETITIONS, settings.repetitions)
     timings = time_interleaved(timed, device, rounds=rounds, budget_seconds=float("inf"))
     place = f"{shape[0]:,} sets of {shape[1]:,} points, {dtype}"
     passes = average_passes(sets, penalties, settings.alpha)
     for goal in goals:
-        row = _row(goal, everyone[goal.contender], timings, device, place)
-        yield row | {"passes": passes[goal.contender]}
+        row = _row(goal, everyone[goal.method], timings, device, place)
+        yield row | {"passes": passes[goal.method]}
 
 
 def average_passes(sets: Sets, penalties: Sequence[str], alpha: float) -> dict[str, float]:
@@ -120,36 +120,36 @@ def average_passes(sets: Sets, penalties: Sequence[str], alpha: float) -> dict[s
     return found
 
 
-def _operations(everyone: Mapping[str, Contender], goals: Sequence[Goal]) -> dict[str, Operation]:
+def _operations(everyone: Mapping[str, Method], goals: Sequence[Goal]) -> dict[str, Operation]:
     """The operations of the goals, without repeats."""
     wanted: dict[str, None] = {}
     for goal in goals:
-        wanted[f"{goal.operation} {goal.contender}"] = None
+        wanted[f"{goal.operation} {goal.method}"] = None
         wanted[f"forward {goal.baseline}"] = None
     timed = {
         f"{operation} {name}": call
-        for name, contender in everyone.items()
-        if contender.pool is not None
-        for operation, call in operations(contender).items()
+        for name, method in everyone.items()
+        if method.pool is not None
+        for operation, call in operations(method).items()
     }
     return {name: timed[name] for name in wanted if name in timed}
 
 
 def _row(
     goal: Goal,
-    contender: Contender,
+    method: Method,
     timings: Mapping[str, Timing],
     device: torch.device,
     place: str,
 ) -> Row:
     about = target_row(
-        f"{goal.operation} {goal.contender}", device, place, f"x {goal.baseline}", goal.goal
+        f"{goal.operation} {goal.method}", device, place, f"x {goal.baseline}", goal.goal
     )
-    if contender.pool is None:
-        return about | {"skipped": contender.skipped, "refused": contender.refused}
+    if method.pool is None:
+        return about | {"skipped": method.skipped, "refused": method.refused}
     if f"forward {goal.baseline}" not in timings:
         return about | {"skipped": f"{goal.baseline} was refused"}
-    own = timings[f"{goal.operation} {goal.contender}"]
+    own = timings[f"{goal.operation} {goal.method}"]
     baseline = timings[f"forward {goal.baseline}"]
     times = ratio(own, baseline)
     samples = {"milliseconds": own.as_dict(), "baseline_milliseconds": baseline.as_dict()}

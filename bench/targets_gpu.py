@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import ddn_cuda
-from bench import contenders, correctness, targets
+from bench import correctness, methods, targets
 from bench.compare import Settings
 from bench.timing import Operation, Timing, capture, ratio, summarize, time_interleaved
 from bench.workloads import Sets, Workload, make
@@ -58,7 +58,7 @@ def _step_row(compiled: bool) -> Row:
 
 def _predecessor_row(penalty: str, kind: str, unit: str, goal: float) -> Row:
     place = f"{PREDECESSOR_SETS:,} sets of {PREDECESSOR_POINTS:,} points, float32"
-    return _row(f"{kind} {penalty}", f"{place}, {contenders.PREDECESSOR}", unit, goal)
+    return _row(f"{kind} {penalty}", f"{place}, {methods.PREDECESSOR}", unit, goal)
 
 
 def parts(settings: Settings) -> Iterator[Iterator[Row]]:
@@ -77,14 +77,14 @@ def rows() -> Iterator[Row]:
     for dtype in targets.GPU_BACKWARD:
         for goal in targets.gpu_goals(dtype):
             place = f"{sets:,} sets of {points:,} points, {dtype}"
-            what = f"{goal.operation} {goal.contender}"
+            what = f"{goal.operation} {goal.method}"
             yield _row(what, place, f"x {goal.baseline}", goal.goal)
     yield _row("eager call, forward huber", "16 points", "us", targets.OVERHEAD_GOAL)
-    for penalty, solver in contenders.ours(list(ddn_cuda.PENALTIES)):
-        yield _replay_row(contenders.label(penalty, solver))
+    for penalty, solver in methods.ours(list(ddn_cuda.PENALTIES)):
+        yield _replay_row(methods.label(penalty, solver))
     for compiled in (False, True):
         yield _step_row(compiled)
-    for penalty in contenders.PREDECESSOR_METHODS:
+    for penalty in methods.PREDECESSOR_METHODS:
         if penalty != "quadratic":
             for kind in PREDECESSOR_KINDS:
                 yield _predecessor_row(penalty, *kind)
@@ -101,7 +101,7 @@ def skipped(reason: str) -> Iterator[Row]:
 
 def replayed(settings: Settings) -> Iterator[Row]:
     sets = make(Workload("small", "", SMALL), "outliers", torch.float32, CUDA)
-    ours = contenders.our_contenders(sets, settings.penalties, settings.alpha)
+    ours = methods.our_methods(sets, settings.penalties, settings.alpha)
     counter = torch.zeros(1, device=CUDA)
 
     def chain(length: int) -> None:
@@ -202,7 +202,7 @@ def training_step(compiled: bool, settings: Settings) -> Row:
     try:
         timings = time_interleaved(steps, CUDA, rounds=rounds, budget_seconds=float("inf"))
     except Exception as error:  # a missing compiler
-        return row | {"skipped": contenders.failure(error)}
+        return row | {"skipped": methods.failure(error)}
     times = ratio(timings["huber"], timings["max"])
     samples = {name: timings[name].as_dict() for name in ("huber", "max")}
     return row | targets.measured(times, MOST_STEP) | {"milliseconds": samples}
@@ -226,7 +226,7 @@ def extra_memory(operation: Operation, wanted: int = 0) -> float:
 def predecessor(settings: Settings) -> Iterator[Row]:
     """The predecessor and this library on the same sets. Memory is counted without the points and,
     in a backward pass, without their gradient."""
-    module, reason = contenders.find_predecessor()
+    module, reason = methods.find_predecessor()
     sets = None
     for penalty in settings.penalties:
         if penalty == "quadratic":
@@ -242,7 +242,7 @@ def predecessor(settings: Settings) -> Iterator[Row]:
             yield from against_predecessor(module, penalty, sets, settings)
         except Exception as error:  # of somebody else's code
             for kind in PREDECESSOR_KINDS:
-                reason = contenders.failure(error)
+                reason = methods.failure(error)
                 yield _predecessor_row(penalty, *kind) | {"skipped": reason}
 
 
@@ -250,14 +250,14 @@ def against_predecessor(
     module: types.ModuleType, penalty: str, sets: Sets, settings: Settings
 ) -> Iterator[Row]:
     alpha = settings.alpha
-    theirs = contenders.predecessor_pool(module, penalty, alpha)
+    theirs = methods.predecessor_pool(module, penalty, alpha)
     correctness.check(penalty, sets, alpha)
     right = correctness.share_right(penalty, theirs, sets, alpha)
     both = {
-        "ours": contenders.Contender("ours", sets, sets.pool(penalty, alpha, "global")),
-        "theirs": contenders.Contender("theirs", sets, theirs),
+        "ours": methods.Method("ours", sets, sets.pool(penalty, alpha, "global")),
+        "theirs": methods.Method("theirs", sets, theirs),
     }
-    timed = {name: contenders.operations(one) for name, one in both.items()}
+    timed = {name: methods.operations(one) for name, one in both.items()}
     flat = {
         f"{kind} {name}": timed[name][kind] for name in both for kind in ("forward", "backward")
     }

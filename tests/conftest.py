@@ -142,9 +142,9 @@ def pytest_addoption(parser):
 @pytest.fixture(scope="session")
 def source_library():
     """The CUDA kernels, compiled for the host by the C++ compiler."""
-    from tests.support.cuda_shim import shim
+    from tests.support.cuda_shim import host_build
 
-    return shim.build()
+    return host_build.build()
 
 
 @pytest.fixture(scope="session")
@@ -152,13 +152,13 @@ def library(request):
     """The same or, with --kernels=ptx, the translation of nvcc's PTX."""
     if request.config.getoption("--kernels") == "source":
         return request.getfixturevalue("source_library")
-    from tests.support.cuda_shim import shim
+    from tests.support.cuda_shim.host_build import Library, kernel_units, shim_units
     from tests.support.ptx_emulator import build
 
     if reason := build.missing():
         pytest.skip(reason)
-    sources = [*shim.kernel_units(), *(unit for unit in shim.shim_units() if unit.suffix == ".cu")]
-    return shim.Library(build.build_kept("all", sources), {})
+    sources = [*kernel_units(), *(unit for unit in shim_units() if unit.suffix == ".cu")]
+    return Library(build.build_kept("all", sources), {})
 
 
 @pytest.fixture(scope="session")

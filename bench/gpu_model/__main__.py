@@ -97,8 +97,8 @@ def measure_all(workloads: Mapping[str, Counted], seconds: float) -> dict[str, T
     begins after the time limit."""
     import torch
 
-    from bench.contenders import failure
     from bench.gpu_model.measure import measure
+    from bench.methods import failure
 
     found: dict[str, Timing | str] = {}
     deadline = time.monotonic() + seconds
@@ -186,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"counted at commit {source.commit} with nvcc {source.nvcc}; predicted for {machine.name}"
     )
+    print(report.count_met(verdicts))
     if missing := [name for name in workloads if name not in summaries]:
         print(f"not counted yet: {', '.join(missing)}")
     print()

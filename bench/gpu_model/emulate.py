@@ -24,7 +24,7 @@ KERNELS = (
 
 def build() -> Emulator:
     """Builds with nvcc and the host's compiler, which takes minutes unless nothing has changed."""
-    from tests.support.cuda_shim.shim import kernel_units
+    from tests.support.cuda_shim.host_build import kernel_units
     from tests.support.ptx_emulator.build import build_kept
 
     sources = [unit for unit in kernel_units() if re.search(SOURCES, unit.name)]

@@ -61,13 +61,13 @@ def print_times(
     verdicts: Mapping[str, Sequence[Verdict]],
     measured: Mapping[str, Timing | str],
 ) -> None:
-    """Prints memory traffic, and times relative to the bandwidth bound. measured: a reason if there
-    is no time."""
+    """Prints memory traffic, times relative to the bandwidth bound, and goals. measured: a reason
+    if there is no time."""
     columns = ("sectors", "in blk", "banks", "collide", "barrier", "chain", "KiB", "filled")
     head = "".join(f"{column:>8}" for column in columns)
     head += " |" + "".join(f"{short:>7}" for short in TIMES.values())
     tail = f"{'measured':>10}" if measured else ""
-    print(f"{'':{WIDTH}}{head} |{'predicted':>10}{tail}  goal")
+    print(f"{'':{WIDTH}}{head} |{'predicted':>10}{tail}  value / goal")
     for name, s in summaries.items():
         figures = (s.sectors, s.block_sectors, s.banks, s.collisions, s.barriers, s.chain)
         cells = "".join(number(value, 8) for value in (*figures, s.in_flight / 1024, s.filled))
@@ -79,15 +79,24 @@ def print_times(
         print(f"{name:{WIDTH}}{cells} |{number(s.times.predicted, 10)}{tail}  {goals}".rstrip())
 
 
+def count_met(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
+    every = [verdict.met for own in verdicts.values() for verdict in own]
+    judged = [met for met in every if met is not None]
+    text = f"goals met (✓): {sum(judged)} of {len(judged)}"
+    if others := len(every) - len(judged):
+        text += f"; {others} not judged, relative to a workload that is not printed"
+    return text
+
+
 def goal_text(verdict: Verdict) -> str:
     goal = verdict.goal
-    what = {"predicted": ""}.get(goal.figure, f"{goal.figure} ")
-    text = f"{what}{goal.most:g}"
+    value = f"{'?':>5}" if verdict.value is None else number(verdict.value, 5)
+    text = f"{value} / {goal.most:g}"
+    if goal.figure != "predicted":
+        text += f" {goal.figure}"
     if goal.over is not None:
         text += f" x {goal.over}"
-        if verdict.value is not None:
-            text += f" ({verdict.value:.2f})"
-    return text + {True: ": met", False: ": not met", None: ""}[verdict.met]
+    return text + " ✓" * bool(verdict.met)
 
 
 def print_changes(before: Mapping[str, Summary], after: Mapping[str, Summary]) -> None:

@@ -1,6 +1,7 @@
 """Point-cloud classification in 3-D: PointNet with any pooling, tested with outliers.
 
-- `data`: ModelNet40 (HDF5 or meshes) or generated shapes as tensors, and the training batches.
+- `data`: loads ModelNet40 (`modelnet`: HDF5 or meshes) or generated shapes as `clouds`.
+- `batches`: training batches and their augmentation.
 - `shapes`: the generator of shapes, 16 classes of parametric solids.
 - `model`: PointNet, its pooling an argument.
 - `train`: trains one network, on one device or under torchrun, resumable.

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from examples import digits
 from examples.digits_data import replace_by_outliers
 from examples.pointcloud.checkpoint import read_checkpoint
-from examples.pointcloud.data import OUTLIERS, Clouds, generator, load
+from examples.pointcloud.clouds import OUTLIERS, Clouds, generator
+from examples.pointcloud.data import load
 from examples.pointcloud.model import build
 from examples.pointcloud.team import Team, device_name, end, join
 

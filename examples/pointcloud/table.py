@@ -33,7 +33,8 @@ from matplotlib.figure import Figure
 from bench import machine
 from examples import digits
 from examples.pointcloud.checkpoint import require_same
-from examples.pointcloud.data import Clouds, load
+from examples.pointcloud.clouds import Clouds
+from examples.pointcloud.data import load
 from examples.pointcloud.evaluate import OUTLIER_PERCENT, Row, as_text, measure, percent
 from examples.pointcloud.team import Team, end, join
 from examples.pointcloud.train import Log, add_options, run, settings_of

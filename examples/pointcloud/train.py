@@ -33,16 +33,10 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, StepLR
 
 from examples import digits
+from examples.pointcloud.batches import Augmentation, Batches
 from examples.pointcloud.checkpoint import Settings, read_checkpoint, write_checkpoint
-from examples.pointcloud.data import (
-    DROPOUT,
-    SOURCES,
-    Augmentation,
-    Batches,
-    Clouds,
-    generator,
-    load,
-)
+from examples.pointcloud.clouds import DROPOUT, Clouds, generator
+from examples.pointcloud.data import SOURCES, load
 from examples.pointcloud.evaluate import Row, as_text, measure, percent
 from examples.pointcloud.model import CHANNELS, HEAD, PointNet, build
 from examples.pointcloud.team import Team, device_name, end, join

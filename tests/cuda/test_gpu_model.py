@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.gpu_model import costs, counts_table, figures, points, registers, rule, summary
+from bench.gpu_model import costs, counts_table, figures, points, registers, report, rule, summary
 from bench.gpu_model.counted import WORKLOADS
 from bench.gpu_model.counts_table import Goal
 from bench.gpu_model.machines import MACHINES, most_registers, resident_blocks
@@ -261,6 +261,9 @@ def test_goals_are_judged():
     assert [v.met for v in found] == [False, True, True, None]
     assert found[0].value == predicted
     assert found[2].value == 1
+    assert report.count_met({"a": found}).startswith("goals met (✓): 2 of 3; 1 not judged")
+    assert report.goal_text(found[1]) == " 1.00 / 1.05 sectors ✓"
+    assert report.goal_text(found[3]) == "    ? / 1.1 x absent"
 
 
 def test_goals_name_workloads():

@@ -72,7 +72,8 @@ def test_the_command_writes_and_prints(monkeypatch, table_file, tmp_path, capsys
     out = tmp_path / "out.json"
     assert command.main([*only, "--machine", "A100", "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert "1.1 x forward huber 2048 (1.00): met" in printed
+    assert "1.00 / 1.1 x forward huber 2048 ✓" in printed
+    assert "goals met (✓): " in printed
     found = json.loads(out.read_text())
     assert found["predicted_for"] == "A100"
     assert len(found["rows"]) == 6

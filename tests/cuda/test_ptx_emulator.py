@@ -12,8 +12,9 @@ import torch
 
 from tests.support import contract
 from tests.support import reference as ref
+from tests.support.cuda_shim.host_build import kernel_units
 from tests.support.cuda_shim.mutations import BARRIER, Mutation, mutate
-from tests.support.cuda_shim.shim import ORDERS, ShimError, in_every_schedule, kernel_units
+from tests.support.cuda_shim.shim import ORDERS, ShimError, in_every_schedule
 from tests.support.ptx_emulator import build, parser
 from tests.support.ptx_emulator.translator import KernelTranslator
 

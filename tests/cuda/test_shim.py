@@ -11,16 +11,9 @@ import torch
 from tests.support import ROOT
 from tests.support.cuda_shim import probe
 from tests.support.cuda_shim.cases import assert_global, assert_right, incoming
+from tests.support.cuda_shim.host_build import CSRC, HERE, OPTIMIZE, compile_units, link
 from tests.support.cuda_shim.mutations import MUTATIONS, mutate
-from tests.support.cuda_shim.shim import (
-    CSRC,
-    HERE,
-    OPTIMIZE,
-    ORDERS,
-    ShimError,
-    compile_units,
-    link,
-)
+from tests.support.cuda_shim.shim import ORDERS, ShimError
 
 # ---- The shim ------------------------------------------------------------------------------------
 

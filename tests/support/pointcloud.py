@@ -8,7 +8,7 @@ import sys
 import torch
 
 from examples.pointcloud import shapes
-from examples.pointcloud.data import Clouds
+from examples.pointcloud.clouds import Clouds
 from examples.pointcloud.team import Team
 from tests.support import ROOT
 

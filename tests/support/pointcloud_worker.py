@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from examples.pointcloud import shapes
-from examples.pointcloud.data import Augmentation, Clouds
+from examples.pointcloud.batches import Augmentation
+from examples.pointcloud.clouds import Clouds
 from examples.pointcloud.model import PointNet
 from examples.pointcloud.team import join
 from examples.pointcloud.train import Recipe, fit

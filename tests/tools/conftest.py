@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ddn_cuda
-from bench import contenders
+from bench import methods
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def predecessor(monkeypatch):
             y = ddn_cuda.robust_pool(x, method, alpha.item(), dim=(-2, -1))
             return torch.where(torch.arange(y.numel()) % 2 == 0, y, y + 1)
 
-    for penalty, name in contenders.PREDECESSOR_METHODS.items():
+    for penalty, name in methods.PREDECESSOR_METHODS.items():
         setattr(module, name, penalty)
     module.RobustGlobalPool2dFn = Pool
     for name in ("ddn", "ddn.pytorch"):

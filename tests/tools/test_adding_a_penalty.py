@@ -53,7 +53,7 @@ def test_the_new_penalty_passes_the_reference_tests(tree):
     compiler = os.environ.get("CXX", "c++")
     run([compiler, *FLAGS, "tests/native/last_penalty.cpp", "-o", library], tree)
     pytest_options = ("-q", "--noconftest", "-p", "no:cacheprovider", "-c", os.devnull)
-    files = ("native/check_last_penalty.py", "core/test_reference.py", "core/test_bounds.py")
+    files = ("native/check_last_penalty.py", "core/test_reference.py", "core/test_psi_bounds.py")
     told = run(
         [sys.executable, "-m", "pytest", *pytest_options, f"--rootdir={tree}"]
         + [f"tests/{file}" for file in files]

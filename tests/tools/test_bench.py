@@ -40,17 +40,17 @@ def test_a_result_says_what_it_was_measured_on(run):
     assert set(result["clocks"]) == set(result["free_share_of_cores"]) == {"before", "after"}
 
 
-def test_a_result_has_all_suites_contenders_and_samples(run):
+def test_a_result_has_all_suites_methods_and_samples(run):
     _, result = run
     rows = [row for row in result["rows"] if row["suite"] == "compare"]
     for workload, medians in (("image", 1), ("graphs", 0)):
         own = [row for row in rows if row["workload"] == workload and not row.get("skipped")]
-        forward = {row["contender"] for row in own if row["operation"] == "forward"}
+        forward = {row["method"] for row in own if row["operation"] == "forward"}
         ours = {"huber", "welsch (local)", "welsch (global)"}
         assert forward >= ours | {"torch.mean", "torch.amax"}
         assert ("torch.median" in forward) == bool(medians)
-        both = {row["contender"] for row in own if row["operation"] == "forward+backward"}
-        backward = {row["contender"] for row in own if row["operation"] == "backward"}
+        both = {row["method"] for row in own if row["operation"] == "forward+backward"}
+        backward = {row["method"] for row in own if row["operation"] == "backward"}
         assert forward == backward == both
     timed = [row for row in result["rows"] if "milliseconds" in row]
     for row in timed:
@@ -92,9 +92,9 @@ with machine.kept_memory(True) as kept:
     assert int(kept[1]) < 0.1 * int(fresh[1])
 
 
-def test_contenders_skipped_for_one_reason_share_a_line():
+def test_methods_skipped_for_one_reason_share_a_line():
     about = {"workload": "w", "data": "d", "dtype": "t", "device": "cpu", "threads": 1, "alpha": 1}
-    rows = [about | {"contender": name, "skipped": why} for name, why in ("ax", "by", "cx")]
+    rows = [about | {"method": name, "skipped": why} for name, why in ("ax", "by", "cx")]
     assert compare.as_text(rows).splitlines()[-2:] == ["skipped: a, c: x", "skipped: b: y"]
 
 

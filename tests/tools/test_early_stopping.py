@@ -15,6 +15,7 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib")
 pytest.importorskip("tqdm", reason="the examples need tqdm")
 
 from examples import early_stopping as early
+from examples import early_stopping_report as report
 from examples.digits_data import Digits, split_digits
 
 CONVEX = [name for name in ddn_cuda.PENALTIES if name not in early.NON_CONVEX]
@@ -100,7 +101,7 @@ def test_more_passes_bring_smaller_errors(run, family, figure):
     """Between 1 and 20 passes; with fewer, a non-convex descent may temporarily move away."""
     result, _ = run
     for case in expected_cases(result):
-        rows = early.select(result["pooling"], case, family=family)
+        rows = report.select(result["pooling"], case, family=family)
         by_bound = {row["max_iter"]: row[figure] for row in rows}
         for which in ("median", "p95"):
             assert by_bound[20][which] <= by_bound[1][which], (case, which)
@@ -151,7 +152,7 @@ def test_bad_files_end_with_one_line(tmp_path):
 
 @slow
 def test_the_tables_name_everything(run):
-    text = early.as_text(run[0])
+    text = report.as_text(run[0])
     for heading in ("forward error, benchmark sets", "gradient error, bimodal sets", "welsch (W)"):
         assert heading in text
     assert len(text.splitlines()) < 100
@@ -179,7 +180,7 @@ def test_both_solvers_are_compared_where_they_differ(monkeypatch):
         for penalty in ddn_cuda.PENALTIES
         for solver in (("local",) if penalty in CONVEX else ("local", "global"))
     ]
-    names = [early.name_of_case(case, cases) for case in cases]
+    names = [report.name_of_case(case, cases) for case in cases]
     assert "truncated_quadratic (TQ), global" in names
     assert "huber (H)" in names
 

@@ -9,7 +9,7 @@ import torch
 
 from bench import __main__ as bench
 from bench import gpu_check, kernel_cases, sanitizer_case
-from bench.gpu_check import Step, run_steps
+from bench.steps import Artifact, Step, allowance, run_steps
 from tests.support import ROOT
 
 # gpu-check
@@ -75,7 +75,7 @@ def test_no_step_starts_when_the_time_is_used_up():
 )
 def test_the_seconds_of_a_step(left, planned, most, later, expected):
     step = Step("s", [], planned, most=most)
-    assert gpu_check.allowance(step, [Step("l", [], p) for p in later], left) == expected
+    assert allowance(step, [Step("l", [], p) for p in later], left) == expected
 
 
 def test_a_step_is_told_when_to_end():
@@ -133,7 +133,7 @@ def test_silence_is_no_success():
 
 
 def test_what_a_step_writes_is_kept_whatever_it_is(tmp_path):
-    artifact = gpu_check.Artifact("key", tmp_path / "file")
+    artifact = Artifact("key", tmp_path / "file")
     assert artifact.read() is None
     artifact.path.write_text('{"a": [1]}')
     assert artifact.read() == {"a": [1]}

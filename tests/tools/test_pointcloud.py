@@ -16,8 +16,9 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib")
 pytest.importorskip("tqdm", reason="the examples need tqdm")
 
 from examples.digits import POOLS
-from examples.pointcloud import data, evaluate, shapes
-from examples.pointcloud.data import Augmentation, Batches, Clouds
+from examples.pointcloud import evaluate, shapes
+from examples.pointcloud.batches import Augmentation, Batches, rotate
+from examples.pointcloud.clouds import Clouds
 from examples.pointcloud.model import InputTransform, PointNet, build
 from tests.support.pointcloud import ALONE, TINY, made
 
@@ -87,7 +88,7 @@ def test_rotation_is_about_the_up_axis():
     points = torch.stack((x, y, z), dim=1).expand(3, 3, 3)
     quarter = torch.full((3,), math.pi / 2)
     for up in range(3):
-        turned = data.rotate(points, quarter, up)[0]
+        turned = rotate(points, quarter, up)[0]
         i, j = (up + 1) % 3, (up + 2) % 3
         torch.testing.assert_close(turned[:, up], torch.eye(3)[up])
         torch.testing.assert_close(turned[:, i], torch.eye(3)[j])

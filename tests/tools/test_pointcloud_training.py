@@ -17,8 +17,9 @@ pytest.importorskip("matplotlib", reason="the examples need matplotlib")
 pytest.importorskip("tqdm", reason="the examples need tqdm")
 
 from examples.pointcloud import train
+from examples.pointcloud.batches import Augmentation
 from examples.pointcloud.checkpoint import read_checkpoint, write_checkpoint
-from examples.pointcloud.data import Augmentation, Clouds
+from examples.pointcloud.clouds import Clouds
 from examples.pointcloud.model import PointNet, build
 from tests.support import pointcloud_worker as worker
 from tests.support.pointcloud import ALONE, ALONE_ON_A_CORE, TINY, TINY_OPTIONS, TORCHRUN, made

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ddn_cuda
-from bench import compare, contenders, targets, targets_gpu
+from bench import compare, methods, targets, targets_gpu
 from bench.timing import summarize
 
 # Targets
@@ -18,14 +18,14 @@ def test_every_target_of_the_table_is_there():
     pools = len(targets.CPU_FORWARD)
     assert all(len(column) == pools * 3 for column in goals.values())
     forward = {
-        points: {g.contender: g.goal for g in column if g.baseline == "torch.mean"}
+        points: {g.method: g.goal for g in column if g.baseline == "torch.mean"}
         for points, column in goals.items()
     }
     assert forward[128]["truncated_quadratic (global)"] == 30
     assert forward[1024]["huber"] == forward[4096]["huber"] == 1.5
     assert [targets.cpu_goals(n)[pools].goal for n in (1024, 128, 4096)] == [0.75, 0.85, 0.75]
     assert all(sets * points == 1 << 23 for points, sets in targets.CPU_SHAPES.items())
-    names = {contenders.label(*pair) for pair in contenders.ours(ddn_cuda.PENALTIES)}
+    names = {methods.label(*pair) for pair in methods.ours(ddn_cuda.PENALTIES)}
     # A penalty has goals once somebody has set them.
     assert targets.CPU_FORWARD.keys() == targets.GPU_FORWARD.keys() <= names
     rows = list(targets_gpu.skipped("why"))

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.cuda_shim.shim import CSRC
+from tests.support.cuda_shim.host_build import CSRC
 
 
 class Mutation(NamedTuple):

@@ -15,7 +15,7 @@ from typing import TypeVar
 from build_config import compile_flags
 from build_toolkit import find_toolkit
 from tests.support import ROOT, kept
-from tests.support.cuda_shim import shim
+from tests.support.cuda_shim import host_build
 from tests.support.ptx_emulator.counts import Block
 from tests.support.ptx_emulator.emulator import Emulator, demangled
 from tests.support.ptx_emulator.parser import parse_file
@@ -63,7 +63,11 @@ def _key(source: Path, csrc: Path, command: Sequence[str]) -> str:
 
 
 def compile_ptx(
-    source: Path, into: Path, csrc: Path = shim.CSRC, flags: Sequence[str] = (), arch: str = ARCH
+    source: Path,
+    into: Path,
+    csrc: Path = host_build.CSRC,
+    flags: Sequence[str] = (),
+    arch: str = ARCH,
 ) -> Path:
     """The PTX of one source, with the flags of the build. The PTX of the project's kernels takes
     minutes and is cached in build/ptx."""
@@ -72,7 +76,7 @@ def compile_ptx(
     known = KEPT / f"{source.stem}-{_key(source, csrc, command)}.ptx"
     if not known.exists():
         subprocess.run([nvcc(), *command, f"-I{csrc}", str(source), "-o", str(target)], check=True)
-        if csrc != shim.CSRC:
+        if csrc != host_build.CSRC:
             return target
         KEPT.mkdir(parents=True, exist_ok=True)
         for stale in KEPT.glob(f"{source.stem}-*.ptx"):
@@ -120,7 +124,7 @@ def build(
     host_objects: Mapping[str, Path],
     sources: Sequence[Path],
     *,
-    csrc: Path = shim.CSRC,
+    csrc: Path = host_build.CSRC,
     match: str = "",
     flags: Sequence[str] = (),
     contract: bool = False,
@@ -144,21 +148,23 @@ def build(
     # What all translations include is compiled once: g++ looks for it in their folder.
     header = RUNTIME / "ptx.h"
     header_flags = (*CXX_FLAGS, "-w")  # a header as the main file
-    shim.compile_unit(header, folder, csrc, header_flags, target="ptx.h.gch", language="c++-header")
+    host_build.compile_unit(
+        header, folder, csrc, header_flags, target="ptx.h.gch", language="c++-header"
+    )
     units: list[tuple[Path, Path, Path, tuple[str, ...]]] = []
     units += [(unit, folder, csrc, CXX_FLAGS) for unit in sorted(folder.glob("*.cpp"))]
     units += [
         (unit, folder, csrc, ("-O2", *CXX_FLAGS[1:])) for unit in sorted(RUNTIME.glob("*.cpp"))
     ]
-    units += [(s, folder, csrc, shim.OPTIMIZE) for s in sources if s.name not in host_objects]
-    objects = shim.compile_units(units)
-    library = shim.link([*host_objects.values(), *objects], folder / "libptx.so")
+    units += [(s, folder, csrc, host_build.OPTIMIZE) for s in sources if s.name not in host_objects]
+    objects = host_build.compile_units(units)
+    library = host_build.link([*host_objects.values(), *objects], folder / "libptx.so")
     return Emulator(library, blocks if count else None)
 
 
 def _key_of_build(sources: Sequence[Path], match: str, count: bool) -> str:
-    keys = [_key(source, shim.CSRC, _ptx_arguments()) for source in sources]
-    folders = (HERE, RUNTIME, shim.HERE)
+    keys = [_key(source, host_build.CSRC, _ptx_arguments()) for source in sources]
+    folders = (HERE, RUNTIME, host_build.HERE)
     files = sorted(f for folder in folders for f in folder.iterdir() if f.is_file())
     return kept.digest(files, match, str(count), *keys)
 
@@ -170,7 +176,7 @@ def build_kept(
     until a dependency changes. If several processes ask, one builds."""
 
     def make(into: Path) -> None:
-        objects = shim.build().objects
+        objects = host_build.build().objects
         emulator = build(into / "kernels", objects, sources, match=match, count=count)
         (into / "blocks.json").write_text(json.dumps(emulator.blocks))
 

@@ -21,7 +21,7 @@ OPERATIONS = ("forward", "backward", "forward+backward")
 PREDECESSOR = "anucvml/ddn"
 PREDECESSOR_METHODS = {method.penalty: method.__name__ for method in compat._METHODS}
 
-# The points that slow contenders get, on the CPU and on a GPU.
+# The points that slow methods get, on the CPU and on a GPU.
 FEW_POINTS = {"scipy": {"cpu": 1 << 14, "cuda": 1 << 14}}
 SOME_POINTS = {"cpu": 1 << 16, "cuda": 1 << 22}
 
@@ -41,7 +41,7 @@ def ours(penalties: Sequence[str]) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Contender:
+class Method:
     """One way to pool some sets.
 
     Attributes:
@@ -69,20 +69,20 @@ def prove(
     pool: Callable[[Tensor], Tensor],
     check: Callable[[], float],
     kinds: Collection[str] = OPERATIONS,
-) -> Contender:
-    """The contender, if its answers are right and its operations work; otherwise skipped, with what
+) -> Method:
+    """The method, if its answers are right and its operations work; otherwise skipped, with what
     is wrong. Ours may not even fail."""
     try:
-        contender = Contender(name, sets, pool, right=check())
-        for kind, operation in operations(contender).items():
+        method = Method(name, sets, pool, right=check())
+        for kind, operation in operations(method).items():
             if kind in kinds:
                 operation()
     except correctness.Wrong as wrong:
-        return Contender(name, sets, None, f"refused: {wrong}", refused=True)
+        return Method(name, sets, None, f"refused: {wrong}", refused=True)
     except RuntimeError as error:
         ours = not name.startswith("torch.")
-        return Contender(name, sets, None, failure(error), refused=ours)
-    return contender
+        return Method(name, sets, None, failure(error), refused=ours)
+    return method
 
 
 def failure(error: Exception) -> str:
@@ -91,12 +91,12 @@ def failure(error: Exception) -> str:
     return f"failed: {type(error).__name__}: {line}"[:200]
 
 
-def our_contenders(
+def our_methods(
     sets: Sets,
     penalties: Sequence[str],
     alpha: float,
     kinds: Collection[str] = OPERATIONS,
-) -> list[Contender]:
+) -> list[Method]:
     found = []
     for penalty, solver in ours(penalties):
         pool = sets.pool(penalty, alpha, solver)
@@ -110,13 +110,13 @@ def our_contenders(
 
 def reductions(
     sets: Sets, names: Sequence[str] = REDUCTIONS, kinds: Collection[str] = OPERATIONS
-) -> list[Contender]:
+) -> list[Method]:
     found = []
     for name in names:
         pool = sets.reduction(name)
         if pool is None:
             reason = "torch has none for segments"
-            found.append(Contender(f"torch.{name}", sets, None, reason))
+            found.append(Method(f"torch.{name}", sets, None, reason))
             continue
 
         def check(name: str = name) -> float:
@@ -150,14 +150,14 @@ def predecessor_pool(
     return pool
 
 
-def rivals(
+def baselines(
     sets: Sets,
     penalties: Sequence[str],
     alpha: float,
     *,
     compiled: Collection[str] = (),
     backend: str = "inductor",
-) -> list[Contender]:
+) -> list[Method]:
     """The nodes of bench/nodes.py and the predecessor, for every penalty that these have but the
     quadratic one, whose answer is a mean; each on the first of the sets."""
     kind = sets.x.device.type
@@ -177,11 +177,11 @@ def rivals(
         )
         for name, pool in pools.items():
             few = FEW_POINTS.get(name.split()[0], SOME_POINTS)[kind]
-            found.append(_rival(name, penalty, pool, sets, few, alpha, reason))
+            found.append(_baseline(name, penalty, pool, sets, few, alpha, reason))
     return found
 
 
-def _rival(
+def _baseline(
     name: str,
     penalty: str,
     pool: Callable[[Tensor], Tensor] | None,
@@ -189,28 +189,28 @@ def _rival(
     few: int,
     alpha: float,
     reason: str,
-) -> Contender:
+) -> Method:
     if pool is None:
-        return Contender(name, sets, None, reason)
+        return Method(name, sets, None, reason)
     some = sets.first(few)
     if some is None:
         what = "sets of one size" if sets.ptr is not None else f"sets of up to {few} points"
-        return Contender(name, sets, None, f"takes {what} here")
+        return Method(name, sets, None, f"takes {what} here")
     try:
         right = correctness.share_right(penalty, pool, some, alpha)
-        for operation in operations(Contender(name, some, pool)).values():
+        for operation in operations(Method(name, some, pool)).values():
             operation()
     except Exception as error:  # of somebody else's code, or a compiler that is not there
-        return Contender(name, some, None, failure(error))
+        return Method(name, some, None, failure(error))
     # What users have today is timed whatever its answers: their share is stated.
     if right < 1 and not name.startswith(PREDECESSOR):
-        return Contender(name, some, None, f"refused: {1 - right:.0%} of the answers are wrong")
-    return Contender(name, some, pool, right=right, seldom=True)
+        return Method(name, some, None, f"refused: {1 - right:.0%} of the answers are wrong")
+    return Method(name, some, pool, right=right, seldom=True)
 
 
-def operations(contender: Contender) -> dict[str, Callable[[], object]]:
-    """What is timed of a contender: forward, backward, and both."""
-    pool, x = contender.pool, contender.sets.x
+def operations(method: Method) -> dict[str, Callable[[], object]]:
+    """What is timed of a method: forward, backward, and both."""
+    pool, x = method.pool, method.sets.x
     assert pool is not None
     leaf = x.detach().requires_grad_()
     y = pool(leaf)

@@ -1,4 +1,4 @@
-"""Benchmarks reject wrong answers before timing, and report why a contender is missing."""
+"""Benchmarks reject wrong answers before timing, and report why a method is missing."""
 
 import sys
 import types
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ddn_cuda
-from bench import compare, contenders, correctness, nodes, workloads
+from bench import compare, correctness, methods, nodes, workloads
 from bench.workloads import Sets, Workload
 from tests.support import oracle
 from tests.support import reference as ref
@@ -33,7 +33,7 @@ def change(sets, monkeypatch, changed):
     monkeypatch.setattr(ddn_cuda, "robust_pool", lambda *a, **k: changed(right(*a, **k)))
 
 
-@pytest.mark.parametrize(("penalty", "solver"), contenders.ours(list(ddn_cuda.PENALTIES)))
+@pytest.mark.parametrize(("penalty", "solver"), methods.ours(list(ddn_cuda.PENALTIES)))
 @pytest.mark.parametrize("data", ["outliers", "bimodal", "heavy-tailed"])
 @pytest.mark.parametrize("dtype", list(workloads.DTYPES))
 def test_right_answers_are_accepted(penalty, solver, data, dtype):
@@ -49,7 +49,7 @@ def test_wrong_answers_are_refused(sets, penalty, monkeypatch):
         correctness.check(penalty, sets, 1.0)
 
 
-@pytest.mark.parametrize("penalty", contenders.NONCONVEX)
+@pytest.mark.parametrize("penalty", methods.NONCONVEX)
 def test_local_minima_are_refused_as_global_ones(penalty, monkeypatch):
     x = torch.cat([torch.randn(16, 60, dtype=torch.float64), torch.full((16, 40), 4.0)], 1)
     x[:, 60:] += 0.1 * torch.randn(16, 40, dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_answers_that_depend_on_the_batch_are_refused(sets, monkeypatch):
         correctness.check("huber", sets, 1.0, most=4)
 
 
-@pytest.mark.parametrize("name", contenders.REDUCTIONS)
+@pytest.mark.parametrize("name", methods.REDUCTIONS)
 def test_reductions_are_checked(sets, name, monkeypatch):
     assert correctness.check_reduction(name, sets) == 16
     wrong = lambda name: lambda x: x[..., 0]  # noqa: E731
@@ -89,7 +89,7 @@ def test_reductions_are_checked(sets, name, monkeypatch):
         correctness.check_reduction(name, sets)
 
 
-# Contenders
+# Methods
 
 
 @pytest.mark.parametrize("penalty", nodes.FORMULAS)
@@ -134,13 +134,13 @@ def by_name(found):
 
 def test_a_wrong_answer_is_refused_before_it_is_timed(sets, monkeypatch):
     change(sets, monkeypatch, lambda y: y + 1e-4)
-    refused = by_name(contenders.our_contenders(sets, ["huber"], 1.0))["huber"]
+    refused = by_name(methods.our_methods(sets, ["huber"], 1.0))["huber"]
     assert refused.pool is None
     assert refused.refused
     assert refused.skipped.startswith("refused: huber: an answer is")
     settings = compare.Settings(1, 1.0, 1.0, ("huber",))
     about = {"suite": "compare"}
-    rows = list(compare.time_contenders([refused], sets, sets.x.device, settings, about))
+    rows = list(compare.time_methods([refused], sets, sets.x.device, settings, about))
     assert [row["operation"] for row in rows] == ["copy", "all"]
     assert compare.refused(rows) == [f"huber: {refused.skipped}"]
 
@@ -150,35 +150,35 @@ def test_a_reduction_that_torch_lacks_is_skipped_and_ours_may_not_fail(sets, mon
         raise RuntimeError("not implemented for this")
 
     for name, refused in (("torch.mean", False), ("huber", True)):
-        found = contenders.prove(name, sets, fail, lambda: 1.0)
+        found = methods.prove(name, sets, fail, lambda: 1.0)
         assert found.skipped == "failed: RuntimeError: not implemented for this"
         assert (found.pool, found.refused) == (None, refused)
 
 
-def test_a_rival_that_is_wrong_is_refused_with_the_share(sets, monkeypatch):
+def test_a_baseline_that_is_wrong_is_refused_with_the_share(sets, monkeypatch):
     monkeypatch.setitem(nodes.NODES, "scipy", lambda x, penalty, alpha: x.mean(-1))
-    found = by_name(contenders.rivals(sets, ["huber"], 1.0))
+    found = by_name(methods.baselines(sets, ["huber"], 1.0))
     assert found["scipy huber"].skipped == "refused: 100% of the answers are wrong"
     assert not found["scipy huber"].refused
     assert found["lbfgs huber"].right == 1
 
 
-def test_a_rival_that_fails_is_skipped_with_the_error(sets, monkeypatch):
+def test_a_baseline_that_fails_is_skipped_with_the_error(sets, monkeypatch):
     def fail(x, penalty, alpha):
         raise RuntimeError("no compiler\nand more")
 
     monkeypatch.setitem(nodes.NODES, "newton", fail)
-    found = by_name(contenders.rivals(sets, ["huber"], 1.0))
+    found = by_name(methods.baselines(sets, ["huber"], 1.0))
     assert found["newton huber"].skipped == "failed: RuntimeError: no compiler"
 
 
-def test_rivals_take_the_first_of_the_sets_or_say_why_not(sets, monkeypatch):
+def test_baselines_take_the_first_of_the_sets_or_say_why_not(sets, monkeypatch):
     assert sets.first(129 * 3 + 5).count == 3
     assert sets.first(128) is None
     graphs = workloads.make(GRAPHS, "outliers", torch.float32, torch.device("cpu"))
-    found = by_name(contenders.rivals(graphs, ["huber"], 1.0))
+    found = by_name(methods.baselines(graphs, ["huber"], 1.0))
     assert found["scipy huber"].skipped == "takes sets of one size here"
-    assert by_name(contenders.reductions(graphs))["torch.median"].skipped
+    assert by_name(methods.reductions(graphs))["torch.median"].skipped
 
 
 def test_the_predecessor_is_skipped_with_a_reason(sets, monkeypatch):
@@ -186,13 +186,13 @@ def test_the_predecessor_is_skipped_with_a_reason(sets, monkeypatch):
         monkeypatch.setitem(sys.modules, "ddn.pytorch.robustpool", module)
         monkeypatch.setitem(sys.modules, "ddn.pytorch", types.ModuleType("ddn.pytorch"))
         monkeypatch.setitem(sys.modules, "ddn", types.ModuleType("ddn"))
-        found = by_name(contenders.rivals(sets, ["huber"], 1.0))["anucvml/ddn huber"]
+        found = by_name(methods.baselines(sets, ["huber"], 1.0))["anucvml/ddn huber"]
         assert found.pool is None
         assert found.skipped.startswith("not importable: ")
 
 
 @pytest.mark.usefixtures("predecessor")
 def test_the_share_of_the_predecessors_right_answers_is_stated(sets):
-    found = by_name(contenders.rivals(sets, ["huber"], 1.0))["anucvml/ddn huber"]
+    found = by_name(methods.baselines(sets, ["huber"], 1.0))["anucvml/ddn huber"]
     assert found.pool is not None
     assert found.right == pytest.approx(0.5, abs=0.1)
