@@ -48,8 +48,8 @@ DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double uni
   return total == 0;
 }
 
-// Solves the sets that need no descent because of their infinite or NaN points. Returns whether this
-// is one; if not, [lo, hi] is a bracket of the minimisers.
+// Solves the sets that need no descent because of their infinite or NaN points. Returns whether
+// this is one; if not, [lo, hi] is a bracket of the minimisers.
 //
 // statistics: those of careful_statistics(). doubt: balance_doubt().
 template <class P>
