@@ -13,6 +13,8 @@
 //   SetStatistics careful_statistics()
 //                                  the same, exact if points are not finite or sums overflow
 //   Sums    sums<P, V>(u, alpha)   at u, in arithmetic of type V
+//   Sums    sums<P, V>(u, alpha, breakpoint)
+//                                  the same, with the given margin of breakpoints (see Alpha)
 //   void    with_sums<P, V>(alpha, f)
 //                                  calls f(sums), where sums(u) may be called for a sequence of
 //                                  nearby u and reuses earlier passes if it can
@@ -57,6 +59,9 @@
 //   List    list()                 with point(i) and weight(i)
 //   Set     view(first, count)     a range of list() as a set
 //   Series  series(centre, alpha)  see core/certify/series.h
+//   void    cell_sums<Cell>(centre, radius, alpha, sums)
+//                                  the sums of a cell of the distributed search, and those that
+//                                  series() is made of
 //
 // All sums are weighted. Weights are divided by a power of two, the unit, such that the largest
 // lies in [1, 2); hence no sum overflows or underflows because of the scale of the weights. A point
