@@ -126,9 +126,7 @@ def run(world, folder, checks):
     """{name of a check: tracebacks of the ranks that failed}"""
     # The ranks are forks of one process that has imported what they need.
     multiprocessing.set_forkserver_preload([*PRELOADED, *{c.__module__ for c in checks.values()}])
-    mp.start_processes(
-        work, (world, str(folder), checks), nprocs=world, start_method="forkserver"
-    )
+    mp.start_processes(work, (world, str(folder), checks), nprocs=world, start_method="forkserver")
     found: dict[str, list[str]] = {}
     for rank in range(world):
         with open(folder / f"{rank}.pkl", "rb") as file:
