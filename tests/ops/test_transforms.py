@@ -8,7 +8,7 @@ import torch
 
 import ddn_cuda
 from tests.support import problems
-from tests.support.sweeps import sweep_cases
+from tests.support.sweeps import sweep, sweep_cases
 
 OPS = torch.ops.ddn
 func = torch.func
@@ -467,7 +467,7 @@ def test_no_tangent_is_lost_in_an_exported_program(mapped, decomposed, device):
         func.jvp(traced, (x,), (torch.ones_like(x),))
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", sweep(TRANSFORMS, COMPILED))
 def test_with_graph_breaks_all_of_it_works(transform, device):
     """Dynamo runs unsupported parts in eager mode, or raises."""
     torch._dynamo.reset()
