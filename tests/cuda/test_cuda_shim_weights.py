@@ -57,6 +57,10 @@ def judged(shim, x, w, penalty, dtype, solver):
 def test_weighted_answers_and_gradients(dtype, n, penalty, shim):
     rng = np.random.default_rng(n)
     x = landscapes(n, dtype)
+    if (
+        n > 2000
+    ):  # the oracle's time grows with the square; sizes on both sides of a limit take turns
+        x = x[n % 2 :: 2]
     w, x = weights(x, rng)
     judged(shim, x, w, penalty, dtype, "global")
     if penalty in ref.NONCONVEX:
