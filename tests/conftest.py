@@ -63,6 +63,9 @@ def pytest_configure(config):
     config.stash[LEFT_OUT] = Counter()
     if hasattr(config, "workerinput"):  # one of several processes, which share the cores
         torch.set_num_threads(1)
+    elif getattr(config.option, "numprocesses", None):
+        # Read when a worker loads NumPy. Idle threads of a BLAS spin.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def pytest_sessionfinish(session):
@@ -121,7 +124,10 @@ def random_state():
     numpy_state, torch_state = np.random.get_state(), torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     np.random.seed(0)
-    torch.manual_seed(0)
+    # torch.manual_seed() formats the stack for each kind of device that is absent.
+    torch.default_generator.manual_seed(0)
+    if cuda_states is not None:
+        torch.cuda.manual_seed_all(0)
     yield
     np.random.set_state(numpy_state)
     torch.set_rng_state(torch_state)

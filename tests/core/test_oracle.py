@@ -6,6 +6,7 @@ import torch
 
 from tests.support import contract, drawn, oracle, sets
 from tests.support import reference as ref
+from tests.support.sweeps import sweep
 
 
 def special_sets():
@@ -75,7 +76,7 @@ def test_agrees_with_the_reference_on_special_sets(name, x, alpha, penalty):
     assert_agrees(oracle.minimum(x, penalty, alpha), x, penalty, alpha)
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", sweep(range(25), range(10)))
 def test_agrees_with_the_reference_on_drawn_sets(seed, penalty):
     p = drawn.random_parameters(np.random.default_rng(seed))
     batch = drawn.batch(p | {"alpha_each": False}, 8, torch.float64)
@@ -115,7 +116,7 @@ def solved(batch, penalty, dtype):
     return drawn.rounded(np.array(y), dtype), drawn.rounded(np.array(g), dtype)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", sweep(range(20), range(8)))
 def test_the_judge_accepts_the_reference(seed, penalty, dtype):
     p = drawn.random_parameters(np.random.default_rng(1000 + seed))
     batch = drawn.batch(p | {"points": min(p["points"], 33)}, 6, dtype)

@@ -57,6 +57,10 @@ def judged(shim, x, w, penalty, dtype, solver):
 def test_weighted_answers_and_gradients(dtype, n, penalty, shim):
     rng = np.random.default_rng(n)
     x = landscapes(n, dtype)
+    if (
+        n > 2000
+    ):  # the oracle's time grows with the square; sizes on both sides of a limit take turns
+        x = x[n % 2 :: 2]
     w, x = weights(x, rng)
     judged(shim, x, w, penalty, dtype, "global")
     if penalty in ref.NONCONVEX:
@@ -82,7 +86,7 @@ def test_ones_for_weights_change_nothing_but_rounding(n, penalty, dtype, shim):
 
 @pytest.mark.parametrize("n", [40, 600, 9000])
 def test_weights_of_any_layout(n, penalty, dtype, shim):
-    x = landscapes(n, dtype)
+    x = landscapes(n, dtype)[: 2 if n > 1000 else 6]
     w, x = weights(x, np.random.default_rng(n))
     spread_out = np.empty((n, 2 * len(x)), x.dtype).T[::2]
     spread_out[...] = w

@@ -1,5 +1,6 @@
 """Checks that run in several processes, between which the points of a set are sharded."""
 
+import multiprocessing
 import os
 import pickle
 import traceback
@@ -93,6 +94,9 @@ class Counted:
         return [size for _, size in self.calls]
 
 
+PRELOADED = ("tests.support.ranks", "ddn_cuda.distributed", "torch.distributed.tensor")
+
+
 # ---- Processes -----------------------------------------------------------------------------------
 
 
@@ -120,7 +124,9 @@ def work(rank, world, folder, checks):
 
 def run(world, folder, checks):
     """{name of a check: tracebacks of the ranks that failed}"""
-    mp.spawn(work, (world, str(folder), checks), nprocs=world)
+    # The ranks are forks of one process that has imported what they need.
+    multiprocessing.set_forkserver_preload([*PRELOADED, *{c.__module__ for c in checks.values()}])
+    mp.start_processes(work, (world, str(folder), checks), nprocs=world, start_method="forkserver")
     found: dict[str, list[str]] = {}
     for rank in range(world):
         with open(folder / f"{rank}.pkl", "rb") as file:

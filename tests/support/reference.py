@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 import numpy as np
 
@@ -113,7 +114,12 @@ def curvature(u, x, penalty, alpha):
 
 def solve(x, penalty, alpha):
     """The global answer; for equal minima of a non-convex objective the smallest u."""
-    x = np.asarray(x, np.float64)
+    return _solve(np.asarray(x, np.float64).tobytes(), penalty, alpha)
+
+
+@lru_cache(maxsize=128)  # a set is solved for several tests and several assertions in a row
+def _solve(points, penalty, alpha):
+    x = np.frombuffer(points, np.float64)
     special = infinite(x, penalty, alpha)
     if special is not None:
         return special

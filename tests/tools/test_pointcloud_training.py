@@ -121,6 +121,7 @@ def test_mixed_precision_multiplies_in_bfloat16():
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_two_processes_one_killed_train_as_one(tmp_path: Path):
     """torchrun restarts both from the checkpoint; the weights are those of a single process."""
     done = subprocess.run(

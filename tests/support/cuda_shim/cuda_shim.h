@@ -104,10 +104,11 @@ struct Arrival {
   const void* value;  // what the lane gives
   void* result;       // what it gets
   unsigned bytes;     // of each
-  int source;         // the lane that a shuffle reads, or `vote`
+  int source;         // the lane that a shuffle reads, or `vote` or `gather`
   bool orders_memory = false;
 };
-constexpr int vote = -1;  // value is a bool, the result a mask of the lanes whose value is true
+constexpr int vote = -1;    // value is a bool, the result a mask of the lanes whose value is true
+constexpr int gather = -2;  // the result has the value of each lane of the mask, in its place
 
 void sync_threads(const Site& site);
 void sync_warp(Arrival& arrival);
@@ -200,13 +201,12 @@ inline unsigned ballot(const Site& site, unsigned mask, bool value) {
 // Over the lanes of the mask.
 template <class Combine>
 int reduce(const Site& site, unsigned mask, int value, const Combine& combine) {
-  int all = 0;
-  bool first = true;
-  for (int i = 0; i < warpSize; ++i) {
-    if ((mask >> i & 1) == 0) continue;
-    const int other = shuffle(site, Shuffle::index, mask, value, i, warpSize);
-    all = first ? other : combine(all, other);
-    first = false;
+  int values[warpSize];
+  Arrival arrival{site, mask, &value, values, sizeof value, gather};
+  sync_warp(arrival);
+  int all = values[__builtin_ctz(mask)];
+  for (unsigned rest = mask & (mask - 1); rest != 0; rest &= rest - 1) {
+    all = combine(all, values[__builtin_ctz(rest)]);
   }
   return all;
 }

@@ -150,6 +150,11 @@ void yield() {
 
 // ---- Collectives of a warp ----
 
+unsigned lanes_read(const Arrival& arrival) {
+  if (arrival.source == gather) return arrival.mask;
+  return arrival.source == vote ? 0 : 1u << arrival.source;
+}
+
 void check_members(unsigned w, unsigned members, const Arrival& first) {
   for (unsigned rest = members; rest != 0; rest &= rest - 1) {
     const auto member = static_cast<unsigned>(__builtin_ctz(rest));
@@ -159,9 +164,10 @@ void check_members(unsigned w, unsigned members, const Arrival& first) {
       fail("lanes of warp " + std::to_string(w) + " meet in different collectives: one is in " +
            describe(first) + ", lane " + std::to_string(member) + " in " + describe(arrival));
     }
-    if (arrival.source != vote && (members >> arrival.source & 1) == 0) {
+    const unsigned read = lanes_read(arrival) & ~members;
+    if (read != 0) {
       fail(describe(arrival) + ": " + describe_lane(w, member) + " reads from inactive lane " +
-           std::to_string(arrival.source));
+           std::to_string(__builtin_ctz(read)));
     }
   }
 }
@@ -179,6 +185,14 @@ void complete(unsigned w, const Arrival& first) {
   }
   for (unsigned rest = members; rest != 0; rest &= rest - 1) {
     const Arrival& arrival = *warp.arrivals[__builtin_ctz(rest)];
+    if (arrival.source == gather) {
+      for (unsigned others = members; others != 0; others &= others - 1) {
+        const auto other = static_cast<unsigned>(__builtin_ctz(others));
+        memcpy(static_cast<char*>(arrival.result) + other * arrival.bytes,
+               warp.arrivals[other]->value, arrival.bytes);
+      }
+      continue;
+    }
     const void* value = arrival.source == vote ? &votes : warp.arrivals[arrival.source]->value;
     memcpy(arrival.result, value, arrival.bytes);
   }
