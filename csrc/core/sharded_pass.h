@@ -2,6 +2,8 @@
 // all-reduce. core/sharded_solve.h makes the requests and takes the answers.
 #pragma once
 
+#include <type_traits>
+
 #include "core/certify/cells.h"
 #include "core/set.h"
 
@@ -33,6 +35,7 @@ struct PassRequest {
 // The numbers that P::sums() of a penalty has.
 template <class P>
 struct SharedSums {
+  static_assert(std::is_same_v<SumsOf<P>, Sums>, "further terms of the series are not shared");
   static constexpr bool has_density = !is_convex<P> || P::has_flat_minima;
   static constexpr int numbers = 2 + has_density + P::is_smooth;
 

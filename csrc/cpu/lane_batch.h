@@ -170,6 +170,9 @@ class LaneBatch : private LanePoints<T> {
 
   template <class P, bool global, bool bounded>
   void find() {
+    static_assert(!global || is_gaussian<P> || is_parabola<P>,
+                  "lane batches need a proof for this certificate, or takes() must be false");
+    static_assert(!has_long_series<P>, "lanes have no further terms of the series");
     if constexpr (P::is_mean) return;
     constexpr bool sweeps = global && is_parabola<P>;
     PerLane<T> inliers;
