@@ -55,7 +55,10 @@
 //                               also sums Huber's, and of its descent from far away
 //                               (core/local_minimum.h)
 //
-// or, if it has breakpoints, moved(): the sums of the points that pass none as u moves.
+// or, if it has breakpoints,
+//
+//   moved(sums, shift, alpha)   the sums of the points that pass none as u moves
+//   moves_squares, moves_beyond whether a pass has to fill those members of FixedSums
 #pragma once
 
 #include <type_traits>
