@@ -76,7 +76,7 @@ DDN_HOST_DEVICE bool solve_not_finite(double alpha, double doubt, SetStatistics&
           balanced ? (side > 0 ? statistics.hi : statistics.lo) + side * alpha : side * infinity;
       return solution = fixed(y, 0, balanced ? Status::flat : Status::not_finite), true;
     }
-    // Past every finite point the slope's sign is settled at the distance t alpha with
+    // Past every finite point the sum of psi has a known sign from the distance t alpha on, where
     // finite * t / sqrt(1 + t^2) = |pull|.
     const double t = p / ::sqrt((finite - p) * (finite + p)), beyond = (1 + 2 * t) * alpha;
     if (pull > 0) statistics.hi += beyond;
@@ -178,9 +178,9 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
 }
 
 // Note: [The proven gap]
-// A convex objective has f(y) - min f <= |f'(y)| |y - y*|, and y* lies between y and any u beyond
-// which the slope has the other sign. For the others min f is known from the density that a search
-// proved to be out of reach, or only not to be negative.
+// A convex objective has f(y) - min f <= |f'(y)| |y - y*|, and y* lies between y and any u at which
+// f' has the other sign. For a non-convex objective the bound on the density that a search proved
+// bounds min f from below; without a search only min f >= 0 is known.
 template <class P, class Set>
 DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set, double y,
                              const Solution& solution, const Problem& problem) {
@@ -205,8 +205,8 @@ DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set
                        4e-16 * ::fabs(y) + detail::smallest_normal<double>();
         const double most = Math<double>::largest() - side * y;  // no answer lies further away
         while (width < most) {
-          const double slope = set.template sums<P, double>(added(y, side, width), alpha).psi;
-          if (!(side * slope < 0)) break;
+          const double psi = set.template sums<P, double>(added(y, side, width), alpha).psi;
+          if (!(side * psi < 0)) break;
           width *= 16;
         }
         gap = min(::fabs(at.psi) * min(width, most), objective);
@@ -221,7 +221,7 @@ DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set
         gap = min((excess > 0 ? excess : 0) + rounding, objective);
       }
     }
-    // Of an objective that overflows nothing can be said.
+    // An objective that overflows has no known gap.
     if (!is_finite(objective) || !(gap >= 0)) gap = detail::infinity;
   }
   if (set.rank() == 0) {
@@ -234,7 +234,7 @@ DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set
   }
 }
 
-// y as the caller will have it, and how much the unrounded answer differs.
+// Writes y rounded to its dtype, and the remainder of the rounding.
 template <class Real>
 DDN_HOST_DEVICE void write_solution(const ForwardArgs& args, int64_t index,
                                     const Solution& solution, double unit) {
@@ -245,8 +245,9 @@ DDN_HOST_DEVICE void write_solution(const ForwardArgs& args, int64_t index,
   static_cast<Real*>(args.curvature)[index] = static_cast<Real>(solution.curvature * unit);
 }
 
-// Solves set number `index` and writes all that is asked for. takes_more: it is known that this
-// would take more passes than are allowed, if perhaps not from where this begins.
+// Solves set number `index` and writes the requested results. takes_more: a lane batch solved the
+// set in more passes than are allowed, so the status is stopped_early even if this solver
+// converges.
 template <class P, bool global, class Set>
 DDN_HOST_DEVICE void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set,
                                      bool takes_more = false) {
