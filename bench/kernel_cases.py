@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import ddn_cuda
-from bench.methods import NONCONVEX, ours
+from bench.methods import NONCONVEX, is_mean, ours
 
 ALPHA = 0.5
 CHANNELS = 2  # of segments
@@ -35,8 +35,8 @@ SMALL = 33  # points: more than the lanes of a warp, for each kind of set
 MOST_WARP_SUMS = 1024  # the largest set whose sums one warp computes (csrc/cuda/backward.cu)
 
 
-# The passes of the distributed solver (csrc/core/sharded_pass.h), the one that the penalty has a
-# kernel of its own for, and what they are asked: numbers of sets; for each the unit of weights,
+# The passes of the distributed solver (csrc/core/sharded_pass.h); the pass of which every penalty
+# has its own kernel; and the requests: the numbers of the sets, and for each the unit of weights,
 # alpha, the point u and a radius.
 SHARED_PASSES, SUMS_PASS = tuple(range(10)), 3
 PASS_SETS = np.array([0, 0, 1])
@@ -143,7 +143,7 @@ def _cases() -> Iterator[Case]:
     for penalty in ddn_cuda.PENALTIES:
         passes = SHARED_PASSES if penalty in NONCONVEX else (SUMS_PASS,)
         for dtype, weight, layout in (("float32", None, "rows"), ("float16", "bool", "image")):
-            if penalty != "quadratic":
+            if not is_mean(penalty):
                 yield Case(penalty, "local", dtype, SMALL, layout, weight, passes=passes)
     # Segments of every size at once.
     for dtype in (*reals, *HALVES):

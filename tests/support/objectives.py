@@ -35,7 +35,7 @@ def objective(v, s, w, penalty):
     return (w * ref.phi(v[:, None] - s, penalty, 1.0)).sum(1)
 
 
-def slope(v, s, w, penalty):
+def derivative(v, s, w, penalty):
     return (w * ref.psi(v[:, None] - s, penalty, 1.0)).sum(1)
 
 

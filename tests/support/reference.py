@@ -101,7 +101,7 @@ def objective(u, x, penalty, alpha):
     return math.fsum(phi(u - x, penalty, alpha))
 
 
-def slope(u, x, penalty, alpha):
+def derivative(u, x, penalty, alpha):
     return math.fsum(psi(u - x, penalty, alpha))
 
 
