@@ -46,7 +46,7 @@ def smooth_structs():
 
 @pytest.mark.parametrize(("penalty", "degree", "bounds"), list(smooth_structs()))
 def test_bounds_on_derivatives_of_psi(penalty, degree, bounds):
-    """By which a descent knows its last step."""
+    """A descent decides with these bounds that a step is its last."""
     orders = {"max_d2psi": 2, "max_rest": degree + 1}
     line = np.linspace(0, 6, 1201)
     for name, bound in bounds.items():

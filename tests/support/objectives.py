@@ -27,7 +27,7 @@ class Minimum(NamedTuple):
 
 
 def scaled(x, anchor, alpha):
-    """(x - anchor) / alpha for x [sets, points]: exact to a rounding or two of each difference."""
+    """(x - anchor) / alpha for x [sets, points], with at most two rounding errors per element."""
     return (x - anchor[:, None]) / alpha[:, None]
 
 
