@@ -111,7 +111,7 @@ docs: build $(DOCS_DEPS)
 
 build: $(BUILT)
 
-# No environment is made and nothing is fetched: the machine's own torch is what is to be checked.
+# Makes no environment and downloads nothing: it checks the machine's own torch.
 gpu-check:
 	"$(PYTHON)" -m bench.gpu_check --out "$(OUT)"
 

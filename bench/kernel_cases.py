@@ -151,7 +151,7 @@ def _cases() -> Iterator[Case]:
             for weight in (None, "bool"):
                 _, shared = size_limits(penalty, solver, dtype, weight is not None)
                 yield Case(penalty, solver, dtype, shared + 1, layout="segments", weight=weight)
-    # 16-bit points, and what a set may be besides contiguous.
+    # 16-bit points, info, and sets that are not contiguous.
     for penalty, solver in pools:
         small, shared = size_limits(penalty, solver, "float32", weighted=False)
         for points in (SMALL, small + 1, shared + 1):

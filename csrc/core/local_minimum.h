@@ -19,7 +19,7 @@ namespace detail {
 template <class Real>
 constexpr double accepted_fraction = sizeof(Real) == 8 ? 1e-12 : 1e-6;
 // The accepted |step|, in the units of the points. Where alpha exceeds the range of the set, the
-// range takes its place: there an accuracy in units of alpha would say little.
+// range replaces it, since an accuracy in units of alpha would be meaningless.
 template <class Real>
 DDN_HOST_DEVICE double accepted_step(const Problem& problem, double range) {
   if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
@@ -85,9 +85,9 @@ DDN_HOST_DEVICE Iterate descend(const Set& set, double start, const Bounds& boun
           sizeof(V) > sizeof(typename Set::Real), !done};
 }
 
-// Single precision decides the answer where curvature is plentiful; its rounding, divided by a
-// curvature below a sixteenth of the points', would move the answer by more than the promised
-// accuracy, so there the descent goes on in double precision.
+// Single precision suffices for large curvatures. If the curvature is below a sixteenth of the mass
+// of the points, rounding divided by the curvature exceeds the contract's accuracy, and the descent
+// continues in double precision.
 template <class P, class Set>
 DDN_HOST_DEVICE Iterate descend_to_accuracy(const Set& set, double start, const Bounds& bounds,
                                             const Problem& problem, int64_t& passes_left,
@@ -134,8 +134,8 @@ DDN_HOST_DEVICE double balance_doubt(bool weighted) {
 
 // Note: [Flat Huber objectives]
 // The minimisers of a Huber objective form an interval when no point lies strictly within alpha of
-// one of them: they are then the stretch between (the last point on the left) + alpha and (the
-// first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
+// one of them. The interval extends from (the last point on the left) + alpha to (the first point
+// on the right) - alpha. A descent may stop anywhere in it, its two ends included.
 DDN_HOST_DEVICE bool may_be_flat(const Iterate& it) {
   return !it.stopped && !(lasting_dpsi<Huber>(it.at) > 0);
 }

@@ -227,7 +227,7 @@ class ShardedSolve {
   template <class Q>
   ShardedDescent<Q> begin(double start) const {
     const double lo = statistics_.lo, hi = statistics_.hi;
-    // The sums are of doubles whatever the points are; the all-reduce rounds them once more.
+    // Sums are in double precision for all dtypes; the all-reduce rounds them once more.
     const double rounding = 4 * detail::rounding<double>();
     return {{start,
              lo,

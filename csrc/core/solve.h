@@ -34,7 +34,7 @@ DDN_HOST_DEVICE bool in_range(double alpha) {
   return alpha >= (1 - rounding) / limit && alpha <= limit * (1 + rounding);
 }
 
-// Solves the sets that alpha and the weights alone decide; returns whether this is one. total: the
+// Solves a set whose answer alpha and the weights alone decide; returns whether they do. total: the
 // sum of the weights in the set's unit, NaN if a weight is negative or not finite.
 template <class Real>
 DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double unit,
@@ -48,8 +48,8 @@ DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double uni
   return total == 0;
 }
 
-// Solves the sets that need no descent because of their infinite or NaN points. Returns whether
-// this is one; if not, [lo, hi] is a bracket of the minimisers.
+// Solves a set whose answer its infinite or NaN points decide; returns whether they do. If not,
+// [lo, hi] is a bracket of the minimisers.
 //
 // statistics: those of careful_statistics(). doubt: balance_doubt().
 template <class P>
@@ -66,11 +66,11 @@ DDN_HOST_DEVICE bool solve_not_finite(double alpha, double doubt, SetStatistics&
     return solution = fixed(y, agree ? 0 : nan, Status::not_finite), true;
   }
   if (is_convex<P> && (up || down)) {
-    // An infinite point pulls with alpha at most, and so do all finite ones together with the rest.
+    // |psi| is at most alpha, so the infinite points decide if they outweigh the finite ones.
     const double p = ::fabs(pull), room = P::has_flat_minima ? doubt * finite : 0;
     if (p >= finite - room) {
       const double side = pull > 0 ? 1 : -1;
-      // In balance, Huber's minimisers begin where the last finite point ceases to pull.
+      // In balance, Huber's minimisers begin where psi of the last finite point reaches alpha.
       const bool balanced = P::has_flat_minima && p <= finite + room;
       const double y =
           balanced ? (side > 0 ? statistics.hi : statistics.lo) + side * alpha : side * infinity;
@@ -85,7 +85,7 @@ DDN_HOST_DEVICE bool solve_not_finite(double alpha, double doubt, SetStatistics&
   return false;
 }
 
-// Solves means and sets of equal points; returns whether this is one.
+// Solves a mean, or a set of equal points; returns whether the set is one of these.
 template <class P>
 DDN_HOST_DEVICE bool solve_trivial(const SetStatistics& statistics, Solution& solution) {
   const double finite = statistics.finite;
@@ -166,8 +166,8 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
     } else {
       it = detail::descend_from_robust_start<P>(set, middle, bounds, problem, passes_left);
     }
-    // The curvature belongs to the very point that is returned, so that the gradient's weights sum
-    // to one: a Huber point may enter or leave within the last step.
+    // The curvature is summed at the returned point, so that the set's gradients sum to one: within
+    // the last step a point may cross a breakpoint.
     if (it.in_double || it.stopped) it.at = set.template sums<P, Real>(it.u, problem.alpha);
     solution.y = it.u;
     solution.curvature = without_rounding<Real>(it.at.dpsi, rounded_in_dpsi<P>(it.at), set.unit());
@@ -258,7 +258,7 @@ DDN_HOST_DEVICE void solve_and_write(const ForwardArgs& args, int64_t index, con
   if (set.rank() == 0) write_solution<Real>(args, index, solution, set.unit());
   if (args.info.status != nullptr) {
     const double y = static_cast<double>(rounded<Real>(args.dtype, solution.y));
-    // A copy: a set whose address is taken would be kept in memory.
+    // A copy, because taking the address of `set` would move it from registers to memory.
     const Set copy = set;
     write_info<P>(args.info, index, copy, y, solution, problem);
   }

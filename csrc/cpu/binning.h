@@ -33,7 +33,7 @@ struct BinnedPoints {
   }
   DDN_HOST_DEVICE void count(int points, uint32_t* counts) const {
     int k = 0;
-    for (; k + 4 <= points; k += 4) {  // unrolled: the loop itself would take longest
+    for (; k + 4 <= points; k += 4) {  // unrolled: the loop overhead would dominate
       for (int j = k; j < k + 4; ++j) counts[bin[j]] += place[j];
     }
     for (; k < points; ++k) counts[bin[k]] += place[k];

@@ -24,11 +24,11 @@ constexpr int passes = static_cast<int>(ShardedPass::losses) + 1;
 class Solves {
  public:
   virtual ~Solves() = default;
-  // For each pass.
+  // The requests for each pass.
   virtual std::vector<Requests> requests() = 0;
-  // The numbers for each request of each pass.
+  // numbers: for each pass the numbers of all its requests.
   virtual void take(const std::vector<const double*>& numbers) = 0;
-  // [sets] each.
+  // Arrays of [sets].
   virtual void answers(double* y, bool* is_open) const = 0;
   virtual void curvatures(const double* summed, double* curvatures) const = 0;
   virtual bool any_empty() const = 0;

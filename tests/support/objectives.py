@@ -16,7 +16,7 @@ class Minimum(NamedTuple):
 
     anchor: np.ndarray
     v: np.ndarray  # units of alpha, relative to the anchor
-    value: np.ndarray  # f there
+    value: np.ndarray  # f at v
     lower: np.ndarray  # lower <= min f <= value
     # Length of the interval of minimisers, of which v is the midpoint, in units of alpha; -1 if
     # rounding decides whether it exists. Only for Huber.

@@ -45,8 +45,8 @@ def minimum(x, penalty, alpha, weight=None):
 
 
 def present(x, weight):
-    """Points and weights with the points of zero weight moved onto another point of their set: they
-    may hold anything, and they must not matter."""
+    """Points and weights with the points of zero weight moved onto another point of their set. The
+    values of such points are arbitrary and must not affect the result."""
     x = np.array(x, np.float64)
     if weight is None:
         return x, np.ones_like(x)
