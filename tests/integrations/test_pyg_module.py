@@ -57,9 +57,9 @@ def test_the_gradient_of_a_learned_alpha(name):
     aggr(x, index).square().sum().backward()
     (parameter,) = aggr.parameters()
     at, step = parameter.item(), 1e-5
-    slope = (loss(at + step) - loss(at - step)) / (2 * step)
-    assert slope != 0
-    assert parameter.grad.item() == pytest.approx(slope, rel=1e-5)
+    quotient = (loss(at + step) - loss(at - step)) / (2 * step)
+    assert quotient != 0
+    assert parameter.grad.item() == pytest.approx(quotient, rel=1e-5)
 
 
 def test_a_learned_alpha_stays_positive_and_can_be_reset():
