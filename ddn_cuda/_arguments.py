@@ -29,6 +29,12 @@ def number(value: Any) -> Any:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
+def dtensor_class() -> Any:
+    """The class DTensor; no class as long as nothing has imported it, since it is slow to load."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return () if tensors is None else tensors.DTensor
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
 
@@ -122,8 +128,7 @@ class Arguments(NamedTuple):
             TypeError, ValueError, IndexError: as the operators, with the function's name.
         """
         x, alpha, weight, ptr = self.x, self.inner_alpha(), self.weight, self.ptr
-        tensors = sys.modules.get("torch.distributed.tensor")
-        if tensors is not None and isinstance(x, tensors.DTensor):
+        if isinstance(x, dtensor_class()):
             return self._dims_of_dtensor()
         solver = (self.solver, self.max_iter, self.tol)
         check = torch.ops.ddn._robust_pool_check
