@@ -11,14 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ddn_cuda._arguments import check_flag, dtensor_class, number
+from ddn_cuda._arguments import check_flag, dtensor_class, has_values, number
 from ddn_cuda._roles import opmath
-
-
-def _has_values(t: Tensor) -> bool:
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def _read(alpha: Any, owner: str) -> Any:
@@ -29,7 +23,7 @@ def _read(alpha: Any, owner: str) -> Any:
             f"{owner}: `alpha` is an nn.Parameter, which would not be trained; expected its "
             "values, such as alpha.detach(), with learn_alpha=True to train them"
         )
-    if isinstance(alpha, Tensor) and alpha.is_floating_point() and not _has_values(alpha):
+    if isinstance(alpha, Tensor) and alpha.is_floating_point() and not has_values(alpha):
         return np.full(alpha.shape, math.nan)
     is_tensor = isinstance(alpha, Tensor)
     try:
@@ -212,7 +206,7 @@ class Scale(nn.Module):
             held = held.to_local()
         if math.prod(self.shape) != 1 or held.numel() != 1:
             return f"of shape {self.shape}"
-        if not _has_values(held):
+        if not has_values(held):
             return f"{self.initial.item():g}"
         if held.untyped_storage().nbytes() == 0:  # FSDP has freed it
             return f"of shape {self.shape}"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def check_flag(function: str, name: str, value: bool) -> None:
@@ -33,6 +34,11 @@ def dtensor_class() -> Any:
     """The class DTensor; no class as long as nothing has imported it, since it is slow to load."""
     tensors = sys.modules.get("torch.distributed.tensor")
     return () if tensors is None else tensors.DTensor
+
+
+def has_values(t: Tensor) -> bool:
+    """Whether t is neither on the meta device nor of FakeTensorMode."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def _is_int(value: Any) -> bool:

@@ -30,6 +30,12 @@ class ScaledModule(nn.Module):
     def alpha(self, value: float | Sequence[Any] | Tensor) -> None:
         self.scale.set_alpha(value)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "alpha":  # for an nn.Parameter as well, which nn.Module would register
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def reset_parameters(self) -> None:
         """Resets alpha to its initial value."""
         self.scale.reset_parameters()

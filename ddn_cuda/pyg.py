@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddn_cuda._alpha import Scale
+from ddn_cuda._arguments import has_values
 from ddn_cuda.functional import segment_robust_pool
 from ddn_cuda.modules import ScaledModule, describe
 
@@ -205,7 +206,8 @@ def _group(
         index = index.as_tensor()
     index = index.contiguous()
     # Values may be read if that neither synchronises with a device nor breaks a graph.
-    can_read = index.device.type == "cpu" and not torch.compiler.is_compiling()
+    is_eager = not torch.compiler.is_compiling()
+    can_read = is_eager and index.device.type == "cpu" and has_values(index)
     if not is_sorted and can_read:
         is_sorted = bool((index[1:] >= index[:-1]).all())
     order = None

@@ -13,6 +13,7 @@ import sys
 import pytest
 import torch
 import torch.nn.utils.prune
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ddn_cuda
 
@@ -160,6 +161,14 @@ def test_a_deferred_alpha(learn_alpha):
     expected = RobustAggregation("huber", torch.tensor([0.25, 2.0]))(x)
     for deferred in (aggr, unknown):
         torch.testing.assert_close(deferred(x), expected)
+
+
+def test_fake_tensors():
+    """An index without values is neither inspected nor checked."""
+    with FakeTensorMode():
+        aggr = RobustAggregation("huber", [0.25, 2.0], learn_alpha=True)
+        y = aggr(torch.empty(5, 2), torch.empty(5, dtype=torch.int64), dim_size=3)
+    assert y.shape == (3, 2)
 
 
 @pytest.mark.parametrize("learn_alpha", [False, True])

@@ -218,6 +218,7 @@ BAD = [
     (["1"], TypeError, r"`alpha` is \['1'\]; expected a float, a list"),
     (True, TypeError, r"`alpha` is True; expected a float, a list of floats or a floating-point"),
     (None, TypeError, r"`alpha` is None; expected a float"),
+    (nn.Parameter(torch.ones(())), TypeError, r"`alpha` is an nn\.Parameter.*; expected its valu"),
     (torch.tensor(1), TypeError, r"`alpha` is tensor\(1\); expected a float"),
     (torch.ones(3, 1, dtype=torch.int64, device="meta"), TypeError, "`alpha` is .*; expected a fl"),
 ]
