@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 def check_flag(function: str, name: str, value: bool) -> None:
@@ -27,6 +28,17 @@ def number(value: Any) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
     return float(value) if isinstance(value, numbers.Real) else value
+
+
+def dtensor_class() -> Any:
+    """The class DTensor; no class as long as nothing has imported it, since it is slow to load."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return () if tensors is None else tensors.DTensor
+
+
+def has_values(t: Tensor) -> bool:
+    """Whether t is neither on the meta device nor of FakeTensorMode."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def _is_int(value: Any) -> bool:
@@ -122,8 +134,7 @@ class Arguments(NamedTuple):
             TypeError, ValueError, IndexError: as the operators, with the function's name.
         """
         x, alpha, weight, ptr = self.x, self.inner_alpha(), self.weight, self.ptr
-        tensors = sys.modules.get("torch.distributed.tensor")
-        if tensors is not None and isinstance(x, tensors.DTensor):
+        if isinstance(x, dtensor_class()):
             return self._dims_of_dtensor()
         solver = (self.solver, self.max_iter, self.tol)
         check = torch.ops.ddn._robust_pool_check
