@@ -301,8 +301,8 @@ class LaneBatch : private LanePoints<T> {
           (std::max(accepted_[lane], rounding * reach_[lane]) + 4.5e-16 * std::fabs(u_[lane])) /
           set.alpha;
       if (is_gaussian<P> && lo_[lane] < hi_[lane]) {
-        const double slope = total * (way + 4 * rounding);
-        solution.slack = slope * slope / (-2 * density_curvature_[lane]);
+        const double derivative = total * (way + 4 * rounding);
+        solution.slack = derivative * derivative / (-2 * density_curvature_[lane]);
       } else {
         solution.slack = total * way * way;
       }
