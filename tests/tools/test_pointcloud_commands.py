@@ -172,7 +172,8 @@ def test_documented_tables_do_not_meet_in_one_folder():
     pages = [page.read_text() for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
     written: dict[Path, set[tuple[str, ...]]] = {}
     for page in (*pages, str(table.__doc__)):
-        for typed in re.findall(r"python -m examples\.pointcloud\.table([^`#\n]*)", page):
+        whole_lines = page.replace("\\\n", " ")
+        for typed in re.findall(r"python -m examples\.pointcloud\.table([^`#\n]*)", whole_lines):
             words = shlex.split(typed.replace("--device cuda", ""))  # it may not be there
             written.setdefault(table.parse(words).output, set()).add(tuple(sorted(words)))
     assert len(written) >= 5
