@@ -14,13 +14,13 @@ differences. New code should use `robust_pool` and `RobustPool`, which have more
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ddn_cuda._arguments import number, shown
 from ddn_cuda._C import PENALTY_TRAITS
 from ddn_cuda.functional import robust_pool
 
@@ -219,11 +219,12 @@ class RobustGlobalPool2d(nn.Module):
     def __init__(self, method: type[_Method], alpha: float = 1.0) -> None:
         super().__init__()
         _check_method("RobustGlobalPool2d", method)
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, numbers.Real)):
+        alpha = number(alpha)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError(f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float")
         if not 1e-30 <= alpha <= 1e30:
             raise ValueError(
-                f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float in 1e-30 to 1e30"
+                f"RobustGlobalPool2d: `alpha` is {shown(alpha)}; expected a float in 1e-30 to 1e30"
             )
         self.method = method
         # In double precision, so that float64 inputs use the exact value given.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from ddn_cuda._arguments import is_beyond_float, number, numbers_of, shown
 from ddn_cuda._roles import opmath
 from ddn_cuda.functional import robust_pool
 
@@ -37,7 +37,8 @@ class Scale(nn.Module):
 
     def __init__(self, alpha: float | Tensor, learn_alpha: bool, owner: str) -> None:
         super().__init__()
-        is_number = isinstance(alpha, (int, float, numbers.Real)) and not isinstance(alpha, bool)
+        alpha = number(alpha)
+        is_number = isinstance(alpha, (int, float)) and not isinstance(alpha, bool)
         if not is_number and not (isinstance(alpha, Tensor) and alpha.is_floating_point()):
             raise TypeError(
                 f"{owner}: `alpha` is {alpha!r}; expected a float or a floating-point tensor"
@@ -49,6 +50,12 @@ class Scale(nn.Module):
             )
         if not isinstance(learn_alpha, bool):
             raise TypeError(f"{owner}: `learn_alpha` is {learn_alpha!r}; expected True or False")
+        if is_beyond_float(alpha):
+            raise ValueError(
+                f"{owner}: `alpha` is {shown(alpha)}; expected a float in 1e-30 to 1e30"
+            )
+        if is_number:
+            alpha = float(alpha)
         # In double precision, so that float64 inputs use the exact value given. On the CPU, so that
         # the values exist even if the module is created on the meta device.
         initial = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").detach().clone()
@@ -165,11 +172,11 @@ class RobustPool(nn.Module):
     ) -> None:
         super().__init__()
         self.penalty = penalty
-        self.dim = dim
+        self.dim = numbers_of(dim)  # no NumPy numbers, which torch.compile treats as tensors
         self.keepdim = keepdim
         self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
+        self.max_iter = number(max_iter)
+        self.tol = number(tol)
         self.scale = Scale(alpha, learn_alpha, "RobustPool")
 
     @property

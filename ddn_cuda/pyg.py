@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddn_cuda._arguments import number
 from ddn_cuda.functional import segment_robust_pool
 from ddn_cuda.modules import Scale, describe
 
@@ -87,8 +88,8 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         super().__init__()
         self.penalty = penalty
         self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
+        self.max_iter = number(max_iter)
+        self.tol = number(tol)
         self.scale = Scale(alpha, learn_alpha, "RobustAggregation")
 
     @property
