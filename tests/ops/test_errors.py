@@ -205,8 +205,9 @@ BEYOND_C = [  # numbers and names of Python that C++'s types cannot hold
     ({"solver": "l\udcff"}, ValueError, "solver", (r"'l\\udcff'", "'local' or 'global'")),
     ({"penalty": "hüber"}, ValueError, "penalty", ("'hüber'", "huber")),
 ]
-PYTHON += BEYOND_C
-ROWS = [("function", *row) for row in SCHEMA + PYTHON] + [("operator", *row) for row in SCHEMA]
+ROWS = [("function", *row) for row in [*SCHEMA, *PYTHON, *BEYOND_C]] + [
+    ("operator", *row) for row in SCHEMA
+]
 IDS = [f"{face}-{argument}-{i}" for i, (face, _, _, argument, _) in enumerate(ROWS)]
 
 
