@@ -9,8 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from ddn_cuda._arguments import is_beyond_float, number, numbers_of, shown
+from ddn_cuda._capture import as_node, is_proxy, refuse_script
 from ddn_cuda._roles import opmath
 from ddn_cuda.functional import robust_pool
+
+
+def _learned_alpha(log_alpha: Tensor, points: Tensor | None) -> Tensor:
+    """exp of log_alpha, within the range that the dtype of the points allows."""
+    if is_proxy(log_alpha, points):
+        alpha: Tensor = as_node(_learned_alpha, log_alpha, points)
+        return alpha
+    narrow = isinstance(points, Tensor) and points.dtype != torch.float64
+    # Reduced by the rounding of log alpha, so that exp stays within the range.
+    bound = math.log(1e15 if narrow else 1e30) * (1 - 2e-7)
+    wide = log_alpha.to(opmath(log_alpha))
+    # A straight-through clamp: the difference is zero and carries the derivatives.
+    return (wide.clamp(-bound, bound).detach() + (wide - wide.detach())).exp()
 
 
 class Scale(nn.Module):
@@ -82,12 +96,7 @@ class Scale(nn.Module):
     def forward(self, points: Tensor | None = None) -> Tensor:
         if not self.is_learned:
             return self.alpha
-        narrow = isinstance(points, Tensor) and points.dtype != torch.float64
-        # Reduced by the rounding of log alpha, so that exp stays within the range.
-        bound = math.log(1e15 if narrow else 1e30) * (1 - 2e-7)
-        log_alpha = self.log_alpha.to(opmath(self.log_alpha))
-        # A straight-through clamp: the difference is zero and carries the derivatives.
-        return (log_alpha.clamp(-bound, bound).detach() + (log_alpha - log_alpha.detach())).exp()
+        return _learned_alpha(self.log_alpha, points)
 
     def reset_parameters(self) -> None:
         initial = torch.tensor(self.initial, dtype=torch.float64, device="cpu")
@@ -202,6 +211,8 @@ class RobustPool(nn.Module):
             max_iter=self.max_iter,
             tol=self.tol,
         )
+
+    __prepare_scriptable__ = refuse_script
 
     def extra_repr(self) -> str:
         more = [f"dim={self.dim}"] + (["keepdim=True"] if self.keepdim else [])
