@@ -6,14 +6,16 @@ compiled operators check shapes and values.
 
 from __future__ import annotations
 
-import math
-import numbers
 import sys
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ddn_cuda._numbers import is_beyond_float, is_beyond_int64, number, numbers_of, shown
+
+_SYMBOLIC = (torch.SymInt, torch.SymFloat)
 
 
 def check_flag(function: str, name: str, value: bool) -> None:
@@ -22,77 +24,35 @@ def check_flag(function: str, name: str, value: bool) -> None:
         raise TypeError(f"{function}: `{name}` is {shown(value)}; expected True or False")
 
 
-def number(value: Any) -> Any:
-    """Converts a NumPy number, or another real number such as a Fraction, to the built-in type;
-    returns any other value unchanged."""
-    if isinstance(value, (int, Tensor)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if not isinstance(value, numbers.Real):
-        return value
-    try:
-        return float(value)
-    except OverflowError:  # a Fraction
-        return math.trunc(value)
-
-
-def numbers_of(dim: Any) -> Any:
-    """`number` of an argument that may be a tuple or list of numbers."""
-    if not isinstance(dim, (tuple, list)):
-        return number(dim)
-    return (tuple if isinstance(dim, tuple) else list)(map(number, dim))
-
-
-def is_beyond_float(value: Any) -> bool:
-    """Whether value is an int that no float holds."""
-    return isinstance(value, int) and abs(value) > sys.float_info.max
-
-
-def shown(value: Any) -> str:
-    """A value for a message."""
-    if isinstance(value, int) and is_beyond_float(value):
-        return f"an int of {value.bit_length()} bits"  # Python limits the digits of a string
-    if torch.compiler.is_compiling() and not isinstance(value, (str, int, float, type(None))):
-        return f"of type {type(value).__name__}"  # the repr of tensors would break the graph
-    return repr(value)
-
-
-_as_eager_numbers = torch.compiler.disable(  # type: ignore[no-untyped-call]
-    numbers_of,
-    reason="`dim`, `max_iter` or `tol` is a NumPy number, which torch.compile treats as a tensor; "
-    "expected a Python number under fullgraph=True, such as int(dim)",
-)
-
-
 def _traced_numbers(dim: Any) -> Any:
     """`numbers_of` while Dynamo traces. A NumPy number has the type np.ndarray there, and its value
     is known outside the graph only."""
     parts = dim if isinstance(dim, (tuple, list)) else [dim]
     is_numpy = [isinstance(part, np.ndarray) for part in parts]
-    return _as_eager_numbers(dim) if any(is_numpy) else numbers_of(dim)
+    if not any(is_numpy):
+        return numbers_of(dim)
+    from ddn_cuda import _eager_numbers  # imports Dynamo, which takes a second
+
+    return _eager_numbers.numbers_of(dim)
 
 
 def _traced_alpha(alpha: Any, x: Tensor) -> Any:
     """alpha of NumPy while Dynamo traces, as a tensor, so that its value is no constant of the
     graph."""
     traced = torch.as_tensor(alpha)
-    if alpha.ndim > 0 or traced.dtype == torch.bool:
+    if alpha.ndim > 0 or traced.dtype == torch.bool or traced.is_complex():
         return alpha
     return traced.to(x.device, torch.float64)
 
 
-def _encodable(name: str) -> str:
-    """A name that C++ can take: escapes lone surrogates, which UTF-8 cannot encode."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
+def _printable(name: str) -> str:
+    """A name that C++ can take and show: escapes lone surrogates, which UTF-8 cannot encode, and
+    control characters."""
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def _is_beyond_int64(value: Any) -> bool:
-    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def _check_values(function: str, name: str, values: Tensor, good: Tensor, expected: str) -> None:
@@ -137,7 +97,7 @@ class Arguments(NamedTuple):
         alpha = number(alpha)
         dims = [*dim] if isinstance(dim, (tuple, list)) else [dim]
         is_number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
-        alphas = (int, float, torch.SymFloat, Tensor)
+        alphas = (int, float, *_SYMBOLIC, Tensor)
         for argument, value, good, expected in (
             ("x", x, isinstance(x, Tensor), "a tensor"),
             ("penalty", penalty, isinstance(penalty, str), "a string"),
@@ -155,9 +115,9 @@ class Arguments(NamedTuple):
         ):
             if not good:
                 raise TypeError(f"{function}: `{argument}` is {shown(value)}; expected {expected}")
-        if isinstance(alpha, torch.SymFloat):
+        if isinstance(alpha, _SYMBOLIC):
             alpha = torch.scalar_tensor(cast(Any, alpha), dtype=torch.float64, device=x.device)
-        penalty, solver = _encodable(penalty), _encodable(solver)
+        penalty, solver = _printable(penalty), _printable(solver)
         given = Arguments(function, x, penalty, alpha, dims, weight, ptr, solver, max_iter, tol)
         given._check_ranges()
         return given
@@ -169,13 +129,13 @@ class Arguments(NamedTuple):
         floats = f"a finite number from {1 / limit:g} to {limit:g}"
         for argument, value, bad, expected in (
             ("alpha", alpha, is_beyond_float(alpha), floats),
-            ("max_iter", max_iter, _is_beyond_int64(max_iter), "an int from 1 to 2**63 - 1"),
+            ("max_iter", max_iter, is_beyond_int64(max_iter), "an int from 1 to 2**63 - 1"),
             ("tol", tol, is_beyond_float(tol), "a positive finite float or None"),
         ):
             if bad:
                 raise ValueError(f"{function}: `{argument}` is {shown(value)}; expected {expected}")
         for d in self.dim:
-            if _is_beyond_int64(d):
+            if is_beyond_int64(d):
                 rank = max(x.dim(), 1)
                 raise IndexError(
                     f"{function}: `dim` is {shown(d)} for x with {x.dim()} dims; expected values "

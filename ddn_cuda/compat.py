@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddn_cuda._arguments import number, shown
 from ddn_cuda._C import PENALTY_TRAITS
+from ddn_cuda._numbers import number, shown
 from ddn_cuda.functional import robust_pool
 
 __all__ = [

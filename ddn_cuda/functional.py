@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ddn_cuda import _C, _operators
-from ddn_cuda._arguments import Arguments, check_flag, shown
+from ddn_cuda._arguments import Arguments, check_flag
 from ddn_cuda._autograd import recorder
 from ddn_cuda._capture import as_node, is_proxy, needs_operators, refuse_script
+from ddn_cuda._numbers import shown
 
 
 class RobustPoolInfo(NamedTuple):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ddn_cuda._arguments import is_beyond_float, number, numbers_of, shown
 from ddn_cuda._capture import as_node, is_proxy, refuse_script
+from ddn_cuda._numbers import is_beyond_float, number, numbers_of, shown
 from ddn_cuda._roles import opmath
 from ddn_cuda.functional import robust_pool
 

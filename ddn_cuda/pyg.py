@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ddn_cuda._arguments import number
+from ddn_cuda._numbers import number
 from ddn_cuda.functional import segment_robust_pool
 from ddn_cuda.modules import Scale, describe
 

@@ -76,7 +76,7 @@ def test_a_module_keeps_python_numbers(options, device):
     assert "np" not in repr(module)
 
 
-@pytest.mark.parametrize("alpha", [np.bool_(True), True, "1"], ids=repr)
+@pytest.mark.parametrize("alpha", [np.bool_(True), np.complex64(1), True, "1"], ids=repr)
 def test_what_is_no_number_raises(alpha, device):
     """With the message of eager mode, though without the value of a tensor."""
     compiled = torch.compile(lambda x, a: pool(x, alpha=a), backend="aot_eager", fullgraph=True)
@@ -84,10 +84,12 @@ def test_what_is_no_number_raises(alpha, device):
         compiled(torch.ones(4, 7, device=device), alpha)
 
 
-def test_an_alpha_from_a_symbolic_size(device):
+@pytest.mark.parametrize("divisor", [1, 8.0])
+def test_an_alpha_from_a_symbolic_size(divisor, device):
     class Net(torch.nn.Module):
         def forward(self, x):
-            return pool(x, alpha=x.shape[1] / 8)
+            size = x.shape[1]
+            return pool(x, alpha=size if divisor == 1 else size / divisor)
 
     sizes = ({1: torch.export.Dim("points", min=2)},)
     program = torch.export.export(Net(), (torch.randn(3, 6, device=device),), dynamic_shapes=sizes)
