@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 DDN_CUDA ?= auto
-# native: only for the GPUs present, or torch's own list where there is none
+# native: the GPUs present, or torch's own list without a GPU
 TORCH_CUDA_ARCH_LIST ?= native
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
@@ -15,7 +15,7 @@ FUZZ_ARGS ?= -max_total_time=60
 CLANG ?= clang++
 OUT ?= bench/results
 
-# What the caller's shell may carry must not reach the environment made here.
+# The environment made here is independent of the caller's.
 CLEAN := env -u PYTHONPATH -u PYTHONHOME -u PYTHONSTARTUP -u VIRTUAL_ENV -u PIP_USER -u PIP_TARGET \
 	-u PIP_PREFIX -u PIP_ROOT -u PIP_REQUIREMENT -u PIP_CONSTRAINT PYTHONNOUSERSITE=1
 PY := $(CLEAN) "$(VENV)/bin/python"
@@ -26,10 +26,10 @@ DEPS := $(VENV)/.dependencies
 LINT_DEPS := $(VENV)/.lint-dependencies
 DOCS_DEPS := $(VENV)/.docs-dependencies
 BUILT := build/inplace
-# Folders are listed too: they change when a file comes or goes.
+# Folders are listed too: they change when a file is added or removed.
 INPUTS := setup.py build_config.py build_toolkit.py pyproject.toml \
 	$(shell find csrc -type d -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-# The extension lies in the source tree, where another build may have replaced it since.
+# The extension lies in the source tree, where another build may have replaced it.
 EXTENSION := $(wildcard ddn_cuda/_C*.so)
 
 .PHONY: help demo test test-slow test-all test-ptx test-ptx-kernels test-ptx-sets soak sanitize fuzz lint docs build gpu-check clean FORCE
@@ -38,12 +38,12 @@ EXTENSION := $(wildcard ddn_cuda/_C*.so)
 help:
 	@echo 'make demo       train the point-cloud classifiers of examples/digits.py; DEMO_ARGS=...'
 	@echo 'make test       run the tests, in as many processes as there are cores; PYTEST_ARGS=...'
-	@echo 'make test-slow  run those that make test leaves out: all values of the sweeps, kernels broken on'
-	@echo '                purpose, the tutorial; PYTEST_ARGS=...'
+	@echo 'make test-slow  run the tests that make test leaves out: all values of the sweeps, mutation tests,'
+	@echo '                the tutorial; PYTEST_ARGS=...'
 	@echo 'make test-all   both; .ci/run runs all targets but gpu-check, soak and fuzz'
-	@echo 'make test-ptx   run what nvcc makes of all CUDA kernels on the CPU, and hold its counts; 12'
-	@echo '                minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
-	@echo 'make soak       judge a million drawn sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
+	@echo 'make test-ptx   run the PTX of all CUDA kernels on the CPU and compare its instruction counts;'
+	@echo '                12 minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
+	@echo 'make soak       verify a million random sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
 	@echo 'make sanitize   the kernels of both devices, without torch, under address and undefined-behaviour'
 	@echo '                sanitizers, four minutes with the compiler; SANITIZE_ARGS=...'
 	@echo 'make fuzz       the same cases from libFuzzer, with CLANG=$(CLANG); FUZZ_ARGS=...'
@@ -51,8 +51,8 @@ help:
 	@echo 'make docs       execute the tutorial and build the site in build/docs/html; DOCS_ARGS=--write keeps'
 	@echo '                its outputs in docs/tutorial'
 	@echo 'make build      build the extension in place'
-	@echo 'make gpu-check  on a machine with a GPU, with the torch and nvcc it has, in some 8 minutes: the tests'
-	@echo '                that need CUDA, compute-sanitizer, targets of speed, ncu; writes one JSON to OUT=$(OUT)'
+	@echo 'make gpu-check  on a machine with a GPU, with its torch and nvcc, in about 8 minutes: the tests that'
+	@echo '                need CUDA, compute-sanitizer, speed targets, ncu; writes one JSON to OUT=$(OUT)'
 	@echo 'make clean      remove environment and builds'
 	@echo
 	@echo 'PYTHON=$(PYTHON)  VENV=$(VENV)  TORCH=$(TORCH)'
@@ -62,7 +62,7 @@ help:
 demo: build
 	@$(PY) -m examples.digits $(DEMO_ARGS)
 
-# Processes of one thread each, of which one that is idle takes tests from another.
+# Processes of one thread each; an idle one takes tests from another.
 PYTEST := $(PY) -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 test: build
@@ -111,7 +111,7 @@ docs: build $(DOCS_DEPS)
 
 build: $(BUILT)
 
-# No environment is made and nothing is fetched: the machine's own torch is what is to be checked.
+# Makes no environment and downloads nothing: it checks the machine's own torch.
 gpu-check:
 	"$(PYTHON)" -m bench.gpu_check --out "$(OUT)"
 

@@ -1,10 +1,10 @@
-"""Proof, before anything is timed, that what is timed is right.
+"""Verification of answers and gradients before they are timed.
 
-The very answers and gradients that are timed are checked for some of the sets, in float64, against
-nothing but the definition of the penalties: that f' changes its sign within the promised accuracy
-of an answer, that no better answer is in sight where a global minimum is promised (for sets of at
-most ORACLE_POINTS points, that there is none: the oracle of tests/ has a certified bound), and that
-a gradient is phi''(y - x_i) / sum_j phi''(y - x_j).
+The answers and gradients that are timed are checked for some of the sets, in float64, against
+the definition of the penalties only: f' changes its sign within the guaranteed accuracy of an
+answer; for global solvers no other candidate is better (for sets of at most ORACLE_POINTS points no
+other u at all, by the certified bound of the oracle in tests/); and a gradient is
+phi''(y - x_i) / sum_j phi''(y - x_j).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from bench.workloads import Sets
 from tests.support import oracle
 from tests.support import reference as ref
 
-SETS = 16  # looked at,
-MOST_POINTS = 1 << 21  # or fewer, to look at no more points than that
+SETS = 16  # sets that are checked, or fewer,
+MOST_POINTS = 1 << 21  # so that at most so many points are checked
 CANDIDATES = 32  # points of a set at which its objective must not be less
 PART = 1 << 17  # points at a time, so that temporaries stay in the caches
 ORACLE_POINTS = 1 << 14
-EXCESS = 1e-6  # of the objective, as promised for float32
+EXCESS = 1e-6  # of the objective, as guaranteed for float32
 BASELINE_EXCESS = 1e-4  # more than what a solver of low accuracy leaves
 BASELINE_GRADIENT = 0.02  # of the sum of a gradient
 
@@ -54,26 +54,26 @@ def objective(penalty: str, u: Tensor | float, points: Tensor, alpha: float) -> 
 
 
 class Sums(NamedTuple):
-    """f' and f'' of a set at u, and its points so near a breakpoint that rounding decides their
-    side."""
+    """f' and f'' of a set at u, and the number of its points so near a breakpoint that rounding
+    decides on which side they lie."""
 
-    slope: float
+    derivative: float
     curvature: float
     unsure: int
 
 
 def sums(penalty: str, u: float, points: Tensor, alpha: float, doubt: float = 0) -> Sums:
-    slope, curvature, unsure = 0.0, 0.0, 0
+    derivative, curvature, unsure = 0.0, 0.0, 0
     for part in points.split(PART):
         first, second = derivatives(penalty, u - part, alpha)
-        slope += first.sum().item()
+        derivative += first.sum().item()
         curvature += second.sum().item()
         unsure += int(_near_breakpoints(penalty, u - part, alpha, doubt).sum())
-    return Sums(slope, curvature, unsure)
+    return Sums(derivative, curvature, unsure)
 
 
 def accuracy_of_y(y: Tensor, alpha: float) -> float:
-    """The promised accuracy of an answer in its own dtype, and the spacing of float64 there."""
+    """The guaranteed accuracy of an answer in its own dtype, plus the spacing of float64 there."""
     magnitude = abs(y.item())
     if y.dtype == torch.float64:
         return 1e-10 * (alpha + magnitude)
@@ -81,7 +81,7 @@ def accuracy_of_y(y: Tensor, alpha: float) -> float:
 
 
 def _near_breakpoints(penalty: str, z: Tensor, alpha: float, doubt: float) -> Tensor:
-    """Points at a distance from y that rounding makes less or more than alpha."""
+    """The points whose distance from y differs from alpha by rounding alone."""
     if not ref.REGISTRY[penalty].has_breakpoints:
         return torch.zeros_like(z, dtype=torch.bool)
     return (z.abs() - alpha).abs() <= doubt
@@ -91,15 +91,15 @@ def check_answer(penalty: str, y: Tensor, points: Tensor, alpha: float, solver: 
     """Raises Wrong unless y, a number in its own dtype, answers the set of float64 `points`."""
     value, d = y.item(), accuracy_of_y(y, alpha)
     n = len(points)
-    most_slope, second = derivatives(penalty, points.new_tensor([0.7 * alpha, 0]), alpha)
+    most_psi, second = derivatives(penalty, points.new_tensor([0.7 * alpha, 0]), alpha)
     bend, off = second[1].item(), f"more than the promised accuracy, {d:.3g}, off"
     at = sums(penalty, value, points, alpha, 2 * d)
-    # Accuracy of y is promised where the curvature is not scarce; that of the objective everywhere.
+    # The accuracy of y is guaranteed for sufficient curvature, that of the objective always.
     if at.curvature >= 1e-3 * n * bend:
         jump = alpha * at.unsure if ref.REGISTRY[penalty].psi_jumps else 0.0
-        noise = 64 * 2.0**-52 * n * most_slope[0].item()
+        noise = 64 * 2.0**-52 * n * most_psi[0].item()
         for side in (-1, 1):
-            rise = side * sums(penalty, value + side * d, points, alpha).slope
+            rise = side * sums(penalty, value + side * d, points, alpha).derivative
             require(rise >= -jump - noise, f"{penalty}: an answer is {off}")
     found = objective(penalty, value, points, alpha)
     slack = n * bend * d * d / 2
@@ -129,7 +129,7 @@ def check_gradient(
         require(not bool(gradient.any()), f"{penalty}: a gradient where there is no curvature")
         return
     # The gradient belongs to the unrounded answer.
-    step = at.slope / at.curvature if at.curvature > 0 else 0.0
+    step = at.derivative / at.curvature if at.curvature > 0 else 0.0
     if ref.REGISTRY[penalty].psi_jumps or abs(step) > 2 * doubt:
         step = 0.0
     total = sums(penalty, y - step, points, alpha).curvature
@@ -147,17 +147,17 @@ def _chosen(sets: Sets, most: int) -> list[int]:
 
 
 def check(penalty: str, sets: Sets, alpha: float, solver: str = "global", most: int = SETS) -> int:
-    """Checks what is timed of our pool, forward and backward, on some of its sets.
+    """Checks our pool, forward and backward, on some of the sets that it will be timed on.
 
     Args:
         penalty: full name.
         sets: the points that will be pooled.
         alpha: scale.
         solver: "global" or "local".
-        most: how many sets to look at, evenly spaced.
+        most: the number of sets to check, evenly spaced.
 
     Returns:
-        The number of sets looked at.
+        The number of sets checked.
 
     Raises:
         Wrong: an answer or a gradient is off, or an answer depends on its batch.
@@ -202,7 +202,7 @@ def check_reduction(name: str, sets: Sets, most: int = SETS) -> int:
     for index in chosen:
         points = sets.of(sets.x, index)
         expected = REDUCTIONS[name](points.double().cpu().numpy())
-        # Long sums of torch's carry more than a rounding or two.
+        # Long sums of torch's have more rounding errors.
         scale = points.double().abs().mean().item() + abs(expected)
         off = abs(answers[index].item() - expected)
         require(off <= 64 * torch.finfo(points.dtype).eps * scale, f"torch.{name}: {off:.3g} off")

@@ -83,7 +83,7 @@ class Objective(NamedTuple):
     """f / phi''(0) and its derivatives at one place per set, [sets] each."""
 
     value: np.ndarray
-    slope: np.ndarray
+    derivative: np.ndarray
     curvature: np.ndarray
     majorant: np.ndarray  # curvature of the parabola that majorises f and touches it here
 
@@ -109,8 +109,8 @@ def descend(x: np.ndarray, start: np.ndarray, penalty: str, steps: int = 10_000)
         points, u = x[active], y[active]
         here = evaluate(u, points, penalty)
         with np.errstate(divide="ignore", invalid="ignore"):
-            newton = -here.slope / here.curvature
-            shift = np.where(here.majorant > 0, -here.slope / here.majorant, 0.0)
+            newton = -here.derivative / here.curvature
+            shift = np.where(here.majorant > 0, -here.derivative / here.majorant, 0.0)
         usable = (here.curvature > 0) & (np.abs(newton) <= 1)
         step = np.where(usable, newton, shift)
         there = evaluate(u + step, points, penalty)

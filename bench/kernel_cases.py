@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import ddn_cuda
-from bench.methods import NONCONVEX, ours
+from bench.methods import NONCONVEX, is_mean, ours
 
 ALPHA = 0.5
 CHANNELS = 2  # of segments
@@ -35,8 +35,8 @@ SMALL = 33  # points: more than the lanes of a warp, for each kind of set
 MOST_WARP_SUMS = 1024  # the largest set whose sums one warp computes (csrc/cuda/backward.cu)
 
 
-# The passes of the distributed solver (csrc/core/sharded_pass.h), the one that the penalty has a
-# kernel of its own for, and what they are asked: numbers of sets; for each the unit of weights,
+# The passes of the distributed solver (csrc/core/sharded_pass.h); the pass of which every penalty
+# has its own kernel; and the requests: the numbers of the sets, and for each the unit of weights,
 # alpha, the point u and a radius.
 SHARED_PASSES, SUMS_PASS = tuple(range(10)), 3
 PASS_SETS = np.array([0, 0, 1])
@@ -143,7 +143,7 @@ def _cases() -> Iterator[Case]:
     for penalty in ddn_cuda.PENALTIES:
         passes = SHARED_PASSES if penalty in NONCONVEX else (SUMS_PASS,)
         for dtype, weight, layout in (("float32", None, "rows"), ("float16", "bool", "image")):
-            if penalty != "quadratic":
+            if not is_mean(penalty):
                 yield Case(penalty, "local", dtype, SMALL, layout, weight, passes=passes)
     # Segments of every size at once.
     for dtype in (*reals, *HALVES):
@@ -151,7 +151,7 @@ def _cases() -> Iterator[Case]:
             for weight in (None, "bool"):
                 _, shared = size_limits(penalty, solver, dtype, weight is not None)
                 yield Case(penalty, solver, dtype, shared + 1, layout="segments", weight=weight)
-    # 16-bit points, and what a set may be besides contiguous.
+    # 16-bit points, info, and sets that are not contiguous.
     for penalty, solver in pools:
         small, shared = size_limits(penalty, solver, "float32", weighted=False)
         for points in (SMALL, small + 1, shared + 1):

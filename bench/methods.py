@@ -1,4 +1,4 @@
-"""Who is timed: this library, torch's reductions, and what robust pooling costs without it."""
+"""The timed methods: this library, torch's reductions, and robust pooling without this library."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from bench import correctness, nodes
 from bench.workloads import Sets
 from ddn_cuda import compat
+from ddn_cuda._C import PENALTY_TRAITS
 
 NONCONVEX = nodes.NONCONVEX
 REDUCTIONS = ("mean", "amax", "median")
@@ -27,8 +28,13 @@ SOME_POINTS = {"cpu": 1 << 16, "cuda": 1 << 22}
 
 
 def label(penalty: str, solver: str) -> str:
-    """The name of ours: a convex penalty has one solver."""
+    """The name of our method; that of a convex penalty, which has one solver, omits the solver."""
     return f"{penalty} ({solver})" if penalty in NONCONVEX else penalty
+
+
+def is_mean(penalty: str) -> bool:
+    """Whether the answer is the mean."""
+    return PENALTY_TRAITS[penalty]["is_mean"]
 
 
 def ours(penalties: Sequence[str]) -> list[tuple[str, str]]:
@@ -46,12 +52,12 @@ class Method:
 
     Attributes:
         name: as in tables.
-        sets: what it pools, all the sets or the first of them.
-        pool: x of `sets` to the answers; None where it cannot take part.
-        skipped: why not.
-        right: the share of answers found right, of those looked at.
+        sets: the sets that it pools, all or the first of them.
+        pool: maps x of `sets` to the answers; None if the method is not timed.
+        skipped: the reason why it is not timed.
+        right: the share of the checked answers that are right.
         seldom: whether it is slow and runs in few rounds.
-        refused: whether it is one that may not be wrong, and was.
+        refused: whether it is one of ours and gave wrong answers.
     """
 
     name: str
@@ -158,13 +164,13 @@ def baselines(
     compiled: Collection[str] = (),
     backend: str = "inductor",
 ) -> list[Method]:
-    """The nodes of bench/nodes.py and the predecessor, for every penalty that these have but the
-    quadratic one, whose answer is a mean; each on the first of the sets."""
+    """The nodes of bench/nodes.py and the predecessor, for each of their penalties whose answer is
+    not a mean; each on the first of the sets."""
     kind = sets.x.device.type
     module, reason = find_predecessor()
     found = []
     for penalty in penalties:
-        if penalty == "quadratic" or penalty not in nodes.FORMULAS:
+        if is_mean(penalty) or penalty not in nodes.FORMULAS:
             continue
         pools: dict[str, Callable[[Tensor], Tensor] | None] = {
             f"{name} {penalty}": nodes.bound(node, penalty, alpha)
@@ -200,9 +206,9 @@ def _baseline(
         right = correctness.share_right(penalty, pool, some, alpha)
         for operation in operations(Method(name, some, pool)).values():
             operation()
-    except Exception as error:  # of somebody else's code, or a compiler that is not there
+    except Exception as error:  # in third-party code, or a missing compiler
         return Method(name, some, None, failure(error))
-    # What users have today is timed whatever its answers: their share is stated.
+    # The predecessor is timed even if answers are wrong; the share of right ones is reported.
     if right < 1 and not name.startswith(PREDECESSOR):
         return Method(name, some, None, f"refused: {1 - right:.0%} of the answers are wrong")
     return Method(name, some, pool, right=right, seldom=True)

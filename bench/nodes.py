@@ -1,4 +1,4 @@
-"""Robust pooling as one would write it without this library: what it is timed against.
+"""Baselines: robust pooling as one would write it without this library.
 
     scipy    a declarative node in pure Python: scipy.optimize solves one set after the other, the
              gradient is that of the implicit function theorem
@@ -31,9 +31,9 @@ NONCONVEX = tuple(
 class Formulas(NamedTuple):
     """phi, phi' and phi'' of residuals z at scale a; `m` is numpy or torch, as z is."""
 
-    value: Callable[[Any, float, Any], Any]
-    slope: Callable[[Any, float, Any], Any]
-    curvature: Callable[[Any, float, Any], Any]
+    phi: Callable[[Any, float, Any], Any]
+    psi: Callable[[Any, float, Any], Any]
+    dpsi: Callable[[Any, float, Any], Any]
 
 
 def _inside(z: Any, a: float, m: Any) -> Any:
@@ -44,8 +44,8 @@ def _welsch_kernel(z: Any, a: float, m: Any) -> Any:
     return m.exp(-0.5 * (z / a) ** 2)
 
 
-# Of the penalties that these nodes are written for: formulas of their own, since they are what is
-# measured. A penalty without them is timed without these baselines.
+# The formulas of the baselines, which are measured and therefore share no code with the library. A
+# penalty that is not listed is timed without these baselines.
 FORMULAS = {
     "quadratic": Formulas(
         lambda z, a, m: 0.5 * z * z, lambda z, a, m: z, lambda z, a, m: m.ones_like(z)
@@ -88,7 +88,7 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, y = ctx.saved_tensors
-        curvature = FORMULAS[ctx.penalty].curvature(y[:, None] - x, ctx.alpha, torch)
+        curvature = FORMULAS[ctx.penalty].dpsi(y[:, None] - x, ctx.alpha, torch)
         total = curvature.sum(1, keepdim=True)
         return grad[:, None] * curvature / total, None, None, None
 
@@ -103,16 +103,16 @@ def scipy_node(x: Tensor, penalty: str, alpha: float) -> Tensor:
     formulas = FORMULAS[penalty]
 
     def solve_one(points: np.ndarray) -> float:
-        def value_and_slope(u: np.ndarray) -> tuple[float, float]:
+        def value_and_derivative(u: np.ndarray) -> tuple[float, float]:
             z = u[0] - points
-            value = formulas.value(z, alpha, np).mean()
-            return value, formulas.slope(z, alpha, np).mean()
+            value = formulas.phi(z, alpha, np).mean()
+            return value, formulas.psi(z, alpha, np).mean()
 
         starts = [points.mean(), *([np.median(points)] if penalty in NONCONVEX else [])]
         options = {"ftol": 1e-15, "gtol": 1e-8}
         found = [
             optimize.minimize(
-                value_and_slope, [start], jac=True, method="L-BFGS-B", options=options
+                value_and_derivative, [start], jac=True, method="L-BFGS-B", options=options
             )
             for start in starts
         ]
@@ -126,10 +126,10 @@ def scipy_node(x: Tensor, penalty: str, alpha: float) -> Tensor:
 
 
 def evaluate(u: Tensor, x: Tensor, penalty: str, alpha: float) -> tuple[Tensor, Tensor]:
-    """The mean objectives of sets at u, and their slopes."""
+    """The mean objectives of sets at u, and their derivatives."""
     z = u[:, None] - x
     formulas = FORMULAS[penalty]
-    return formulas.value(z, alpha, torch).mean(1), formulas.slope(z, alpha, torch).mean(1)
+    return formulas.phi(z, alpha, torch).mean(1), formulas.psi(z, alpha, torch).mean(1)
 
 
 def lbfgs_node(
@@ -174,11 +174,11 @@ def newton_node(x: Tensor, penalty: str, alpha: float) -> Tensor:
     u = points.detach().median(1).values
     for _ in range(NEWTON_STEPS):
         z = u[:, None] - points
-        slope = formulas.slope(z, alpha, torch)
+        psi = formulas.psi(z, alpha, torch)
         near = z.abs() < 1e-3 * alpha
-        pull = torch.where(near, formulas.curvature(0 * z, alpha, torch), slope / (z + near))
-        curvature = formulas.curvature(z, alpha, torch).sum(1)
-        u = u - slope.sum(1) / torch.maximum(curvature, 0.25 * pull.sum(1).detach())
+        pull = torch.where(near, formulas.dpsi(0 * z, alpha, torch), psi / (z + near))
+        curvature = formulas.dpsi(z, alpha, torch).sum(1)
+        u = u - psi.sum(1) / torch.maximum(curvature, 0.25 * pull.sum(1).detach())
     return u.to(x.dtype)
 
 
@@ -190,7 +190,7 @@ def bound(
 
 def compiled(name: str, penalty: str, alpha: float, backend: str) -> Callable[[Tensor], Tensor]:
     """`lbfgs` with its objective compiled, `newton` compiled as a whole, for fixed shapes."""
-    # A gradient is timed again and again: its buffers may not be given away.
+    # A backward pass is timed repeatedly, so its buffers must not be donated.
     functorch_config.donated_buffer = False
     if name == "lbfgs":
         inner = torch.compile(evaluate, backend=backend, fullgraph=True, dynamic=False)

@@ -85,7 +85,7 @@ def rows() -> Iterator[Row]:
     for compiled in (False, True):
         yield _step_row(compiled)
     for penalty in methods.PREDECESSOR_METHODS:
-        if penalty != "quadratic":
+        if not methods.is_mean(penalty):
             for kind in PREDECESSOR_KINDS:
                 yield _predecessor_row(penalty, *kind)
 
@@ -229,7 +229,7 @@ def predecessor(settings: Settings) -> Iterator[Row]:
     module, reason = methods.find_predecessor()
     sets = None
     for penalty in settings.penalties:
-        if penalty == "quadratic":
+        if methods.is_mean(penalty):
             continue
         if module is None:
             for kind in PREDECESSOR_KINDS:
@@ -240,7 +240,7 @@ def predecessor(settings: Settings) -> Iterator[Row]:
             sets = make(Workload("predecessor", "", shape), "outliers", torch.float32, CUDA)
         try:
             yield from against_predecessor(module, penalty, sets, settings)
-        except Exception as error:  # of somebody else's code
+        except Exception as error:  # in third-party code
             for kind in PREDECESSOR_KINDS:
                 reason = methods.failure(error)
                 yield _predecessor_row(penalty, *kind) | {"skipped": reason}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ddn_cuda._numbers import is_beyond_float, is_beyond_int64, number, numbers_of, shown
 
@@ -49,6 +50,17 @@ def _printable(name: str) -> str:
     """A name that C++ can take and show: escapes lone surrogates, which UTF-8 cannot encode, and
     control characters."""
     return name if name.isprintable() else repr(name)[1:-1]
+
+
+def dtensor_class() -> Any:
+    """The class DTensor; no class as long as nothing has imported it, since it is slow to load."""
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return () if tensors is None else tensors.DTensor
+
+
+def has_values(t: Tensor) -> bool:
+    """Whether t is neither on the meta device nor of FakeTensorMode."""
+    return not (t.is_meta or isinstance(t, FakeTensor))
 
 
 def _is_int(value: Any) -> bool:
@@ -173,8 +185,7 @@ class Arguments(NamedTuple):
             TypeError, ValueError, IndexError: as the operators, with the function's name.
         """
         x, alpha, weight, ptr = self.x, self.inner_alpha(), self.weight, self.ptr
-        tensors = sys.modules.get("torch.distributed.tensor")
-        if tensors is not None and isinstance(x, tensors.DTensor):
+        if isinstance(x, dtensor_class()):
             return self._dims_of_dtensor()
         solver = (self.solver, self.max_iter, self.tol)
         check = torch.ops.ddn._robust_pool_check

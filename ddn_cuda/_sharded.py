@@ -1,11 +1,11 @@
 """The distributed solver: sets whose points lie on several ranks.
 
-Every rank holds some points of each set and the same state of its solve. A solve is compiled
-(csrc/core/sharded_solve.h): it asks for numbers, each of which is a sum or a maximum over points.
-The ranks compute them for their own points (csrc/core/sharded_pass.h), all-reduce them, and go on
-from the same numbers, so that they take the same decisions and nobody has to be told. That requires
-an all-reduce that gives all ranks the same bits, as Gloo's and NCCL's do, and ranks of one kind of
-device.
+Every rank holds some points of each set and an identical copy of its solver, a compiled state
+machine (csrc/core/sharded_solve.h). In each round the solver requests sums or maxima over all
+points. Each rank computes them for its own points (csrc/core/sharded_pass.h), and the ranks
+all-reduce the results. Since all ranks continue from the same numbers, they take the same decisions
+without further communication. This requires an all-reduce that returns the same bits on all ranks,
+as Gloo's and NCCL's do, and ranks with one type of device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 from ddn_cuda import _operators
 from ddn_cuda._roles import opmath
 
-_MOST_NUMBERS = 2**17  # of one all-reduce: 1 MiB
+_MOST_NUMBERS = 2**17  # in one all-reduce: 1 MiB
 
 
 class Options(NamedTuple):
-    """What a pool is told besides tensors. dims: pooled, sorted and not negative."""
+    """The arguments of a pool that are not tensors. dims: the pooled dims, sorted, not negative."""
 
     penalty: str
     dims: list[int]
@@ -36,7 +36,7 @@ class Options(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """As the operators have it, with y's shape."""
+    """The outputs of `_robust_pool_forward` that the backward pass needs, each of y's shape."""
 
     y: Tensor
     remainder: Tensor
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 
 def all_reduce(parts: Sequence[Tensor], op: Any, group: Any) -> list[Tensor]:
-    """Tensors of the same dtype, reduced together over the ranks."""
+    """Reduces tensors of one dtype over the ranks, in as few all-reduces as possible."""
     if not parts:
         return []
     flat = torch.cat([part.flatten() for part in parts])
@@ -62,7 +62,7 @@ def solve(
     weight: Tensor | None,
     options: Options,
 ) -> Answer:
-    """The answers for the points of all ranks.
+    """Solves for the points of all ranks.
 
     Raises:
         ValueError: no rank has a point.
@@ -105,25 +105,26 @@ def solve(
     u = u.reshape(kept).to(x.device)
     y = u.to(x.dtype)
     remainder = torch.where(torch.isfinite(y), u - y.double(), 0.0).to(real)
-    # The curvature as the kernels of the gradients have its terms, so that these sum to one: in
-    # single precision a point may lie on the other side of a breakpoint.
+    # Gradients sum to one only if the curvature has the terms of the gradient kernels: in single
+    # precision a point may lie on the other side of a breakpoint. The jvp of ones sums these terms.
     summed = torch.zeros(u.numel(), dtype=torch.float64)
     if bool(is_open.any()):
-        bends = torch.zeros_like(u)
+        own_curvature = torch.zeros_like(u)
         if points:
             wide, one = x.to(real), torch.ones_like(remainder)
             along = one.new_ones(()).expand(x.shape)
             problem = (penalty, alpha_value, alpha, weight, None, dims)
-            tangent = _operators.op("_robust_pool_jvp")
-            bends = tangent(along, None, None, wide, y.to(real), remainder, one, *problem).double()
-        parts = [bends.flatten()[is_open.to(x.device)]]
+            jvp = _operators.op("_robust_pool_jvp")
+            tangent = jvp(along, None, None, wide, y.to(real), remainder, one, *problem)
+            own_curvature = tangent.double()
+        parts = [own_curvature.flatten()[is_open.to(x.device)]]
         summed[is_open] = all_reduce(parts, dist.ReduceOp.SUM, options.group)[0].cpu()
     curvature = solves.curvatures(summed).reshape(kept).to(x.device, real)
     return Answer(y, remainder, curvature)
 
 
 class ShardedPool(torch.autograd.Function):
-    """`solve` with its gradients, which need no communication but for that of alpha."""
+    """`solve` with its gradients. Only the gradient of alpha is all-reduced."""
 
     @staticmethod
     def forward(

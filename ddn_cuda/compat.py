@@ -14,14 +14,14 @@ differences. New code should use `robust_pool` and `RobustPool`, which have more
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ddn_cuda._alpha import Scale
 from ddn_cuda._C import PENALTY_TRAITS
-from ddn_cuda._numbers import number, shown
+from ddn_cuda._numbers import is_beyond_float, number, shown
 from ddn_cuda.functional import robust_pool
 
 __all__ = [
@@ -198,7 +198,7 @@ class RobustGlobalPool2dFn:
         return robust_pool(x, method.penalty, alpha, dim=(-2, -1))
 
 
-class RobustGlobalPool2d(nn.Module):
+class RobustGlobalPool2d(Scale):
     r"""`RobustGlobalPool2dFn` as a module: (\*, H, W) to (\*).
 
     Args:
@@ -207,40 +207,35 @@ class RobustGlobalPool2d(nn.Module):
             to 1e15).
 
     Attributes:
-        alpha: the scale, a buffer of shape (1) as in ddn, so that ddn's checkpoints load.
+        alpha: the scale, a buffer of shape (1) as in ddn, so that ddn's checkpoints load. Can be
+            set to a float or a tensor.
 
     Raises:
         TypeError: method is none of the five, or alpha is not a number.
         ValueError: alpha is out of range.
     """
 
-    alpha: Tensor
-
     def __init__(self, method: type[_Method], alpha: float = 1.0) -> None:
-        super().__init__()
         _check_method("RobustGlobalPool2d", method)
         alpha = number(alpha)
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError(f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float")
-        if not 1e-30 <= alpha <= 1e30:
+        if is_beyond_float(alpha):
             raise ValueError(
                 f"RobustGlobalPool2d: `alpha` is {shown(alpha)}; expected a float in 1e-30 to 1e30"
             )
+        super().__init__([float(alpha)], False, "RobustGlobalPool2d")
         self.method = method
-        # In double precision, so that float64 inputs use the exact value given.
-        self.register_buffer("alpha", torch.tensor([float(alpha)], dtype=torch.float64))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RobustGlobalPool2d:
-        """Moves alpha to the module's device but keeps its dtype, because alpha could underflow or
-        overflow in 16 bits."""
-        before = self.alpha
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.alpha = self.alpha.double() if before.is_meta else before.to(self.alpha.device)
-        return self
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "alpha" and not isinstance(value, Tensor):
+            self.set_alpha(value)
+        else:
+            super().__setattr__(name, value)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """`RobustGlobalPool2dFn.apply` with this module's method and alpha."""
         return RobustGlobalPool2dFn.apply(input, self.method, self.alpha)
 
     def extra_repr(self) -> str:
-        return f"method={self.method.__name__}, alpha={self.alpha.item():g}"
+        return f"method={self.method.__name__}, alpha={self.shown()}"

@@ -39,55 +39,55 @@ def sharded_robust_pool(
 ) -> Tensor:
     r"""Pools sets of which every rank holds some points: `robust_pool` of all of them together.
 
-    Each rank calls this with its own points; all get the same answer, which is that of
-    `ddn_cuda.robust_pool` for the points of all ranks, to the accuracy that it promises. Points
-    are never sent. Two all-reduces of 9 numbers per set give the statistics of the sets. Each
-    iteration then all-reduces three numbers per set that has not converged (four for "welsch").
-    `solver="global"` also all-reduces sums over cells for the penalties that are not convex, at
-    most 1 MiB at a time. docs/distributed.md has the bytes and says what is proved. All sums are in
-    float64.
+    Each rank calls this function with its own points. All ranks return the same answer: that of
+    `ddn_cuda.robust_pool` for the points of all ranks, to the guaranteed accuracy. Points are never
+    sent. Two all-reduces of 9 numbers per set compute the set statistics. Each iteration then
+    all-reduces three numbers per set that has not converged (four for "welsch"). For non-convex
+    penalties `solver="global"` also all-reduces sums over cells, at most 1 MiB at a time. All sums
+    are in float64. docs/distributed.md lists the bytes and states what is proved.
 
     Args:
-        x: this rank's points, any shape, a dtype of `robust_pool`. Shapes agree between ranks but
-            for the pooled dims, which may be empty on some. Or a DTensor that is sharded over one
-            pooled dim by one dim of its mesh; dims that are kept may be sharded by other dims of
-            the mesh, evenly or not.
+        x: this rank's points, of any shape and a dtype of `robust_pool`. The kept dims have the
+            same sizes on all ranks; the pooled dims may differ and may be empty on some ranks. Or a
+            DTensor of which one mesh dim shards one pooled dim; other mesh dims may shard kept
+            dims, evenly or not.
         penalty, alpha, solver, tol: as in `robust_pool`, and the same on all ranks. For a DTensor x
             a tensor alpha may be a DTensor, replicated over the mesh dim that shards the points.
         dim: the dim or dims to pool, together; `()` pools all.
-        group: of the ranks, as `torch.distributed.new_group` returns it. None: all ranks; for a
-            DTensor the mesh dim that shards the points, and nothing else is accepted.
-        weight: of this rank's points, as in `robust_pool`; broadcasts against x.
+        group: the process group of the ranks, as returned by `torch.distributed.new_group`. None:
+            all ranks. Must be None for a DTensor: its group is the mesh dim that shards the points.
+        weight: the weights of this rank's points, as in `robust_pool`; broadcasts against x.
         keepdim: whether pooled dims stay, with size 1.
-        max_iter: bound on the iterations of each descent. A global search has several descents, and
-            its passes over cells do not count.
+        max_iter: bound on the iterations of each descent. A global search has several descents;
+            its passes over cells are not counted.
 
     Returns:
         The answers, the same on all ranks; for a DTensor x a DTensor, replicated over the mesh dim
         that shards the points, and sharded over kept dims as x is.
 
-    The gradient of points and weights needs no communication: it is made of y and the all-reduced
-    curvature. That of an alpha that requires one is all-reduced, one number for each set. The
-    gradient of y has to be the same on all ranks, as it is when all compute the same from it;
-    ranks that each compute a part of a loss have to add up their gradients of y first. The gradient
-    of `weight` is this rank's share where one weight belongs to points of several ranks. One
-    differentiation in reverse mode.
+    Each rank computes the gradients of its own points and weights from y and the all-reduced
+    curvature, without communication. The gradient of alpha is all-reduced, one number per set, if
+    alpha requires one. The incoming gradient of y must be the same on all ranks. This holds if
+    every rank computes the whole loss from y; ranks that each compute a part of the loss must sum
+    their gradients of y first. If one weight applies to points of several ranks, each rank's
+    gradient of it covers its own points only. Only one differentiation is supported, in reverse
+    mode.
 
-    NaN, infinite points, weights of zero and flat objectives are treated as in `robust_pool`, of
-    the points of all ranks together. With `solver="local"` the descent of a penalty that is not
-    convex starts from the Huber answer of all points. The Huber descent, and that of
-    the convex penalties, starts from the mean of what each rank's own points are pooled to by
-    "huber", weighted with their weights: the iterations, and the last bits of an answer, depend on
-    which rank holds which points.
+    NaN, infinite points, weights of zero and flat objectives are treated as in `robust_pool`, for
+    the points of all ranks together. With `solver="local"` the descent of a non-convex penalty
+    starts from the Huber answer of all points. The Huber descent itself, and the descents of the
+    convex penalties, start from the mean of the ranks' own Huber answers, weighted by the ranks'
+    total weights. The number of iterations and the last bits of an answer therefore depend on which
+    rank holds which points.
 
-    The function synchronises with the device in every iteration, since all ranks decide together
-    whether another one is needed, and runs in eager mode only. The all-reduce has to return the
-    same bits on all ranks, as Gloo's and NCCL's do.
+    The function runs in eager mode only and synchronises with the device in every iteration, since
+    all ranks decide together whether another one is needed. The all-reduce must return the same
+    bits on all ranks, as Gloo's and NCCL's do.
 
     Raises:
-        TypeError, ValueError, IndexError: as `robust_pool`, of what this rank was given: the other
-            ranks then wait for it. ValueError also if no rank holds a point, and for a DTensor of
-            other placements than above.
+        TypeError, ValueError, IndexError: as `robust_pool`, for the arguments of this rank; the
+            other ranks then wait in an all-reduce. ValueError also if no rank holds a point, and
+            for a DTensor with other placements than described above.
         RuntimeError: `torch.distributed` has no process group.
     """
     check_flag(_NAME, "keepdim", keepdim)
@@ -114,8 +114,9 @@ def sharded_robust_pool(
 
 
 def _placed(y: Tensor, x: Any, placed: list[Any], dims: list[int], gone: list[int]) -> Tensor:
-    """y as a DTensor. placed: as x is, but for the pooled dims, of which those in `gone` have been
-    removed. The shape of all has to be given: dims that are kept may be sharded unevenly."""
+    """y as a DTensor. placed: the placements of x, replicated on the mesh dim that shards the
+    points. gone: the pooled dims that y does not have. The global shape is passed explicitly,
+    because kept dims may be sharded unevenly."""
     shape = [1 if d in dims else size for d, size in enumerate(x.shape) if d not in gone]
     placements = [
         Shard(p.dim - sum(d < p.dim for d in gone)) if isinstance(p, Shard) else p for p in placed
@@ -133,13 +134,13 @@ def _placed(y: Tensor, x: Any, placed: list[Any], dims: list[int], gone: list[in
 
 
 def _pooled(given: Arguments) -> list[int]:
-    """The pooled dims, of those that are in range; in any order."""
+    """The pooled dims that are in range, in any order."""
     rank = given.x.dim()
     return [d % rank for d in given.dim if -rank <= d < rank] if given.dim else list(range(rank))
 
 
 def _checked(given: Arguments) -> list[int]:
-    """Checks as the operators do, and returns sorted dims. No points are none of x's faults."""
+    """Checks as the operators do, and returns the sorted dims. An empty shard is valid."""
     x, weight = given.x, given.weight
     rank, pooled = x.dim(), _pooled(given)
     shape = [max(size, 1) if d in pooled else size for d, size in enumerate(x.shape)]
@@ -154,7 +155,7 @@ def _checked(given: Arguments) -> list[int]:
 
 
 def _localised(given: Arguments, group: Any) -> tuple[Arguments, Any, list[Any]]:
-    """Those of this rank, the group, and y's placements with keepdim."""
+    """This rank's arguments, the group, and y's placements with keepdim."""
     x: Any = given.x
     mesh, rank, pooled = x.device_mesh, x.dim(), _pooled(given)
     by = [m for m, p in enumerate(x.placements) if isinstance(p, Shard) and p.dim in pooled]
@@ -168,7 +169,7 @@ def _localised(given: Arguments, group: Any) -> tuple[Arguments, Any, list[Any]]
     placed = [Replicate() if m == by[0] else p for m, p in enumerate(x.placements)]
 
     def local(name: str, t: Any, points: bool) -> Any:
-        """Sharded as x is, where it has those dims."""
+        """This rank's part of an argument that is sharded as x is, in the dims that it has."""
         if not isinstance(t, Tensor):
             return t
         if not isinstance(t, DTensor):
@@ -180,8 +181,8 @@ def _localised(given: Arguments, group: Any) -> tuple[Arguments, Any, list[Any]]
             own = p.dim - (rank - t.dim()) if isinstance(p, Shard) else -1
             there = own >= 0 and t.shape[own] != 1 and (points or m != by[0])
             wanted.append(Shard(own) if there else Replicate())
-            # What each rank's part of x says of it has to be added up, but for alpha over the ranks
-            # that share their sets: there it has been.
+            # Ranks with different parts of x compute partial gradients. Along the mesh dim that
+            # shards the points ShardedPool has already summed the gradient of alpha.
             sharer = isinstance(p, Replicate) or (m == by[0] and not points)
             shares.append(wanted[-1] if there or sharer else Partial())
         if list(t.placements) != wanted:

@@ -9,13 +9,16 @@ Requires `torch-geometric`. No other module of ddn_cuda imports it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddn_cuda._alpha import Scale
+from ddn_cuda._arguments import has_values
 from ddn_cuda._numbers import number
 from ddn_cuda.functional import segment_robust_pool
-from ddn_cuda.modules import Scale, describe
+from ddn_cuda.modules import ScaledModule, describe
 
 try:
     import torch_geometric.nn.aggr
@@ -32,7 +35,7 @@ except ModuleNotFoundError as error:
 __all__ = ["RobustAggregation", "register"]
 
 
-class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
+class RobustAggregation(ScaledModule, Aggregation):  # type: ignore[misc,unused-ignore]
     r"""Aggregates each set, per channel, to argmin_u sum_i w_i phi(u - x_i; alpha).
 
     A drop-in replacement for PyG's aggregations: as `aggr=` of a layer, inside `MultiAggregation`,
@@ -45,11 +48,14 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "welsch".
         alpha: the scale of the penalty, in the units of the features; points further than alpha
             from the answer count as outliers. A float from 1e-30 to 1e30 (float32 features: 1e-15
-            to 1e15), or a tensor of such values that broadcasts against the output (\*, S, F), such
-            as one of shape (F,) with a value per channel.
+            to 1e15), or a tensor or nested list of such values that broadcasts against the output
+            (\*, S, F), such as one of shape (F,) with a value per channel.
         learn_alpha: whether alpha is learned. The parameter is log alpha, so alpha stays positive,
             and is clamped to the range above. `reset_parameters` resets it to `alpha`.
         solver, max_iter, tol: as in `ddn_cuda.robust_pool`.
+
+    alpha can be changed later, and state dicts with a fixed and a learned alpha load into each
+    other, as in `ddn_cuda.RobustPool`.
 
     Shape:
         - x: (\*, T, F), floating point, with T points along `dim` and F channels.
@@ -58,8 +64,8 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
           and has no gradient.
 
     Raises:
-        TypeError: alpha is neither a float nor a floating-point tensor, or is an nn.Parameter; or
-            learn_alpha is not a bool.
+        TypeError: alpha is neither a float, a list of floats nor a floating-point tensor, or is an
+            nn.Parameter; or learn_alpha is not a bool.
         ValueError: alpha is out of range. The first call checks penalty, solver, max_iter and tol.
 
     Example:
@@ -78,7 +84,7 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
     def __init__(
         self,
         penalty: str = "huber",
-        alpha: float | Tensor = 1.0,
+        alpha: float | Sequence[Any] | Tensor = 1.0,
         *,
         learn_alpha: bool = False,
         solver: str = "global",
@@ -91,16 +97,6 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
         self.max_iter = number(max_iter)
         self.tol = number(tol)
         self.scale = Scale(alpha, learn_alpha, "RobustAggregation")
-
-    @property
-    def alpha(self) -> Tensor:
-        """The current scale; it carries a gradient if it is learned."""
-        scale: Tensor = self.scale()
-        return scale
-
-    def reset_parameters(self) -> None:
-        """Resets alpha to its initial value."""
-        self.scale.reset_parameters()
 
     def forward(
         self,
@@ -169,10 +165,6 @@ class RobustAggregation(Aggregation):  # type: ignore[misc,unused-ignore]
     def extra_repr(self) -> str:
         return describe(self.penalty, self.scale, self.solver, self.max_iter, self.tol)
 
-    def __repr__(self) -> str:
-        # One line, without submodules, because PyG's layers print their aggregation inline.
-        return f"{type(self).__name__}({self.extra_repr()})"
-
 
 def _beside(name: str, t: Tensor, other: str, shape: Sequence[int], dim: int) -> Tensor:
     """t, which broadcasts against `shape`, with as many dims and `dim` moved to the front; a
@@ -215,7 +207,8 @@ def _group(
         index = index.as_tensor()
     index = index.contiguous()
     # Values may be read if that neither synchronises with a device nor breaks a graph.
-    can_read = index.device.type == "cpu" and not torch.compiler.is_compiling()
+    is_eager = not torch.compiler.is_compiling()
+    can_read = is_eager and index.device.type == "cpu" and has_values(index)
     if not is_sorted and can_read:
         is_sorted = bool((index[1:] >= index[:-1]).all())
     order = None

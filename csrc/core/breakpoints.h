@@ -3,8 +3,6 @@
 // these points and sums the others, whose sums at another u follow in closed form.
 #pragma once
 
-#include <type_traits>
-
 #include "core/penalties.h"
 #include "core/set.h"
 
@@ -49,10 +47,10 @@ class BreakpointSums {
   }
 
  private:
-  static constexpr bool first = std::is_same_v<P, HuberFirst>;
-  static constexpr bool squares = !is_convex<P> || first, beyond = is_convex<P>;
-  // The list has the points within this distance of a breakpoint, in units of alpha.
-  static constexpr double width = is_convex<P> && !first ? 0.1 : 0.15;
+  static constexpr bool squares = P::moves_squares, beyond = P::moves_beyond;
+  // The list has the points within this distance of a breakpoint, in units of alpha. Squares are
+  // summed for the truncated quadratic, whose descent is the longer one.
+  static constexpr double width = squares ? 0.15 : 0.1;
 
   DDN_COLD void collect(double u) {
     known_ =

@@ -78,9 +78,9 @@ DDN_HOST_DEVICE V point_gradient(V x, W weight, const SetGradient<V>& set) {
 // quotient may overflow for points far from zero, hence the clamping.
 template <class P, class V>
 DDN_HOST_DEVICE V weight_gradient(V x, const SetGradient<V>& set) {
-  const V slope = set.template terms<P>(x).psi;
+  const V psi = set.template terms<P>(x).psi;
   const V most = Math<V>::largest();
-  const V finite = absolute(x) <= most ? clip(slope, most) : Math<V>::splat(0);
+  const V finite = absolute(x) <= most ? clip(psi, most) : Math<V>::splat(0);
   return bounded(-bounded(finite * set.inverse) * set.grad);
 }
 

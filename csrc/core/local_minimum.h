@@ -1,4 +1,4 @@
-// One descent to the accuracy that is promised, and where to begin it.
+// A descent to the contract's accuracy, and its start.
 #pragma once
 
 #include "core/newton.h"
@@ -19,13 +19,13 @@ namespace detail {
 template <class Real>
 constexpr double accepted_fraction = sizeof(Real) == 8 ? 1e-12 : 1e-6;
 // The accepted |step|, in the units of the points. Where alpha exceeds the range of the set, the
-// range takes its place: there an accuracy in units of alpha would say little.
+// range replaces it, since an accuracy in units of alpha would be meaningless.
 template <class Real>
 DDN_HOST_DEVICE double accepted_step(const Problem& problem, double range) {
   if (problem.tolerance >= 0) return problem.tolerance * problem.alpha;
   return accepted_fraction<Real> * (range < problem.alpha ? range : problem.alpha);
 }
-// The accepted relative error of a curvature: by so much gradients fail to sum to one.
+// The accepted relative error of a curvature, and so of the sum of a set's gradients.
 template <class Real>
 DDN_HOST_DEVICE double accepted_error() {
   return sizeof(Real) == 8 ? 1e-15 : 1e-6;
@@ -45,17 +45,17 @@ DDN_HOST_DEVICE double smallest_normal() {
 struct Iterate {
   double u;
   Sums at;         // the sums at u, unless stopped
-  bool in_double;  // in which arithmetic `at` was found
+  bool in_double;  // whether `at` was summed in double precision
   bool stopped;    // by the bound on the passes
 };
 
-// Where a descent may go, and the range of the whole set.
+// The bracket of a descent, and the range of the whole set.
 struct Bounds {
   double lo, hi;
   double range;
 };
 
-// V: of the arithmetic.
+// V: the type of the arithmetic.
 template <class P, class V, class Set>
 DDN_HOST_DEVICE Descent<P> make_descent(const Set& set, double start, const Bounds& bounds,
                                         const Problem& problem) {
@@ -68,7 +68,7 @@ DDN_HOST_DEVICE Descent<P> make_descent(const Set& set, double start, const Boun
            problem.alpha * breakpoint_margin(set.points())}};
 }
 
-// at_start: the sums there, if they are known.
+// at_start: the sums at `start`, if they are known.
 template <class P, class V, class Set>
 DDN_HOST_DEVICE Iterate descend(const Set& set, double start, const Bounds& bounds,
                                 const Problem& problem, int64_t& passes_left,
@@ -85,9 +85,9 @@ DDN_HOST_DEVICE Iterate descend(const Set& set, double start, const Bounds& boun
           sizeof(V) > sizeof(typename Set::Real), !done};
 }
 
-// Single precision decides the answer where curvature is plentiful; its rounding, divided by a
-// curvature below a sixteenth of the points', would move the answer by more than the promised
-// accuracy, so there the descent goes on in double precision.
+// Single precision suffices for large curvatures. If the curvature is below a sixteenth of the mass
+// of the points, rounding divided by the curvature exceeds the contract's accuracy, and the descent
+// continues in double precision.
 template <class P, class Set>
 DDN_HOST_DEVICE Iterate descend_to_accuracy(const Set& set, double start, const Bounds& bounds,
                                             const Problem& problem, int64_t& passes_left,
@@ -103,15 +103,15 @@ DDN_HOST_DEVICE Iterate descend_to_accuracy(const Set& set, double start, const 
   return it;
 }
 
-// Where a convex descent may begin: a step from `start`, for which some digits of a smooth
-// penalty's sums are enough. So they are for the side on which the minimiser lies, unless it is
-// near.
+// The start of a convex descent: the end of one step from `start`, which a smooth penalty takes
+// from approximate sums. Where the sum of psi exceeds its error, its sign also tells on which side
+// of `start` the minimiser lies; this narrows the bounds.
 template <class P, class Set>
 DDN_HOST_DEVICE double first_step(const Set& set, double start, const Problem& problem,
                                   Bounds& bounds, int64_t& passes_left) {
   if constexpr (P::is_smooth) {
     using Real = typename Set::Real;
-    if (passes_left == 0 || passes_left == 1) return start;  // its end is not looked at here
+    if (passes_left == 0 || passes_left == 1) return start;  // none left for the end of the step
     --passes_left;
     auto descent = make_descent<P, Real>(set, start, bounds, problem);
     const Sums approximate = set.template sums<ApproximateOf<P>, Real>(start, problem.alpha);
@@ -125,8 +125,8 @@ DDN_HOST_DEVICE double first_step(const Set& set, double start, const Problem& p
   }
 }
 
-// Weights of two sides that differ by less, in units of all, are equal: weights are rounded
-// themselves, numbers of points are not.
+// The difference of the weights of two sides, relative to the total weight, up to which they count
+// as equal. Weights are rounded; numbers of points are exact.
 template <class Real>
 DDN_HOST_DEVICE double balance_doubt(bool weighted) {
   return 4 * (weighted ? rounding<Real>() : rounding<double>());
@@ -134,13 +134,14 @@ DDN_HOST_DEVICE double balance_doubt(bool weighted) {
 
 // Note: [Flat Huber objectives]
 // The minimisers of a Huber objective form an interval when no point lies strictly within alpha of
-// one of them: they are then the stretch between (the last point on the left) + alpha and (the
-// first on the right) - alpha. A descent may stop anywhere in it, its two ends included.
+// one of them. The interval extends from (the last point on the left) + alpha to (the first point
+// on the right) - alpha. A descent may stop anywhere in it, its two ends included.
 DDN_HOST_DEVICE bool may_be_flat(const Iterate& it) {
   return !it.stopped && !(lasting_dpsi<Huber>(it.at) > 0);
 }
 
-// Decides it where a descent that accepts `step` has ended, from around(u, radius).
+// Decides from around(u, radius) whether the minimisers form an interval. u: the end of a descent
+// with the accepted step `step`.
 struct FlatMinimum {
   double alpha, slack, radius;
 
@@ -182,7 +183,7 @@ DDN_HOST_DEVICE double robust_start(const Set& set, double start, const Bounds& 
                                     const Problem& problem, int64_t& passes_left) {
   Iterate it = descend_to_accuracy<HuberFirst>(set, start, bounds, problem, passes_left);
   if (it.stopped) return it.u;
-  // The middle of a flat stretch is as far from the one side as from the other.
+  // The middle of a flat interval is equally far from the points on both sides.
   if (find_flat_minimum(set, bounds.range, problem, it)) return set.around(it.u, 0).below;
   return it.at.dpsi == 0 ? nearest_point(set.around(it.u, 0), it.u) : it.u;
 }
@@ -190,12 +191,12 @@ DDN_HOST_DEVICE double robust_start(const Set& set, double start, const Bounds& 
 // The descent from the robust start.
 //
 // Note: [Short of the robust start]
-// Where the objective is convex, it does not matter whence a descent begins. One look at the Huber
-// objective, at any u, tells how far away its minimiser can be: its slope is known, and within a
-// quarter of alpha so is a curvature that it does not fall below. When the descent from there ends
-// where the curvature exceeds all that the psi'' can take from it on the way to any such
-// place, then the objective is convex between the two, and the descent from the robust start ends
-// there as well.
+// The Huber descent can be skipped if the descent from `start` provably ends at the same minimum.
+// One pass at `start` gives the sum of Huber's psi and a lower bound of the sum of Huber's psi'
+// within alpha / 4; their quotient bounds the distance from `start` to the robust start. Let the
+// descent from `start` end at v, where the sum of psi' is H. If H exceeds the most that the sum of
+// psi' can fall between v and the robust start (the distance times the bound on psi''), then the
+// objective is convex between the two, and the descent from the robust start ends at v as well.
 template <class P, class Set>
 DDN_HOST_DEVICE Iterate descend_from_robust_start(const Set& set, double start,
                                                   const Bounds& bounds, const Problem& problem,
@@ -203,18 +204,18 @@ DDN_HOST_DEVICE Iterate descend_from_robust_start(const Set& set, double start,
   using Real = typename Set::Real;
   const double alpha = problem.alpha;
   if constexpr (is_gaussian<P>) {
-    using Look = typename P::AndHuber;
+    using Joint = typename P::AndHuber;
     if (passes_left != 0) {
       --passes_left;
       const double total = set.total_weight();
-      const auto look = set.template sums<Look, Real>(start, alpha);
-      const double slope = added(::fabs(look.huber_psi), 128 * rounding<Real>() * total, alpha);
-      if (slope < 0.25 * alpha * look.least) {
+      const auto joint = set.template sums<Joint, Real>(start, alpha);
+      const double psi = added(::fabs(joint.huber_psi), 128 * rounding<Real>() * total, alpha);
+      if (psi < 0.25 * alpha * joint.least) {
         const Iterate it = descend_to_accuracy<typename P::Far>(set, start, bounds, problem,
-                                                                passes_left, &look.own);
+                                                                passes_left, &joint.own);
         if (it.stopped) return it;
-        const double way = ::fabs(it.u - start) + slope / look.least;
-        if (it.at.dpsi > 1.01 * total * P::max_d2psi * (way / alpha)) return it;
+        const double distance = ::fabs(it.u - start) + psi / joint.least;
+        if (it.at.dpsi > 1.01 * total * P::max_d2psi * (distance / alpha)) return it;
       }
     }
   }

@@ -28,10 +28,11 @@
 #include <type_traits>
 
 #include "core/penalties.h"
+#include "core/psi_series.h"
 
 namespace ddn {
 
-// What sum of psi', at least, a small step leaves.
+// A lower bound on the sum of psi' after a small step.
 template <class P, class V>
 DDN_HOST_DEVICE V lasting_dpsi(const SumsIn<V>& at) {
   return P::has_flat_minima ? at.dpsi - at.density : at.dpsi;
@@ -54,54 +55,6 @@ struct DescentOptions {
   V margin;        // see Alpha
 };
 
-// Of a smooth penalty: the sum of psi at u + alpha t over alpha, about the u of some sums, cut off
-// after t^`degree`.
-template <class P>
-class PsiSeries {
- public:
-  DDN_HOST_DEVICE PsiSeries(const SumsOf<P>& at, double inverse_alpha) {
-    c_[0] = at.psi * inverse_alpha;
-    c_[1] = at.dpsi;
-    c_[2] = 0.5 * at.d2psi;
-    if constexpr (P::degree > 2) {
-      for (int k = 3; k <= P::degree; ++k) c_[k] = at.higher[k - 3];
-    }
-  }
-
-  DDN_HOST_DEVICE double value(double t) const {
-    double value = c_[P::degree];
-    for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k], value, t);
-    return value;
-  }
-  DDN_HOST_DEVICE double derivative(double t) const {
-    double value = P::degree * c_[P::degree];
-    for (int k = P::degree - 1; k > 0; --k) value = added(k * c_[k], value, t);
-    return value;
-  }
-  DDN_HOST_DEVICE double integral(double t) const {
-    double value = c_[P::degree] * (1.0 / (P::degree + 1));
-    for (int k = P::degree - 1; k >= 0; --k) value = added(c_[k] * (1.0 / (k + 1)), value, t);
-    return value * t;
-  }
-  // A bound, for each unit of weight, on what the derivative lost at the cut; on what the value
-  // lost, after multiplication by |t| / (degree + 1).
-  static DDN_HOST_DEVICE double remainder(double t) {
-    constexpr double factorial[] = {1, 1, 2, 6, 24, 120, 720};
-    double remainder = P::max_rest / factorial[P::degree];
-    for (int k = 0; k < P::degree; ++k) remainder *= ::fabs(t);
-    return remainder;
-  }
-
- private:
-  double c_[P::degree + 1];
-};
-
-// Whether the sums of a penalty have more terms of the series than psi''.
-template <class P, bool = P::is_smooth>
-constexpr bool has_long_series = false;
-template <class P>
-constexpr bool has_long_series<P, true> = P::degree > 2;
-
 template <class P, class V = double>
 class Descent {
  public:
@@ -122,8 +75,8 @@ class Descent {
   DDN_HOST_DEVICE V best() const { return passes_ == 0 ? trial_ : best_; }
   DDN_HOST_DEVICE const SumsIn<V>& sums() const { return at_best_; }
 
-  // Takes the sums at point(); true where the descent has ended there. What a descent does that has
-  // ended before does not matter.
+  // Takes the sums at point(); true where the descent has ended there. The state of a descent that
+  // ended in an earlier pass is undefined.
   DDN_HOST_DEVICE Mask update(const At& at) {
     const bool first = ++passes_ == 1;
     const V before = best_;
@@ -229,9 +182,9 @@ class Descent {
     if constexpr (!is_convex<P>) {
       // Where psi' is not positive, or Newton's step leads out of its neighbourhood, the step is
       // that of mean shift: to the minimiser of the quadratic that touches the objective here and
-      // is nowhere below it. It descends, however far it leads. Its second derivative sums psi(z) /
-      // z, which is `density` for Welsch and, with the number of points inside, at least that for
-      // the truncated quadratic, where it is Newton's step.
+      // is nowhere below it. Such a step descends, however long it is. The quadratic's second
+      // derivative is the sum of psi(z) / z: that of `density` for Welsch, that of psi' for the
+      // truncated quadratic, and never above both (core/penalty.h).
       if (branch(!halley)) {
         const Mask steady = (dpsi > Math<V>::splat(0)) & (absolute(newton) <= alpha);
         const Mask shifts = (!halley) & (!steady);
@@ -323,7 +276,8 @@ class Descent {
   // series, the remainder after its cut takes the place of these. Huber: between breakpoints the
   // sum of psi is linear, and nothing else changes.
   //
-  // True where a step s lands so, of those that may; the sums are then those at its end.
+  // Returns the lanes, among those of `may`, where a step s ends the descent, and replaces their
+  // sums by those at its end.
   DDN_HOST_DEVICE Mask land(V s, Mask may) {
     SumsIn<V>& at = at_best_;
     const V all = options_.total_weight, t = s * inverse_alpha_;

@@ -144,6 +144,7 @@ struct Huber {
   static DDN_HOST_DEVICE SumsIn<V> sums(const V* m, V) {
     return {m[0], m[1], m[2]};
   }
+  static constexpr bool moves_squares = false, moves_beyond = true;
   static DDN_HOST_DEVICE Sums moved(const FixedSums& s, double shift, double alpha) {
     return {added(added(s.sum, s.inside, shift), s.beyond, alpha), s.inside, 0, 0};
   }
@@ -162,7 +163,9 @@ struct Huber {
 
 // Huber for a descent that another one at the same alpha follows, such that they can share a pass
 // over the breakpoints.
-struct HuberFirst : Huber {};
+struct HuberFirst : Huber {
+  static constexpr bool moves_squares = true;
+};
 
 struct WelschFar;
 struct WelschAndHuber;
@@ -313,6 +316,7 @@ struct TruncatedQuadratic {
   static DDN_HOST_DEVICE SumsIn<V> sums(const V* m, V) {
     return {m[0], m[2], m[2] - m[1]};
   }
+  static constexpr bool moves_squares = true, moves_beyond = false;
   static DDN_HOST_DEVICE Sums moved(const FixedSums& s, double shift, double alpha) {
     const double sum = added(s.sum, s.inside, shift), inverse = 1 / alpha;
     const double squares = added(s.squares, shift, s.sum + sum);

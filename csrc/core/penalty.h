@@ -26,7 +26,8 @@
 //   is_mean                     whether its minimiser is the mean
 //   is_smooth                   whether psi' is: a descent then ends with a step of known outcome
 //                               (core/newton.h). Smooth penalties are given t in the place of z
-//   has_breakpoints             whether it is a parabola up to |z| = alpha and linear beyond
+//   has_breakpoints             whether it is a parabola up to |z| = alpha and linear or
+//                               constant beyond
 //   has_flat_minima             whether its minimisers can fill an interval
 //   terms(z, alpha)             psi, dpsi and d2psi of one point
 //   add_moments(z, alpha, add)  the numbers that the solvers sum over a set, from which sums()
@@ -40,7 +41,9 @@
 //   dpsi_dalpha(z, alpha)
 //   value(z, alpha)             phi(z) itself, free of cancellation
 //   second(alpha)               phi''(0)
-//   limit(alpha)                phi(inf) of a non-convex penalty
+//   limit(alpha)                phi(inf) of a non-convex penalty. Its psi(z) / z must be at most
+//                               density(z) everywhere, or at most dpsi(z): the descent relies on it
+//                               (core/newton.h)
 //
 // and, if it is smooth,
 //
@@ -48,8 +51,14 @@
 //   degree, max_rest            sums() has the Taylor polynomial of psi(u + alpha t) / alpha up to
 //                               t^degree, and no point's next derivative exceeds max_rest
 //   Approximate                 optional: the penalty whose sums a first step may take instead
+//   AndHuber, Far               of Certificate::gaussian: the penalties of its first pass, which
+//                               also sums Huber's, and of its descent from far away
+//                               (core/local_minimum.h)
 //
-// or, if it has breakpoints, moved(): the sums of the points that pass none as u moves.
+// or, if it has breakpoints,
+//
+//   moved(sums, shift, alpha)   the sums of the points that pass none as u moves
+//   moves_squares, moves_beyond whether a pass has to fill those members of FixedSums
 #pragma once
 
 #include <type_traits>
@@ -85,7 +94,7 @@ DDN_HOST_DEVICE double breakpoint_margin(int64_t points) {
   return distance < 1e-5 ? 1e-5 : (distance < 2e-3 ? distance : 2e-3);
 }
 
-// No product of its powers with an exponential at its limit is anything.
+// Up to this |t|, powers of t times exp(-t^2 / 2), cut off at gauss_limit, are negligible far away.
 constexpr double most_bounded = 1e3;
 
 template <class V>

@@ -1,6 +1,8 @@
-// One pass over this rank's points of a set that several ranks share: the numbers that the ranks
-// all-reduce. core/sharded_solve.h makes the requests and takes the answers.
+// Passes over this rank's points of a set that lies on several ranks. The ranks all-reduce the
+// numbers of a pass. core/sharded_solve.h requests passes and receives their numbers.
 #pragma once
+
+#include <type_traits>
 
 #include "core/certify/cells.h"
 #include "core/set.h"
@@ -12,16 +14,16 @@ enum class ShardedPass : int {
   totals,     // see TotalsPass
   huber,      // the sums of Huber's penalty at u, whatever the penalty of the set is
   sums,       // the sums of the penalty at u
-  around,     // the weight nearer to u than a radius, and of the other points that on the left
-  nearest,    // maxima: of the points no nearer than that, the nearest on the left, minus that on
-              // the right
+  around,     // weights: of the points nearer to u than a radius, and of those further left
+  nearest,    // maxima, of the points no nearer than the radius: the nearest one on the left, and
+              // minus the nearest one on the right
   gaussians,  // of a GaussianCell
   series,     // of a SeriesCell
   parabolas,  // of a ParabolaCell
   losses,     // sum of phi(u - x) / phi(inf), free of cancellation, over the finite points
 };
 
-// What is asked of a pass over a set.
+// The parameters of a pass over a set.
 struct PassRequest {
   double inverse_unit;  // of the weights of all ranks; see core/set.h
   double alpha;
@@ -33,6 +35,7 @@ struct PassRequest {
 // The numbers that P::sums() of a penalty has.
 template <class P>
 struct SharedSums {
+  static_assert(std::is_same_v<SumsOf<P>, Sums>, "further terms of the series are not shared");
   static constexpr bool has_density = !is_convex<P> || P::has_flat_minima;
   static constexpr int numbers = 2 + has_density + P::is_smooth;
 
@@ -52,8 +55,8 @@ struct SharedSums {
   }
 };
 
-// A pass has `numbers`, which are maxima over the points or sums, and run(set, request, numbers),
-// in the set's own unit of weights: the first `weights` of the numbers are proportional to weights.
+// A pass is a struct whose run(set, request, numbers) computes `numbers` sums or maxima over the
+// points, in the set's own unit of weights. The first `weights` numbers scale with the weights.
 
 struct EndsPass {
   static constexpr int numbers = 3, weights = 0;
@@ -71,9 +74,12 @@ struct EndsPass {
   }
 };
 
-// The weights of the finite points, of both infinities and of NaN, which is itself NaN where a
-// weight is none; the sum of the finite points over 2^reach; the weight of the finite points times
-// the rank's own guess at the answer, u, over 2^reach, or that sum again where it has none.
+// The numbers:
+//   0     weight of the finite points
+//   1, 2  weight of the points at +inf, at -inf
+//   3     weight of the NaN points; NaN if a weight is negative or not finite
+//   4     weighted sum of the finite points, over 2^reach
+//   5     number 0 times u, this rank's estimate of the answer, over 2^reach; number 4 without one
 struct TotalsPass {
   static constexpr int numbers = 6, weights = numbers;
   static constexpr bool is_maximum = false;
@@ -99,8 +105,8 @@ struct TotalsPass {
     totals[4] = sum.total();
     set.sum(totals);
     if (set.total_weight() != set.total_weight()) totals[3] = set.total_weight();
-    const bool has_guess = is_finite(request.u);
-    totals[5] = has_guess ? totals[0] * (request.u * first * second) : totals[4];
+    const bool has_estimate = is_finite(request.u);
+    totals[5] = has_estimate ? totals[0] * (request.u * first * second) : totals[4];
   }
 };
 
@@ -168,7 +174,7 @@ struct LossesPass {
   }
 };
 
-// What the ranks all-reduce: the numbers of a pass in the common unit of weights.
+// Runs a pass and converts its numbers to the common unit of weights: the ranks all-reduce these.
 template <class Pass, class Set>
 DDN_HOST_DEVICE void run_pass(const Set& set, const PassRequest& request, double* numbers) {
   double own[Pass::numbers];
@@ -209,7 +215,7 @@ inline void with_sharded_pass(ShardedPass pass, int penalty, F&& f) {
   }
 }
 
-// What is summed up: `requests` passes of one kind over some of the sets of x.
+// The arguments of a launch: `requests` passes of one kind over some of the sets of x.
 struct ShardedArgs : PoolArgs {
   ShardedPass pass;
   int64_t requests;

@@ -1,10 +1,10 @@
-// The answer for one set whose points several ranks share: the solver of core/solve.h as a sequence
-// of requests, which sums over the points of all ranks answer. On the host.
+// Solves one set whose points lie on several ranks: the solver of core/solve.h as a state machine
+// that requests sums over the points of all ranks. Runs on the host.
 //
-// All ranks hold such an object for each set and give it the same numbers, so that all take the
-// same decisions. Between two rounds of all-reduces the driver takes the requests() of every set,
-// runs their passes (core/sharded_pass.h) over its own points, all-reduces the numbers, and gives
-// them to take(), until there are no requests.
+// Every rank holds such an object for each set and passes the same numbers to it, so that all ranks
+// take the same decisions. In each round the driver collects the requests() of every set, runs
+// their passes (core/sharded_pass.h) over its own points, all-reduces the numbers, and passes them
+// to take(), until there are no requests.
 #pragma once
 
 #include <vector>
@@ -41,7 +41,7 @@ struct ShardedDescent {
 template <class P, class Real>
 class ShardedSolve {
  public:
-  // own: what this rank's points alone would be pooled to by Huber's penalty; NaN without any.
+  // own: the Huber answer of this rank's points alone; NaN if it has none.
   ShardedSolve(double alpha, double own, const ShardedOptions& options)
       : alpha_(alpha), own_(own), options_(options) {}
 
@@ -97,7 +97,7 @@ class ShardedSolve {
         if (huber_.ended()) take_robust_start();
         return;
       case Stage::huber_flat:
-        // The middle of a flat stretch is as far from the one side as from the other.
+        // The middle of a flat interval is equally far from the points on both sides.
         was_flat_ = decide_flat(next);
         if (was_flat_ || it_.at.dpsi == 0) {
           stage_ = Stage::huber_nearest;
@@ -142,7 +142,7 @@ class ShardedSolve {
     }
   }
 
-  // Where there are no more requests:
+  // Once there are no more requests:
   double answer() const { return solution_.y; }
   // Whether the curvature is to be summed at the rounded answer and given to curvature().
   bool is_open() const { return open_; }
@@ -163,9 +163,11 @@ class ShardedSolve {
   enum class Stage {
     ends,
     totals,
-    huber,          // the descent to the robust start of a non-convex one: see robust_start()
-    huber_flat,     // whether that ended in a flat stretch
-    huber_nearest,  // the points nearest to its end
+    // robust_start() of core/local_minimum.h, request by request, for a non-convex penalty:
+    huber,          // its Huber descent
+    huber_flat,     // whether the descent ended in a flat interval
+    huber_nearest,  // the points nearest to the end of the descent
+    // The descents of the penalty itself and, for the global solver, the search:
     descents,
     flat,
     cells,
@@ -225,7 +227,7 @@ class ShardedSolve {
   template <class Q>
   ShardedDescent<Q> begin(double start) const {
     const double lo = statistics_.lo, hi = statistics_.hi;
-    // The sums are of doubles whatever the points are; the all-reduce rounds them once more.
+    // Sums are in double precision for all dtypes; the all-reduce rounds them once more.
     const double rounding = 4 * detail::rounding<double>();
     return {{start,
              lo,
@@ -282,7 +284,7 @@ class ShardedSolve {
     stage_ = Stage::descents;
   }
 
-  // The smallest u among the least losses, as far as they can be told apart.
+  // Selects the smallest u among the least losses, up to their rounding.
   template <class Next>
   void take_losses(const Next& next) {
     std::vector<double> losses;

@@ -34,7 +34,7 @@ DDN_HOST_DEVICE bool in_range(double alpha) {
   return alpha >= (1 - rounding) / limit && alpha <= limit * (1 + rounding);
 }
 
-// Solves the sets that alpha and the weights alone decide; returns whether this is one. total: the
+// Solves a set whose answer alpha and the weights alone decide; returns whether they do. total: the
 // sum of the weights in the set's unit, NaN if a weight is negative or not finite.
 template <class Real>
 DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double unit,
@@ -48,8 +48,8 @@ DDN_HOST_DEVICE bool solve_without_points(double alpha, double total, double uni
   return total == 0;
 }
 
-// Solves the sets that need no descent because of their infinite or NaN points. Returns whether
-// this is one; if not, [lo, hi] is a bracket of the minimisers.
+// Solves a set whose answer its infinite or NaN points decide; returns whether they do. If not,
+// [lo, hi] is a bracket of the minimisers.
 //
 // statistics: those of careful_statistics(). doubt: balance_doubt().
 template <class P>
@@ -66,17 +66,17 @@ DDN_HOST_DEVICE bool solve_not_finite(double alpha, double doubt, SetStatistics&
     return solution = fixed(y, agree ? 0 : nan, Status::not_finite), true;
   }
   if (is_convex<P> && (up || down)) {
-    // An infinite point pulls with alpha at most, and so do all finite ones together with the rest.
+    // |psi| is at most alpha, so the infinite points decide if they outweigh the finite ones.
     const double p = ::fabs(pull), room = P::has_flat_minima ? doubt * finite : 0;
     if (p >= finite - room) {
       const double side = pull > 0 ? 1 : -1;
-      // In balance, Huber's minimisers begin where the last finite point ceases to pull.
+      // In balance, Huber's minimisers begin where psi of the last finite point reaches alpha.
       const bool balanced = P::has_flat_minima && p <= finite + room;
       const double y =
           balanced ? (side > 0 ? statistics.hi : statistics.lo) + side * alpha : side * infinity;
       return solution = fixed(y, 0, balanced ? Status::flat : Status::not_finite), true;
     }
-    // Past every finite point the slope's sign is settled at the distance t alpha with
+    // Past every finite point the sum of psi has a known sign from the distance t alpha on, where
     // finite * t / sqrt(1 + t^2) = |pull|.
     const double t = p / ::sqrt((finite - p) * (finite + p)), beyond = (1 + 2 * t) * alpha;
     if (pull > 0) statistics.hi += beyond;
@@ -85,7 +85,7 @@ DDN_HOST_DEVICE bool solve_not_finite(double alpha, double doubt, SetStatistics&
   return false;
 }
 
-// Solves means and sets of equal points; returns whether this is one.
+// Solves a mean, or a set of equal points; returns whether the set is one of these.
 template <class P>
 DDN_HOST_DEVICE bool solve_trivial(const SetStatistics& statistics, Solution& solution) {
   const double finite = statistics.finite;
@@ -166,8 +166,8 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
     } else {
       it = detail::descend_from_robust_start<P>(set, middle, bounds, problem, passes_left);
     }
-    // The curvature belongs to the very point that is returned, so that the gradient's weights sum
-    // to one: a Huber point may enter or leave within the last step.
+    // The curvature is summed at the returned point, so that the set's gradients sum to one: within
+    // the last step a point may cross a breakpoint.
     if (it.in_double || it.stopped) it.at = set.template sums<P, Real>(it.u, problem.alpha);
     solution.y = it.u;
     solution.curvature = without_rounding<Real>(it.at.dpsi, rounded_in_dpsi<P>(it.at), set.unit());
@@ -178,9 +178,9 @@ DDN_HOST_DEVICE Solution solve(const Set& set, Problem problem) {
 }
 
 // Note: [The proven gap]
-// A convex objective has f(y) - min f <= |f'(y)| |y - y*|, and y* lies between y and any u beyond
-// which the slope has the other sign. For the others min f is known from the density that a search
-// proved to be out of reach, or only not to be negative.
+// A convex objective has f(y) - min f <= |f'(y)| |y - y*|, and y* lies between y and any u at which
+// f' has the other sign. For a non-convex objective the bound on the density that a search proved
+// bounds min f from below; without a search only min f >= 0 is known.
 template <class P, class Set>
 DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set, double y,
                              const Solution& solution, const Problem& problem) {
@@ -205,8 +205,8 @@ DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set
                        4e-16 * ::fabs(y) + detail::smallest_normal<double>();
         const double most = Math<double>::largest() - side * y;  // no answer lies further away
         while (width < most) {
-          const double slope = set.template sums<P, double>(added(y, side, width), alpha).psi;
-          if (!(side * slope < 0)) break;
+          const double psi = set.template sums<P, double>(added(y, side, width), alpha).psi;
+          if (!(side * psi < 0)) break;
           width *= 16;
         }
         gap = min(::fabs(at.psi) * min(width, most), objective);
@@ -221,7 +221,7 @@ DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set
         gap = min((excess > 0 ? excess : 0) + rounding, objective);
       }
     }
-    // Of an objective that overflows nothing can be said.
+    // An objective that overflows has no known gap.
     if (!is_finite(objective) || !(gap >= 0)) gap = detail::infinity;
   }
   if (set.rank() == 0) {
@@ -234,7 +234,7 @@ DDN_NOINLINE void write_info(const InfoArgs& info, int64_t index, const Set& set
   }
 }
 
-// y as the caller will have it, and how much the unrounded answer differs.
+// Writes y rounded to its dtype, and the remainder of the rounding.
 template <class Real>
 DDN_HOST_DEVICE void write_solution(const ForwardArgs& args, int64_t index,
                                     const Solution& solution, double unit) {
@@ -245,8 +245,9 @@ DDN_HOST_DEVICE void write_solution(const ForwardArgs& args, int64_t index,
   static_cast<Real*>(args.curvature)[index] = static_cast<Real>(solution.curvature * unit);
 }
 
-// Solves set number `index` and writes all that is asked for. takes_more: it is known that this
-// would take more passes than are allowed, if perhaps not from where this begins.
+// Solves set number `index` and writes the requested results. takes_more: a lane batch solved the
+// set in more passes than are allowed, so the status is stopped_early even if this solver
+// converges.
 template <class P, bool global, class Set>
 DDN_HOST_DEVICE void solve_and_write(const ForwardArgs& args, int64_t index, const Set& set,
                                      bool takes_more = false) {
@@ -257,7 +258,7 @@ DDN_HOST_DEVICE void solve_and_write(const ForwardArgs& args, int64_t index, con
   if (set.rank() == 0) write_solution<Real>(args, index, solution, set.unit());
   if (args.info.status != nullptr) {
     const double y = static_cast<double>(rounded<Real>(args.dtype, solution.y));
-    // A copy: a set whose address is taken would be kept in memory.
+    // A copy, because taking the address of `set` would move it from registers to memory.
     const Set copy = set;
     write_info<P>(args.info, index, copy, y, solution, problem);
   }

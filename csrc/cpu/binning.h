@@ -1,4 +1,4 @@
-// Counts points in bins, of a grid (core/certify/bins.h) or of the cells of their breakpoints
+// Counts points in the bins of a grid (core/certify/bins.h), and breakpoints in cells
 // (core/certify/narrowing.h).
 #pragma once
 
@@ -11,7 +11,8 @@
 namespace ddn {
 inline namespace DDN_ISA {
 
-// Some points: their bins and, with the unit in which points are counted, their places in these.
+// The bins of a batch of points, and what each point adds to the count of its bin: its place in the
+// bin, plus the unit in which points are counted.
 template <class T>
 struct BinnedPoints {
   using Workspace = SearchWorkspace<T>;
@@ -19,7 +20,7 @@ struct BinnedPoints {
   static constexpr double one = 1 << Workspace::place_bits;
   uint32_t bin[most], place[most];
 
-  // The points from the k-th on, by their fixed-point places, none of which is negative.
+  // Sets a vector of points, from the k-th on. places: in fixed point, not negative.
   DDN_HOST_DEVICE void set(int k, Vector<T> places) {
     using Indices = typename LanesOf<uint32_t, T>::type;
     const auto fixed = __builtin_convertvector(
@@ -32,7 +33,7 @@ struct BinnedPoints {
   }
   DDN_HOST_DEVICE void count(int points, uint32_t* counts) const {
     int k = 0;
-    for (; k + 4 <= points; k += 4) {  // unrolled: the loop itself would take longest
+    for (; k + 4 <= points; k += 4) {  // unrolled: the loop overhead would dominate
       for (int j = k; j < k + 4; ++j) counts[bin[j]] += place[j];
     }
     for (; k < points; ++k) counts[bin[k]] += place[k];
@@ -57,9 +58,9 @@ void for_each_binned(const PointSpan<T, weighted>& points, const Grid& grid, int
   }
 }
 
-// Moves the counts of `size` bins, which are zero then, to the numbers of points and to the sums of
-// their offsets to the right of the middles of their bins, in bin widths. first: the results are
-// set, otherwise added to.
+// Splits the counts of `size` bins into the numbers of points and the sums of the points' offsets,
+// in bin widths to the right of the middle of the bin, and clears the counts. first: the results
+// are overwritten; otherwise they are added to.
 template <class Number, class T>
 void take_counts(SearchWorkspace<T>& workspace, int size, Number* numbers, Number* offsets,
                  bool first) {

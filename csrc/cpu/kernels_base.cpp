@@ -1,4 +1,4 @@
-// The kernels for any machine: what every x86-64 has, or the plain vectors of another architecture.
+// The baseline kernels: SSE2 on x86-64, portable vectors on other architectures.
 #define DDN_ISA base
 #define DDN_VECTOR_BYTES 16
 #include "cpu/backward.h"
@@ -12,8 +12,8 @@ void forward_base(const ForwardArgs& args, const ParallelFor& parallel_for) {
 void backward_base(const BackwardArgs& args, const ParallelFor& parallel_for) {
   backward_tensor(args, parallel_for);
 }
-// For all machines: the sums of a distributed solve take little of its time, and these kernels
-// would take as long to compile again for each instruction set.
+// Compiled for the baseline alone: these sums take little of the time of a distributed solve, and
+// another instruction set would double the time to compile them.
 void sharded_passes(const ShardedArgs& args, const ParallelFor& parallel_for) {
   if (args.requests > 0) sharded_tensor(args, parallel_for);
 }

@@ -170,6 +170,9 @@ class LaneBatch : private LanePoints<T> {
 
   template <class P, bool global, bool bounded>
   void find() {
+    static_assert(!global || is_gaussian<P> || is_parabola<P>,
+                  "lane batches need a proof for this certificate, or takes() must be false");
+    static_assert(!has_long_series<P>, "lanes have no further terms of the series");
     if constexpr (P::is_mean) return;
     constexpr bool sweeps = global && is_parabola<P>;
     PerLane<T> inliers;
@@ -298,8 +301,8 @@ class LaneBatch : private LanePoints<T> {
           (std::max(accepted_[lane], rounding * reach_[lane]) + 4.5e-16 * std::fabs(u_[lane])) /
           set.alpha;
       if (is_gaussian<P> && lo_[lane] < hi_[lane]) {
-        const double slope = total * (way + 4 * rounding);
-        solution.slack = slope * slope / (-2 * density_curvature_[lane]);
+        const double derivative = total * (way + 4 * rounding);
+        solution.slack = derivative * derivative / (-2 * density_curvature_[lane]);
       } else {
         solution.slack = total * way * way;
       }

@@ -40,7 +40,7 @@ DDN_HOST_DEVICE PerLane<T> widened(Vector<T> x) {
     return {{both.low, both.high}};
   }
 }
-// Sums of what lies in each lane.
+// The sums of each lane.
 DDN_HOST_DEVICE PerLane<float> lane_totals(const DoublePair& sums, float) {
   return {{sums.low, sums.high}};
 }
@@ -48,7 +48,7 @@ DDN_HOST_DEVICE PerLane<double> lane_totals(const DoublePair& sums, double) {
   return {{sums.low + sums.high}};
 }
 
-// What a penalty adds its moments with: a point of each set at a time.
+// Receives the moments of one point of each set from add_moments() of a penalty.
 template <class T, class Mask>
 struct LaneAdder {
   Vector<T>* moments;

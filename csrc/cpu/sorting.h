@@ -12,13 +12,13 @@
 namespace ddn {
 inline namespace DDN_ISA {
 
-// A list of up to so many numbers is sorted by ranks. That takes n^2 comparisons, but a vector of
-// them at a time and without a branch to mispredict. Beyond, std::sort is faster.
+// The longest list that is sorted by ranks. This takes n^2 comparisons, but they are vectorised and
+// have no branch to mispredict. For longer lists std::sort is faster.
 template <class T>
 constexpr int max_ranked = 32 * VectorOf<T>::lanes;
 
-// Sorts finite numbers: each moves to the place of its rank, which is the number of those that are
-// smaller or, of equal ones, stand further left.
+// Sorts finite numbers by rank. The rank of a number, which is its index in the result, counts the
+// smaller numbers and the equal ones before it.
 template <class T>
 void sort_by_rank(T* x, int n) {
   using Lanes = Vector<T>;
@@ -50,7 +50,7 @@ void sort_by_point(T* x, T* weights, int64_t n) {
   for (size_t i = 0; i < pairs.size(); ++i) std::tie(x[i], weights[i]) = pairs[i];
 }
 
-// weights: null, or those of the points.
+// weights: null or the weights of the points.
 template <class T>
 void sort_list(T* x, T* weights, int64_t n) {
   if (weights != nullptr) {

@@ -1,4 +1,4 @@
-// Brings the numbers of one set after another into one stretch of memory, and back.
+// Staging: copies the numbers of each set to contiguous memory, and back.
 #pragma once
 
 #include <algorithm>
@@ -53,8 +53,8 @@ void write_set(const T* buffer, S* x, const Dims& points) {
   });
 }
 
-// The same for up to a vector's lanes of sets whose numbers alternate in memory (channels last): a
-// row of the buffer for each set. Transposing vectors uses every cache line once.
+// The same for up to `lanes` sets whose numbers are interleaved in memory (channels last): a row of
+// the buffer for each set. Transposing vectors reads every cache line once.
 template <class S, class T>
 void read_rows(const S* x, int64_t stride, int64_t n, int sets, T* rows) {
   constexpr int lanes = VectorOf<T>::lanes;
@@ -98,9 +98,10 @@ void write_rows(const T* rows, int64_t stride, int64_t n, int sets, S* x) {
 template <class T>
 constexpr DType real_dtype = sizeof(T) == sizeof(double) ? DType::float64 : DType::float32;
 
-// The numbers of each set in one stretch, as type T: in the tensor itself if they lie there like
-// that, else in a buffer, which holds a group of sets if their numbers alternate in memory. Sets
-// are asked for in ascending order and up to `end`. Of a null tensor all pointers are null.
+// The numbers of each set, contiguous and of type T: in place if the tensor stores them so,
+// otherwise staged in a buffer. The buffer holds a group of sets if their numbers are interleaved
+// in memory (channels last). Sets are requested in ascending order, up to `end`. All pointers into
+// a null tensor are null.
 template <class T>
 class StagedSets {
  public:

@@ -1,5 +1,6 @@
-// Launches the backward kernels. Gradients of points and weights read x, and the weights if there
-// are any, once and write once; what takes sums over a set reads x once more for each.
+// Launches the backward kernels. The kernel for the gradients of points and weights reads x and the
+// weights once and writes each gradient once. The kernel for the gradient of alpha and for second
+// order reads both in each of its passes over a set.
 #include "core/penalties.h"
 #include "cuda/backward_segments.cuh"
 #include "cuda/backward_sums.cuh"
@@ -9,7 +10,7 @@
 namespace ddn::cuda {
 namespace {
 
-// Sets of more points are taken by a block.
+// A larger set takes a block instead of a warp.
 constexpr int64_t max_warp_points = 1024;
 
 template <class P, class T>

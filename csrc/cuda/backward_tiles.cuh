@@ -11,8 +11,8 @@ namespace ddn::cuda {
 constexpr int points_per_lane = 8;
 constexpr int tile = points_per_lane * warp_size;
 
-// whole: the tile has all of its points, and these, their weights and their gradients are
-// contiguous. Otherwise they lie in one dim. first: the index of this lane's first point.
+// whole: the tile is full, and its points, weights and gradients are contiguous. Otherwise they lie
+// in one dim. first: the index of this lane's first point.
 template <class P, class S, class T, bool whole>
 __device__ __forceinline__ void backward_tile(const BackwardArgs& args, int64_t set,
                                               int64_t first) {
@@ -96,8 +96,8 @@ __device__ __forceinline__ void backward_channels_last(const BackwardArgs& args,
   }
 }
 
-// A tile of points, weights or gradients in several dims. The divisions that find their places take
-// longest: more loads in flight would gain nothing.
+// A tile of points, weights or gradients in several dims. The divisions that compute their offsets
+// dominate, so more loads in flight would gain nothing.
 template <class P, class S, class T>
 __device__ __forceinline__ void backward_tile_anywhere(const BackwardArgs& args, int64_t set,
                                                        int64_t first) {
@@ -118,8 +118,8 @@ __device__ __forceinline__ void backward_tile_anywhere(const BackwardArgs& args,
   }
 }
 
-// A warp takes a tile of a set, so that small sets do not waste a block and large ones are shared
-// out.
+// Each warp takes a tile of a set, so that small sets do not waste a block and large sets are
+// spread over many warps.
 template <class P, class S, class T>
 __global__ void __launch_bounds__(block_threads, 2)
     backward(const __grid_constant__ BackwardArgs args) {
@@ -150,8 +150,8 @@ __global__ void __launch_bounds__(block_threads, 2)
     return;
   }
   const int64_t tiles_per_set = (n + tile - 1) / tile;
-  // Divisions of 64 bits are slow: one finds the first tile, and one the step to the next if there
-  // is any.
+  // 64-bit divisions are slow. One locates the first tile; a second one, only if the warp takes
+  // another tile, splits the step to it into sets and tiles.
   const bool continues = begin + step < args.layout.num_sets * tiles_per_set;
   const int64_t step_sets = continues ? step / tiles_per_set : 0;
   const int64_t step_tiles = step - step_sets * tiles_per_set;

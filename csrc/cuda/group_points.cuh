@@ -45,6 +45,11 @@ struct GroupPoints {
   Points points;
   Index n;
 
+  __device__ __forceinline__ GroupPoints(const Points& points, Index n) : points(points), n(n) {}
+  // Member by member: the copy that the compiler would make reads the padding as well.
+  __device__ __forceinline__ GroupPoints(const GroupPoints& other)
+      : points(other.points), n(other.n) {}
+
   // Calls body(point, weight) for this thread's points, and flush() after every `run` of them and
   // at the end. A weight is a T, or One. Points of zero weight are skipped; or, without branches,
   // the body gets them, too.

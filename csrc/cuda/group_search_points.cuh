@@ -1,4 +1,4 @@
-// What the global search makes of a set's points: bins, the list for a sweep, the power series.
+// What the global search builds from a set's points: bins, sorted lists, power series.
 #pragma once
 
 #include "core/certify/bin_places.h"
@@ -117,9 +117,9 @@ class GroupSearchPoints {
     workspace_.list[at] = x;
     if constexpr (weighted) workspace_.list_weights[at] = weight;
   }
-  // Every thread has read the size of the last list before it entered the barriers of sort_list(),
-  // so that none is needed before the size is cleared; the one behind that also keeps append() from
-  // a list that is still being read.
+  // No barrier is needed before the size is cleared: every thread read the size of the last list
+  // before the barriers of sort_list(). The barrier after it also keeps append() from overwriting a
+  // list that another thread still reads.
   __device__ __forceinline__ void clear_list() const {
     if (ThreadGroup::rank() == 0) Workspace::fixed().size = 0;
     __syncthreads();

@@ -177,9 +177,7 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
   GroupPoints<T, ThreadGroup, Points> points_;
   WeightStatistics weights_;
   const Workspace* workspace_;
-  struct NoPass {};
-  // About the list that follows the points in shared memory.
-  mutable std::conditional_t<Points::has_lists, BreakpointPass, NoPass> known_;
+  mutable BreakpointPass known_;  // about the list that follows the points in shared memory
 };
 
 }  // namespace ddn::cuda

@@ -1,5 +1,5 @@
-// The passes over sets whose points several ranks share, on CUDA: a block for each request, in
-// double precision whatever the points are.
+// The passes over sets whose points lie on several ranks, on CUDA: one block for each request, in
+// double precision for all dtypes.
 #include <type_traits>
 
 #include "core/sharded_pass.h"
@@ -9,7 +9,7 @@
 
 namespace ddn::cuda {
 
-// Points of any dtype in any dims, with weights, of one where there are none.
+// Points of any dtype in any dims. Without weights, each weight is one.
 struct SharedPoints {
   static constexpr bool weighted = true, in_global_memory = true, has_statistics = false,
                         has_lists = false;
@@ -47,7 +47,7 @@ template <class Pass>
 __global__ void __launch_bounds__(block_threads)
     sharded_pass(const __grid_constant__ ShardedArgs args) {
   using ThreadGroup = Block<block_threads>;
-  // The unit of this rank's own weights, and whether they are weights, is asked for by these alone.
+  // Only these passes use the unit and the validity of this rank's own weights.
   constexpr bool of_weights = std::is_same_v<Pass, EndsPass> || std::is_same_v<Pass, TotalsPass>;
   const int64_t n = args.layout.num_points;
   for (int64_t i = blockIdx.x; i < args.requests; i += gridDim.x) {

@@ -133,7 +133,8 @@ void Checks::alpha(const at::Tensor& alpha, const at::Tensor& x, at::IntArrayRef
   }
   TORCH_CHECK_VALUE(broadcasts, op, ": `alpha` has shape ", alpha.sym_sizes(), " for x of shape ",
                     x.sym_sizes(), " pooled over dims ", dim, ptr.has_value() ? " by segments" : "",
-                    "; expected a shape that broadcasts against the output with keepdim=True");
+                    "; expected a shape that broadcasts against the output",
+                    ptr.has_value() ? ", (segments, *channels)" : " with keepdim=True");
 }
 
 void Checks::offsets(const at::Tensor& ptr, const at::Tensor& x) const {

@@ -1,4 +1,4 @@
-// Sets whose points several ranks share, for ddn_cuda/_sharded.py: the state of their solves, and
+// Sets whose points lie on several ranks, for ddn_cuda/_sharded.py: the state of their solves, and
 // the passes over this rank's points as an operator.
 #include "ops/sharded.h"
 
@@ -24,11 +24,11 @@ constexpr int passes = static_cast<int>(ShardedPass::losses) + 1;
 class Solves {
  public:
   virtual ~Solves() = default;
-  // For each pass.
+  // The requests for each pass.
   virtual std::vector<Requests> requests() = 0;
-  // The numbers for each request of each pass.
+  // numbers: for each pass the numbers of all its requests.
   virtual void take(const std::vector<const double*>& numbers) = 0;
-  // [sets] each.
+  // Arrays of [sets].
   virtual void answers(double* y, bool* is_open) const = 0;
   virtual void curvatures(const double* summed, double* curvatures) const = 0;
   virtual bool any_empty() const = 0;
@@ -83,7 +83,7 @@ class SolvesOf : public Solves {
   std::vector<ShardedSolve<P, Real>> solves_;
 };
 
-// As Python sees them. All tensors are on the CPU.
+// The solves of all sets as a Python class. All tensors are on the CPU.
 struct ShardedSolves : torch::CustomClassHolder {
   // alpha, own: [sets] in double precision; see ShardedSolve. is_double: whether the points are.
   ShardedSolves(const std::string& penalty, const at::Tensor& alpha, const at::Tensor& own,
@@ -105,8 +105,8 @@ struct ShardedSolves : torch::CustomClassHolder {
     sets_ = alphas.numel();
   }
 
-  // What is to be all-reduced next, nothing where all are done: (pass, whether its numbers are
-  // maxima and not sums, and `sets` and `parameters` of _sharded_pass).
+  // The passes to run and all-reduce next, none once all sets are solved: (pass, whether its
+  // numbers are maxima and not sums, and `sets` and `parameters` of _sharded_pass).
   using Round = std::vector<std::tuple<int64_t, bool, at::Tensor, at::Tensor>>;
   Round requests() {
     Round round;
@@ -130,7 +130,7 @@ struct ShardedSolves : torch::CustomClassHolder {
     return round;
   }
 
-  // What _sharded_pass returned for each of them, all-reduced.
+  // numbers: the all-reduced result of _sharded_pass for each request of the round.
   void take(const std::vector<at::Tensor>& numbers) {
     TORCH_CHECK(numbers.size() == asked_.size(), "sharded_robust_pool: ", numbers.size(),
                 " answers to ", asked_.size(), " requests; expected one each");
@@ -143,7 +143,7 @@ struct ShardedSolves : torch::CustomClassHolder {
     solves_->take(by_pass);
   }
 
-  // The answers, and which of them curvatures() needs the summed curvature of.
+  // The answers, and for which of them curvatures() needs the summed curvature.
   std::tuple<at::Tensor, at::Tensor> answers() {
     const at::Tensor y = at::empty({sets_}, at::kDouble), is_open = at::empty({sets_}, at::kBool);
     solves_->answers(y.mutable_data_ptr<double>(), is_open.mutable_data_ptr<bool>());
@@ -163,6 +163,14 @@ struct ShardedSolves : torch::CustomClassHolder {
   std::unique_ptr<Solves> solves_;
   std::vector<int> asked_;  // the passes of this round
 };
+
+void check_on_cpu(const char* name, const at::Tensor& t, at::ScalarType dtype,
+                  at::IntArrayRef shape) {
+  TORCH_CHECK_VALUE(t.device().is_cpu() && t.scalar_type() == dtype && t.sizes() == shape,
+                    sharded_checks.op, ": `", name, "` has shape ", t.sizes(), " and dtype ",
+                    t.scalar_type(), " on ", t.device(), "; expected shape ", shape, " and dtype ",
+                    dtype, " on cpu");
+}
 
 }  // namespace
 
@@ -185,10 +193,8 @@ ShardedLaunch::ShardedLaunch(const at::Tensor& x, const OptionalTensor& weight, 
   }
   TORCH_CHECK_VALUE(count > 0, checks.op, ": `pass` is ", pass, "; expected one for ", penalty);
   args.requests = sets.numel();
-  TORCH_CHECK_VALUE(sets.device().is_cpu() && sets.scalar_type() == at::kLong && sets.dim() == 1 &&
-                        parameters.device().is_cpu() && parameters.scalar_type() == at::kDouble &&
-                        parameters.sizes() == at::IntArrayRef({args.requests, request_numbers}),
-                    checks.op, ": `sets` or `parameters` is not as expected");
+  check_on_cpu("sets", sets, at::kLong, {args.requests});
+  check_on_cpu("parameters", parameters, at::kDouble, {args.requests, request_numbers});
   args.sets = this->sets.const_data_ptr<int64_t>();
   int64_t previous = 0;
   for (int64_t i = 0; i < args.requests; ++i) {

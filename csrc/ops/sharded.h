@@ -10,7 +10,7 @@ namespace ddn {
 inline constexpr Checks sharded_checks{"sharded_robust_pool"};
 constexpr int64_t request_numbers = sizeof(PassRequest) / sizeof(double);
 
-// A call, checked: the kernels' arguments, the tensors that they point into, and the numbers.
+// A checked call: the arguments of the kernels, the tensors that they point into, and the result.
 struct ShardedLaunch {
   // dim: sorted and not negative; may be empty. sets [requests], ascending, and parameters
   // [requests, request_numbers] are on the CPU.

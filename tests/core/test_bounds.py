@@ -103,7 +103,7 @@ def test_errors_of_losses():
 
 
 def welsch_table(t, h):
-    """Value, slope, slack of value, curvature, third derivative and slack of curvature,
+    """Value, derivative, slack of value, curvature, third derivative and slack of curvature,
     at a distance of t bins of width h."""
     z, far = t * h, h * (1 + 2 * PLACE_ERROR)
     d = [kernel(z, n) for n in range(5)]
@@ -153,11 +153,11 @@ def test_the_bound_on_a_cell(penalty):
     table = welsch_table if penalty == "welsch" else parabola_table
     violations_with_less = 0
     for h, t, w, offset, x in binned_sets(penalty):
-        value, slope, slack = table(t, h)[:3]
+        value, derivative, slack = table(t, h)[:3]
         u = np.linspace(-h / 2, h / 2, 101)
         there = density(u, x, w, penalty)
-        middle = (w * (value - offset * slope)).sum()
-        room = abs((w * slope).sum()) / 2
+        middle = (w * (value - offset * derivative)).sum()
+        room = abs((w * derivative).sum()) / 2
         assert there.max() <= middle + room + (w * slack).sum() + 1e-14
         assert there[50] >= middle - (w * slack).sum() - 1e-14
         less = 0.5 * (w * slack).sum()

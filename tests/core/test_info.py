@@ -66,12 +66,12 @@ def assert_true(batch, y, info, penalty, dtype, solver, bounded):
     objective = scale * (w * ref.phi(s, penalty, 1.0)).sum(1)
     near = 1e-12 * objective + 1e-15 * scale * total
     assert (np.abs(info.objective - objective) <= near).all()
-    slope = unit * alpha * (w * ref.psi(s, penalty, 1.0)).sum(1)
+    derivative = unit * alpha * (w * ref.psi(s, penalty, 1.0)).sum(1)
     pull = unit * alpha * (w * np.abs(ref.psi(s, penalty, 1.0))).sum(1)
-    bad = np.abs(info.residual - np.abs(slope) / total) > (
+    bad = np.abs(info.residual - np.abs(derivative) / total) > (
         1e-12 * pull / total + 1e-290 * unit * alpha  # for points beyond Welsch's limit
     )
-    assert not bad.any(), (info.residual[bad], slope[bad], pull[bad], s[bad])
+    assert not bad.any(), (info.residual[bad], derivative[bad], pull[bad], s[bad])
     bent = unit * (w * np.abs(ref.dpsi(s, penalty, 1.0))).sum(1)
     curvature = unit * (w * ref.dpsi(s, penalty, 1.0)).sum(1)
     # A point within rounding of a breakpoint may be on either side.

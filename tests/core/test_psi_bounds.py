@@ -22,8 +22,8 @@ CRAMER = 1.0865  # Abramowitz and Stegun, 22.14.17: 1.086435, rounded up
 def test_the_derivatives_are_derivatives():
     h = 1e-5
     for n in range(6):
-        slope = (kernel(LINE + h, n) - kernel(LINE - h, n)) / (2 * h)
-        np.testing.assert_allclose(kernel(LINE, n + 1), slope, atol=1e-7)
+        quotient = (kernel(LINE + h, n) - kernel(LINE - h, n)) / (2 * h)
+        np.testing.assert_allclose(kernel(LINE, n + 1), quotient, atol=1e-7)
 
 
 @pytest.mark.parametrize(("order", "bound"), [(3, THIRD), (5, FIFTH)])
@@ -46,7 +46,7 @@ def smooth_structs():
 
 @pytest.mark.parametrize(("penalty", "degree", "bounds"), list(smooth_structs()))
 def test_bounds_on_derivatives_of_psi(penalty, degree, bounds):
-    """By which a descent knows its last step."""
+    """A descent decides with these bounds that a step is its last."""
     orders = {"max_d2psi": 2, "max_rest": degree + 1}
     line = np.linspace(0, 6, 1201)
     for name, bound in bounds.items():
@@ -96,13 +96,13 @@ def test_the_series_of_psi(penalty, bounded, tmp_path):
     printed = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     z, t, value, derivative, density_at, rest = np.array(printed.split(), float).reshape(-1, 6).T
     u, welsch = z + t, penalty != "PseudoHuber"
-    slope = -kernel(u, 1) if welsch else u / np.sqrt(1 + u * u)
+    psi = -kernel(u, 1) if welsch else u / np.sqrt(1 + u * u)
     curvature = -kernel(u, 2) if welsch else (1 + u * u) ** -1.5
     degree = 6 if penalty == "WelschFar" else 2
     rounding = 1e-14
     errors = [
         (np.abs(derivative - curvature), rest),
-        (np.abs(value - slope), rest * np.abs(t) / (degree + 1)),
+        (np.abs(value - psi), rest * np.abs(t) / (degree + 1)),
     ]
     if welsch:
         errors.append((np.abs(density_at - kernel(u)), rest * t * t / (degree + 1) / (degree + 2)))

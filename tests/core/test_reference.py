@@ -18,14 +18,16 @@ def rng():
 def solve_lbfgs(x, penalty, alpha):
     """The way of the original declarative node: L-BFGS on the objective, started at the mean."""
 
-    def value_and_slope(u):
+    def value_and_derivative(u):
         n = len(x)
         value = ref.objective(u[0], x, penalty, alpha) / n
-        return value, np.array([ref.slope(u[0], x, penalty, alpha) / n])
+        return value, np.array([ref.derivative(u[0], x, penalty, alpha) / n])
 
     options = {"ftol": 0.0, "gtol": 1e-13, "maxiter": 10_000}
     start = np.array([np.mean(x)])
-    found = optimize.minimize(value_and_slope, start, jac=True, method="L-BFGS-B", options=options)
+    found = optimize.minimize(
+        value_and_derivative, start, jac=True, method="L-BFGS-B", options=options
+    )
     return float(found.x[0])
 
 
@@ -34,7 +36,7 @@ def slope_is_zero(u, x, penalty, alpha):
     rounding of its terms."""
     d = 1e-12 * alpha + 4 * np.spacing(abs(u))
     noise = 8 * 2.0**-52 * np.abs(ref.psi(u - x, penalty, alpha)).sum()
-    below, above = (ref.slope(u + side * d, x, penalty, alpha) for side in (-1, 1))
+    below, above = (ref.derivative(u + side * d, x, penalty, alpha) for side in (-1, 1))
     return below <= noise and above >= -noise
 
 
@@ -126,7 +128,7 @@ def test_convex_answers_are_stationary(penalty, case):
         elif solution.flat:
             inner = np.linspace(solution.lo, solution.hi, 7)[1:-1]
             assert solution.y == pytest.approx(inner[2], rel=1e-15)
-            assert [ref.slope(u, x, penalty, case.alpha) for u in inner] == [0, 0, 0, 0, 0]
+            assert [ref.derivative(u, x, penalty, case.alpha) for u in inner] == [0, 0, 0, 0, 0]
         else:
             assert slope_is_zero(solution.y, x, penalty, case.alpha)
 

@@ -101,7 +101,12 @@ BAD = [  # arguments, the exception, the argument that it names, a pattern of it
     ({"x": lambda: torch.ones(POINTS, dtype=torch.int64)}, TypeError, "x", ("Long", "Half")),
     ({"weight": lambda: torch.ones(4, 1)}, ValueError, "weight", (r"\[4, 1\]", "broadcast")),
     ({"alpha": lambda: torch.ones(3, 1)}, ValueError, "alpha", (r"\[3, 1\]", "segments")),
-    ({"alpha": lambda: torch.ones(10, 3)}, ValueError, "alpha", (r"\[10, 3\]", "broadcast")),
+    (
+        {"alpha": lambda: torch.ones(10, 3)},
+        ValueError,
+        "alpha",
+        (r"\[10, 3\]", r"\(segments, \*channels\)"),
+    ),
     ({"alpha": 0.0}, ValueError, "alpha", ("0", "1e-15")),
     ({"penalty": "l1"}, ValueError, "penalty", ("'l1'", "huber")),
     ({"solver": "newton"}, ValueError, "solver", ("'newton'", "'global'")),

@@ -96,7 +96,7 @@ def test_info(solver, n, penalty, dtype, shim):
     for i, points_ in enumerate(x.astype(np.float64)):
         u, size = float(y[i]), 1e-12 * n
         assert abs(told.objective[i] - ref.objective(u, points_, penalty, 1.0)) <= size
-        assert abs(told.residual[i] - abs(ref.slope(u, points_, penalty, 1.0)) / n) <= 1e-12
+        assert abs(told.residual[i] - abs(ref.derivative(u, points_, penalty, 1.0)) / n) <= 1e-12
         assert abs(told.curvature[i] - ref.curvature(u, points_, penalty, 1.0)) <= size
         least = ref.objective(ref.solve(points_, penalty, 1.0).y, points_, penalty, 1.0)
         assert told.objective[i] - least <= told.gap[i] + size

@@ -163,7 +163,7 @@ def test_counts_are_those_of_the_table(counting, committed, name):
 
 def test_the_docs_show_what_the_command_prints(capsys):
     page = (machine.ROOT / "docs" / "gpu_model.md").read_text()
-    only = re.search(r"bench\.gpu_model --only '([^']*)'\n\n<!-- gpu model", page).group(1)
+    only = re.search(r"--only '([^']*)'\n\n<!-- gpu model", page).group(1)
     command.main(["--only", only])
     block = re.search(r"<!-- gpu model.*?-->\s+```text\n(.*?)```\s+<!-- end", page, re.S).group(1)
     assert block.rstrip() == capsys.readouterr().out.rstrip()

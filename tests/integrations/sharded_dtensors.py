@@ -115,6 +115,92 @@ def dtensors_in_modules_operators_and_info():
 
 
 @check
+def modules_with_several_alphas():
+    """`distribute_module`, deferred or not: the answers of one process; alpha can be reset and set,
+    and only its own rank is needed for a repr."""
+    Shard = tensors().Shard
+    x = torch.randn(4, 3, 9)
+    dist.broadcast(x, 0)
+    for learn in (False, True):
+        for alpha in (0.5, [[0.5], [1.0], [2.0]]):
+            whole = ddn_cuda.RobustPool("huber", alpha, learn_alpha=learn)
+            placed = ddn_cuda.RobustPool("huber", alpha, learn_alpha=learn)
+            with torch.device("meta"):
+                deferred = ddn_cuda.RobustPool("huber", alpha, learn_alpha=learn)
+            for module in (placed, deferred):
+                tensors().distribute_module(module, mesh())
+            deferred = deferred.to_empty(device="cpu")
+            for module in (placed, deferred):
+                for dim in (0, 1):
+                    y = module(distributed(x, Shard(dim)))
+                    assert torch.allclose(y.full_tensor(), whole(x)), (learn, alpha, dim)
+                module.alpha = 3.0
+                assert torch.allclose(
+                    module.alpha.full_tensor().double(), torch.tensor(3.0).double()
+                )
+                module.reset_parameters()
+                assert torch.equal(module.double().alpha.full_tensor(), whole.double().alpha)
+                if dist.get_rank() == 0:
+                    assert repr(module) == repr(whole)
+    with pytest.raises(TypeError, match=r"(?s)`alpha` is DTensor.*; expected .* full_tensor"):
+        ddn_cuda.RobustPool(alpha=placed.alpha.detach())
+
+
+@check
+def learned_alphas_under_fsdp():
+    """One alpha, of which other ranks have no part, and several; FSDP2, also deferred, and FSDP1
+    with and without its original parameters."""
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    def network(device="cpu"):
+        with torch.device(device):
+            pool = ddn_cuda.RobustPool("huber", [[0.5], [1.0], [2.0]], dim=-1, learn_alpha=True)
+            last = ddn_cuda.RobustPool("welsch", 2.0, learn_alpha=True)
+            return torch.nn.Sequential(pool, torch.nn.Linear(3, 4), last)
+
+    x = torch.randn(4, 3, 9)
+    dist.broadcast(x, 0)
+    whole = network()
+    for p in whole.parameters():
+        dist.broadcast(p.data, 0)
+    expected = whole(x)
+    expected.sum().backward()
+    # FSDP2
+    made, deferred = network(), network("meta")
+    for model in (made, deferred):
+        fully_shard(model, mesh=mesh())
+    deferred.to_empty(device="cpu")
+    for model in (made, deferred):
+        for layer in (model[0], model[2]):
+            layer.alpha = 3.0
+            assert (layer.alpha.full_tensor() - 3).abs().max() < 1e-5
+            layer.reset_parameters()
+        for p, q in zip(model[1].parameters(), whole[1].parameters(), strict=True):
+            p.data.copy_(distributed(q.data, tensors().Shard(0)))
+        if dist.get_rank() == 0:
+            assert repr(model[2]) == repr(whole[2])
+        y = model(x)
+        assert torch.allclose(y, expected, atol=1e-6)
+        y.sum().backward()
+        for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+            assert torch.allclose(p.grad.full_tensor(), q.grad, atol=1e-6)
+    # FSDP1
+    for original in (False, True):
+        model = network()
+        model.load_state_dict(whole.state_dict())
+        model = FullyShardedDataParallel(
+            model, device_id=torch.device("cpu"), use_orig_params=original
+        )
+        y = model(x)
+        assert torch.allclose(y, expected, atol=1e-6)
+        y.sum().backward()
+        assert repr(model)
+        with FullyShardedDataParallel.summon_full_params(model):
+            model.module[2].alpha = 3.0
+            assert float(model.module[2].alpha.detach()) == pytest.approx(3.0)
+
+
+@check
 def a_plain_tensor_beside_a_dtensor_is_named():
     x, plain = distributed(torch.randn(6, 4), tensors().Shard(0)), torch.rand(4) + 1
     with pytest.raises(TypeError, match=r"robust_pool: `weight` is a plain tensor of shape \(4,\)"):

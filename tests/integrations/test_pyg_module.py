@@ -12,6 +12,8 @@ import sys
 
 import pytest
 import torch
+import torch.nn.utils.prune
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import ddn_cuda
 
@@ -57,9 +59,9 @@ def test_the_gradient_of_a_learned_alpha(name):
     aggr(x, index).square().sum().backward()
     (parameter,) = aggr.parameters()
     at, step = parameter.item(), 1e-5
-    slope = (loss(at + step) - loss(at - step)) / (2 * step)
-    assert slope != 0
-    assert parameter.grad.item() == pytest.approx(slope, rel=1e-5)
+    quotient = (loss(at + step) - loss(at - step)) / (2 * step)
+    assert quotient != 0
+    assert parameter.grad.item() == pytest.approx(quotient, rel=1e-5)
 
 
 def test_a_learned_alpha_stays_positive_and_can_be_reset():
@@ -117,6 +119,56 @@ def test_state_dict(learn_alpha):
     file.seek(0)
     target.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(source(x), target(x))
+
+
+@pytest.mark.parametrize("learn_alpha", [False, True])
+def test_a_state_dict_passes_between_fixed_and_learned(learn_alpha):
+    source = RobustAggregation("huber", torch.tensor([0.25, 2.0]), learn_alpha=learn_alpha)
+    target = RobustAggregation("huber", torch.ones(2), learn_alpha=not learn_alpha)
+    target.load_state_dict(source.state_dict())
+    x = torch.randn(20, 2)
+    torch.testing.assert_close(source(x), target(x))
+
+
+@pytest.mark.parametrize("learn_alpha", [False, True])
+def test_alpha_can_be_set(learn_alpha):
+    aggr = RobustAggregation("huber", 0.25, learn_alpha=learn_alpha)
+    aggr.alpha = 0.5
+    x = torch.randn(20, 2)
+    torch.testing.assert_close(aggr(x), RobustAggregation("huber", 0.5)(x))
+    assert "alpha=0.5" in repr(aggr)
+    with pytest.raises(ValueError, match=r"RobustAggregation: `alpha` is -1\.0; expected a float"):
+        aggr.alpha = -1.0
+
+
+def test_a_pruned_alpha():
+    """Its parameter has another name."""
+    aggr = RobustAggregation("huber", torch.tensor([0.25, 2.0]), learn_alpha=True)
+    x = torch.randn(20, 2)
+    expected = aggr(x)
+    torch.nn.utils.prune.identity(aggr.scale, "log_alpha")
+    assert torch.equal(aggr(x), expected)
+
+
+@pytest.mark.parametrize("learn_alpha", [False, True])
+def test_a_deferred_alpha(learn_alpha):
+    with torch.device("meta"):
+        aggr = RobustAggregation("huber", [0.25, 2.0], learn_alpha=learn_alpha)
+        unknown = RobustAggregation("huber", torch.ones(2), learn_alpha=learn_alpha)
+    aggr.to_empty(device="cpu").reset_parameters()
+    unknown.to_empty(device="cpu").load_state_dict(aggr.state_dict())
+    x = torch.randn(20, 2)
+    expected = RobustAggregation("huber", torch.tensor([0.25, 2.0]))(x)
+    for deferred in (aggr, unknown):
+        torch.testing.assert_close(deferred(x), expected)
+
+
+def test_fake_tensors():
+    """An index without values is neither inspected nor checked."""
+    with FakeTensorMode():
+        aggr = RobustAggregation("huber", [0.25, 2.0], learn_alpha=True)
+        y = aggr(torch.empty(5, 2), torch.empty(5, dtype=torch.int64), dim_size=3)
+    assert y.shape == (3, 2)
 
 
 @pytest.mark.parametrize("learn_alpha", [False, True])

@@ -119,6 +119,6 @@ def test_every_inner_operator_has_an_entry():
     schemas = torch._C._jit_get_all_schemas()
     inner = {s.name.removeprefix("ddn::") for s in schemas if s.name.startswith("ddn::_")}
     own = {operator.name for operator in _operators.OPERATORS}
-    # Neither has derivatives, nor does a transform see it.
+    # Neither has derivatives, and no transform sees either.
     without = {"_robust_pool_check", "_sharded_pass"}
     assert inner - without - {"_moment"} == own

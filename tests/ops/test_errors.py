@@ -299,7 +299,8 @@ def test_numbers_of_numpy(device):
     assert torch.equal(
         ddn_cuda.robust_pool(x, alpha=Fraction(1, 2)), ddn_cuda.robust_pool(x, alpha=0.5)
     )
-    assert ddn_cuda.RobustPool(alpha=Fraction(1, 2)).alpha == 0.5
+    for alpha in (Fraction(1, 2), 2**64, 10**29):
+        assert ddn_cuda.RobustPool(alpha=alpha).alpha == float(alpha)
     for alpha in (np.bool_(True), Decimal("0.5"), np.array(0.5)):
         with pytest.raises(TypeError, match=r"`alpha` is .*expected a float"):
             ddn_cuda.robust_pool(x, alpha=alpha)

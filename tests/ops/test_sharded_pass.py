@@ -26,7 +26,7 @@ def run(x, weight, sets, parameters, penalty, kind, dim=(1,)):
 
 
 def requests(kind, inverse_unit=1.0):
-    """Several of one set, and none of another."""
+    """Several requests for two of the sets, and none for another."""
     alpha, margin = 0.7, 0.7 * 1.5e-3
     for of, u in ((0, 0.3), (0, -1.1), (2, 0.31), (2, 4.0)):
         reach = {"huber": margin, "sums": margin, "totals": 3.0}.get(kind, 0.15)
@@ -88,7 +88,7 @@ def test_layouts_and_infinite_points(kind, penalty):
 
 @pytest.mark.parametrize(("kind", "penalty"), RUNS)
 def test_no_points(kind, penalty):
-    """What an empty shard adds changes nothing."""
+    """The numbers of an empty shard are neutral."""
     of, parameters = zip(*requests(kind), strict=True)
     for x, weight in ((torch.randn(3, 0), None), (torch.randn(3, 4), torch.zeros(3, 4))):
         found = run(x, weight, of, parameters, penalty, kind)
@@ -96,7 +96,7 @@ def test_no_points(kind, penalty):
         assert (found == neutral).all()
 
 
-def test_weights_that_are_none():
+def test_invalid_weights():
     x = torch.randn(4, 6)
     weight = torch.ones(4, 6)
     weight[1, 2], weight[2, 3], weight[3, 0] = -1, torch.nan, torch.inf
@@ -105,12 +105,16 @@ def test_weights_that_are_none():
     assert totals[:, 3].isnan().tolist() == [False, True, True, True]
 
 
-def test_what_is_refused():
+def test_invalid_arguments():
     x, parameters = torch.randn(3, 4), [(1.0, 1.0, 0.0, 0.0)] * 2
     for of in ([0, 3], [-1, 0], [2, 1]):
         with pytest.raises(ValueError, match="`sets` holds"):
             run(x, None, of, parameters, "huber", "around")
-    with pytest.raises(ValueError, match="`sets` or `parameters`"):
+    with pytest.raises(
+        ValueError, match=r"`parameters` has shape \[2, 4\] and dtype Double .* shape \[1, 4\]"
+    ):
         run(x, None, [0], parameters, "huber", "around")
+    with pytest.raises(ValueError, match=r"`sets` has shape \[2\] and dtype Float .* dtype Long"):
+        run(x, None, [0.0, 1.0], parameters, "huber", "around")
     with pytest.raises(ValueError, match="`pass` is 9"):
         run(x, None, [0, 1], parameters, "huber", "losses")

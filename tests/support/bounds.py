@@ -7,7 +7,7 @@ import numpy as np
 from tests.support import ROOT
 
 CORE = ROOT / "csrc" / "core"
-BINS = next(CORE.rglob("bins.h")).read_text()
+BINS, PENALTIES = (next(CORE.rglob(name)).read_text() for name in ("bins.h", "penalties.h"))
 
 
 def constant(text, pattern):
@@ -15,7 +15,8 @@ def constant(text, pattern):
     return float(found)
 
 
-THIRD = constant(BINS, r"far \* \(std::fabs\(d\[2\]\) \+ ([\d.]+) \* far\)")
+assert "(std::fabs(d[2]) + Welsch::max_d2psi * far)" in BINS
+THIRD = constant(PENALTIES, r"struct Welsch \{[^}]*?max_d2psi = ([\d.]+);")
 FIFTH = constant(BINS, r"far \* \(std::fabs\(d\[4\]\) \+ ([\d.]+) \* far\)")
 LINE = np.linspace(-15, 15, 600_001)
 

@@ -101,7 +101,7 @@ def _assert_local(y, x, penalty, alpha, dtype, about):
     else:
         # As stationary as a point within d of a stationary one: |f'| changes by N phi''(0) d at
         # most, f'' by d times its bending.
-        rise = abs(ref.slope(y, x, penalty, alpha))
+        rise = abs(ref.derivative(y, x, penalty, alpha))
         assert rise <= n * bend * d * (1 + 1e-9), f"{about}: not stationary, f'={rise}"
         curvature = ref.curvature(y, x, penalty, alpha) / bend
         room = n * (entry.bending * d / alpha + 4 * EPS[dtype])
@@ -177,7 +177,7 @@ def exact_minimum(y, x, penalty, alpha, dtype):
     d = 1.01 * accuracy(y, alpha, dtype)
 
     def derivative(u):
-        return ref.slope(u, x - y, penalty, alpha) * alpha
+        return ref.derivative(u, x - y, penalty, alpha) * alpha
 
     assert derivative(-d) < 0 < derivative(d), f"{penalty}, y={y!r}: no minimum within {d}"
     return y + optimize.brentq(derivative, -d, d, xtol=1e-16 * alpha)

@@ -16,7 +16,7 @@ class Minimum(NamedTuple):
 
     anchor: np.ndarray
     v: np.ndarray  # units of alpha, relative to the anchor
-    value: np.ndarray  # f there
+    value: np.ndarray  # f at v
     lower: np.ndarray  # lower <= min f <= value
     # Length of the interval of minimisers, of which v is the midpoint, in units of alpha; -1 if
     # rounding decides whether it exists. Only for Huber.
@@ -27,7 +27,7 @@ class Minimum(NamedTuple):
 
 
 def scaled(x, anchor, alpha):
-    """(x - anchor) / alpha for x [sets, points]: exact to a rounding or two of each difference."""
+    """(x - anchor) / alpha for x [sets, points], with at most two rounding errors per element."""
     return (x - anchor[:, None]) / alpha[:, None]
 
 
@@ -35,7 +35,7 @@ def objective(v, s, w, penalty):
     return (w * ref.phi(v[:, None] - s, penalty, 1.0)).sum(1)
 
 
-def slope(v, s, w, penalty):
+def derivative(v, s, w, penalty):
     return (w * ref.psi(v[:, None] - s, penalty, 1.0)).sum(1)
 
 

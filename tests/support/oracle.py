@@ -25,7 +25,7 @@ import torch
 
 from tests.support import contract
 from tests.support import reference as ref
-from tests.support.objectives import EPS, ROUNDING, Minimum, objective, scaled, slope
+from tests.support.objectives import EPS, ROUNDING, Minimum, derivative, objective, scaled
 from tests.support.welsch_minima import welsch_minimum
 
 # ---- Minima --------------------------------------------------------------------------------------
@@ -45,8 +45,8 @@ def minimum(x, penalty, alpha, weight=None):
 
 
 def present(x, weight):
-    """Points and weights with the points of zero weight moved onto another point of their set: they
-    may hold anything, and they must not matter."""
+    """Points and weights with the points of zero weight moved onto another point of their set. The
+    values of such points are arbitrary and must not affect the result."""
     x = np.array(x, np.float64)
     if weight is None:
         return x, np.ones_like(x)
@@ -81,7 +81,7 @@ def _convex(x, w, alpha, penalty):
         v = (lo + hi) / 2
         if ((v == lo) | (v == hi)).all():
             break
-        rising = slope(v, s, w, penalty) >= 0
+        rising = derivative(v, s, w, penalty) >= 0
         lo, hi = np.where(rising, lo, v), np.where(rising, v, hi)
     v, flat = (lo + hi) / 2, np.zeros_like(lo)
     if ref.REGISTRY[penalty].flat:
@@ -89,7 +89,7 @@ def _convex(x, w, alpha, penalty):
         excess = np.abs(2 * before - total[:, None]) / total[:, None]
         nearest = np.argmin(excess, axis=1)
         unbalanced = excess[rows, nearest]
-        # Points of zero weight in between, which lie on other points, are passed over.
+        # Skips points of zero weight in between, which coincide with other points.
         same = np.cumsum(excess == unbalanced[:, None], axis=1)
         after = np.minimum(np.argmax(same, axis=1) + 1, x.shape[1] - 1)
         left, right = s[rows, nearest], s[rows, after]
@@ -100,7 +100,7 @@ def _convex(x, w, alpha, penalty):
         flat = np.where(doubtful, -1.0, flat)
     value = objective(v, s, w, penalty)
     # A tangent is below a convex f; the minimum lies in what is left of the bracket.
-    drop = np.abs(slope(v, s, w, penalty)) * np.maximum(np.abs(hi - v), np.abs(v - lo))
+    drop = np.abs(derivative(v, s, w, penalty)) * np.maximum(np.abs(hi - v), np.abs(v - lo))
     drop = np.where(flat > 0, 0, drop)
     return Minimum(anchor, v, value, value * (1 - ROUNDING) - drop, flat)
 
@@ -110,9 +110,9 @@ def _truncated_quadratic(x, w, alpha, penalty):
 
         1/2 (weight outside + sum over the window of w_i (s_i - mean)^2).
 
-    For any other window this is above f(mean). So the least of all is the minimum: no kink has to
-    be compared to another, no tie decided. Sums grow point by point in extended precision, by
-    Welford's update, which adds positive terms only.
+    For any other window this is above f(mean). So the minimum over all windows is that of f; no
+    breakpoints have to be compared. Sums grow point by point in extended precision, by Welford's
+    update, which adds positive terms only.
     """
     rows, n = np.arange(len(x)), x.shape[1]
     wide, weights = x.astype(np.longdouble) / alpha[:, None], w.astype(np.longdouble)
@@ -265,10 +265,10 @@ def _nearest_minimum(s, w, d, determined, penalty):
     # What a few roundings of the terms of f' move its root by.
     noise = 64 * EPS * (w * np.abs(ref.psi(s, penalty, 1.0))).sum(1) / (1e-3 * w.sum(1))
     lo, hi = -d - noise, d + noise
-    between = (slope(lo, s, w, penalty) <= 0) & (slope(hi, s, w, penalty) >= 0)
+    between = (derivative(lo, s, w, penalty) <= 0) & (derivative(hi, s, w, penalty) >= 0)
     for _ in range(40):
         v = (lo + hi) / 2
-        rising = slope(v, s, w, penalty) >= 0
+        rising = derivative(v, s, w, penalty) >= 0
         lo, hi = np.where(rising, lo, v), np.where(rising, v, hi)
     centre[rows] = (lo + hi) / 2
     position[rows] = np.where(between, np.abs(centre[rows]) / (d + noise), np.inf)

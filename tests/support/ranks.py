@@ -94,7 +94,12 @@ class Counted:
         return [size for _, size in self.calls]
 
 
-PRELOADED = ("tests.support.ranks", "ddn_cuda.distributed", "torch.distributed.tensor")
+PRELOADED = (
+    "tests.support.ranks",
+    "ddn_cuda.distributed",
+    "torch.distributed.tensor",
+    "torch.distributed.fsdp",
+)
 
 
 # ---- Processes -----------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def objective(u, x, penalty, alpha):
     return math.fsum(phi(u - x, penalty, alpha))
 
 
-def slope(u, x, penalty, alpha):
+def derivative(u, x, penalty, alpha):
     return math.fsum(psi(u - x, penalty, alpha))
 
 
@@ -117,7 +117,7 @@ def solve(x, penalty, alpha):
     return _solve(np.asarray(x, np.float64).tobytes(), penalty, alpha)
 
 
-@lru_cache(maxsize=128)  # a set is solved for several tests and several assertions in a row
+@lru_cache(maxsize=128)  # several tests and assertions in a row solve the same set
 def _solve(points, penalty, alpha):
     x = np.frombuffer(points, np.float64)
     special = infinite(x, penalty, alpha)
@@ -135,8 +135,8 @@ def _solve(points, penalty, alpha):
 
 
 def infinite(x, penalty, alpha):
-    """The answer where NaN or infinite points decide it, else None. With a bounded force an
-    infinite point pulls with alpha."""
+    """The answer where NaN or infinite points decide it, else None. A bounded psi is alpha at
+    an infinite point."""
     force = REGISTRY[penalty].force
     if np.isnan(x).any():
         return point(math.nan)

@@ -6,7 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.support import reference as ref
-from tests.support.objectives import EPS, ROUNDING, Minimum, curvature, objective, scaled, slope
+from tests.support.objectives import (
+    EPS,
+    ROUNDING,
+    Minimum,
+    curvature,
+    derivative,
+    objective,
+    scaled,
+)
 
 # ---- Welsch --------------------------------------------------------------------------------------
 #
@@ -105,7 +113,7 @@ def welsch_minimum(x, w, alpha, penalty):
         anchor[rest], v[rest] = deepest.anchor, deepest.v
         v = _polished(v, scaled(x, anchor, alpha), w)
     s = scaled(x, anchor, alpha)
-    value, gradient = objective(v, s, w, penalty), slope(v, s, w, penalty)
+    value, gradient = objective(v, s, w, penalty), derivative(v, s, w, penalty)
     error = np.abs(gradient) + ROUNDING * (w * np.abs(ref.psi(v[:, None] - s, penalty, 1.0))).sum(1)
     lower = np.where(
         value <= TIGHT * total,
@@ -117,11 +125,14 @@ def welsch_minimum(x, w, alpha, penalty):
 
 def _polished(v, s, w):
     """Takes a few Newton steps if they lower f or, where rounding decides, reduce |f'|."""
-    value, rise = objective(v, s, w, "welsch"), slope(v, s, w, "welsch")
+    value, rise = objective(v, s, w, "welsch"), derivative(v, s, w, "welsch")
     for _ in range(5):
         bend = curvature(v, s, w, "welsch")
         there = v - rise / np.where(bend > 0, bend, np.inf)
-        value_there, rise_there = objective(there, s, w, "welsch"), slope(there, s, w, "welsch")
+        value_there, rise_there = (
+            objective(there, s, w, "welsch"),
+            derivative(there, s, w, "welsch"),
+        )
         flatter = (value_there <= value * (1 + EPS)) & (np.abs(rise_there) < np.abs(rise))
         better = (value_there < value * (1 - ROUNDING)) | flatter
         v, value = np.where(better, there, v), np.where(better, value_there, value)

@@ -32,11 +32,11 @@ def test_descents_end_at_stationary_points_below_their_start(penalty, modes, sta
     first = bench.evaluate(starts[start], x, penalty)
     y = bench.descend(x, starts[start], penalty)
     last = bench.evaluate(y, x, penalty)
-    assert np.abs(last.slope).max() <= 1e-11
+    assert np.abs(last.derivative).max() <= 1e-11
     assert (last.curvature >= -1e-11).all()
     assert (last.value <= first.value * (1 + 1e-14)).all()
     # The descent lowers the objective unless the start is flat.
-    assert (last.value < first.value)[np.abs(first.slope) > 1e-6].all()
+    assert (last.value < first.value)[np.abs(first.derivative) > 1e-6].all()
 
 
 @pytest.mark.parametrize("penalty", bench.PENALTIES)
@@ -44,8 +44,11 @@ def test_the_derivatives_are_those_of_the_objective(penalty):
     x = bench.draw_sets(20, 50, 3, 2)
     u, h = np.linspace(-8, 8, 20), 1e-6
     left, here, right = (bench.evaluate(u + k * h, x, penalty) for k in (-1, 0, 1))
-    slope, bend = (right.value - left.value) / (2 * h), (right.slope - left.slope) / (2 * h)
-    np.testing.assert_allclose(here.slope, slope, atol=1e-6)
+    derivative, bend = (
+        (right.value - left.value) / (2 * h),
+        (right.derivative - left.derivative) / (2 * h),
+    )
+    np.testing.assert_allclose(here.derivative, derivative, atol=1e-6)
     np.testing.assert_allclose(here.curvature, bend, atol=1e-6)
 
 

@@ -95,14 +95,14 @@ def test_reductions_are_checked(sets, name, monkeypatch):
 @pytest.mark.parametrize("penalty", nodes.FORMULAS)
 def test_formulas_are_derivatives_of_each_other(penalty):
     z = torch.linspace(-3, 3, 101, dtype=torch.float64, requires_grad=True)
-    value, slope, curvature = (f(z, 0.7, torch) for f in nodes.FORMULAS[penalty])
+    phi, psi, dpsi = (f(z, 0.7, torch) for f in nodes.FORMULAS[penalty])
     at = z.detach().numpy()
-    np.testing.assert_allclose(value.detach().numpy(), ref.phi(at, penalty, 0.7), 1e-14)
-    (first,) = torch.autograd.grad(value.sum(), z)
-    torch.testing.assert_close(first, slope)
-    np.testing.assert_allclose(ref.dpsi(at, penalty, 0.7), curvature.detach().numpy(), 1e-12, 1e-14)
+    np.testing.assert_allclose(phi.detach().numpy(), ref.phi(at, penalty, 0.7), 1e-14)
+    (first,) = torch.autograd.grad(phi.sum(), z)
+    torch.testing.assert_close(first, psi)
+    np.testing.assert_allclose(ref.dpsi(at, penalty, 0.7), dpsi.detach().numpy(), 1e-12, 1e-14)
     as_numpy = [f(at, 0.7, np) for f in nodes.FORMULAS[penalty]]
-    np.testing.assert_allclose(as_numpy, torch.stack([value, slope, curvature]).detach(), 1e-14)
+    np.testing.assert_allclose(as_numpy, torch.stack([phi, psi, dpsi]).detach(), 1e-14)
 
 
 @pytest.mark.parametrize("node", nodes.NODES)

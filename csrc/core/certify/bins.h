@@ -1,7 +1,7 @@
 // The points of a set counted in bins, and the bounds of the kernel density from the counts.
 //
 // The kernel density of a non-convex penalty, D(u) = sum_i w_i K(u - x_i), falls as the objective
-// rises (core/penalties.h). Points are counted in bins whose width is a fraction of alpha. Each bin
+// rises (core/penalty.h). Points are counted in bins whose width is a fraction of alpha. Each bin
 // keeps its mass and the first moment of its points about its centre. The same intervals serve as
 // cells, the intervals of u.
 //
@@ -74,7 +74,7 @@ struct KernelTable {
   int reach;                         // in bins
   int block_reach;                   // in blocks
   float value[max_reach + 1];        // K(D)
-  float slope[max_reach + 1];        // K'(D) h
+  float derivative[max_reach + 1];   // K'(D) h
   float slack[max_reach + 1];        // bound of |r|
   float curvature[max_reach + 1];    // smooth penalties: K''(D) h^2 plus the bound of its remainder
   float third[max_reach + 1];        // K'''(D) h^3
@@ -111,7 +111,7 @@ struct Share {
 
 template <class M>
 struct CellBounds {
-  typename M::V value, slope, slack;
+  typename M::V value, derivative, slack;
 };
 template <class M>
 DDN_HOST_DEVICE CellBounds<M> bound_cells(const Bins& bins, const KernelTable& table, int bin,
@@ -119,45 +119,45 @@ DDN_HOST_DEVICE CellBounds<M> bound_cells(const Bins& bins, const KernelTable& t
   using V = typename M::V;
   // Four independent accumulators hide the latency of the additions. At distance zero K' is zero.
   const V own = share.rank == 0 ? M::load(bins.mass + bin) : V{};
-  V value = own * M::splat(table.value[0]), shift{}, slope{},
+  V value = own * M::splat(table.value[0]), shift{}, derivative{},
     slack = own * M::splat(table.slack[0]);
   for (int t = 1 + share.rank; t <= table.reach; t += share.count) {
     const BinPair<M> pair(bins, bin, t);
-    const V factor = M::splat(table.slope[t]), even = pair.even();
+    const V factor = M::splat(table.derivative[t]), even = pair.even();
     value = M::fma(even, M::splat(table.value[t]), value);
     slack = M::fma(even, M::splat(table.slack[t]), slack);
-    slope = M::fma(pair.odd(), factor, slope);
+    derivative = M::fma(pair.odd(), factor, derivative);
     shift = M::fma(pair.odd_moment(), factor, shift);
   }
-  return {value - shift, slope, slack};
+  return {value - shift, derivative, slack};
 }
 
 // The expansion of Note [The bound on a cell] with K'' in place of K, in units of h^2. A bound of
-// the second derivative of the density in the cells is value + |slope| / 2.
+// the second derivative of the density in the cells is value + |derivative| / 2.
 template <class M>
 struct CellCurvatures {
-  typename M::V value, slope;
+  typename M::V value, derivative;
 };
 template <class M>
 DDN_HOST_DEVICE CellCurvatures<M> bound_curvature(const Bins& bins, const KernelTable& table,
                                                   int bin, Share share) {
   using V = typename M::V;
   const V own = share.rank == 0 ? M::load(bins.mass + bin) : V{};
-  V value = own * M::splat(table.curvature[0]), shift{}, slope{};
+  V value = own * M::splat(table.curvature[0]), shift{}, derivative{};
   for (int t = 1 + share.rank; t <= table.reach; t += share.count) {
     const BinPair<M> pair(bins, bin, t);
     const V factor = M::splat(table.third[t]);
     value = M::fma(pair.even(), M::splat(table.curvature[t]), value);
     shift = M::fma(pair.odd_moment(), factor, shift);
-    slope = M::fma(pair.odd(), factor, slope);
+    derivative = M::fma(pair.odd(), factor, derivative);
   }
-  return {value - shift, slope};
+  return {value - shift, derivative};
 }
 
 // A slack plus a bound of the rounding of the terms to which it belongs. The moment of a bin is at
-// most 0.51 of its mass, so the two terms with K' are at most 1.02 |slope| per unit of mass.
-inline double with_rounding(double slack, double value, double slope) {
-  return slack + bin_rounding * (slack + std::fabs(value) + 1.02 * std::fabs(slope));
+// most 0.51 of its mass, so the two terms with K' are at most 1.02 |derivative| per unit of mass.
+inline double with_rounding(double slack, double value, double derivative) {
+  return slack + bin_rounding * (slack + std::fabs(value) + 1.02 * std::fabs(derivative));
 }
 
 // The kernel table of K(z) = exp(-z^2/2).
@@ -172,15 +172,15 @@ inline void fill_gaussian_table(KernelTable& table, int reach_alpha) {
     d[0] = std::exp(-0.5 * z * z);
     d[1] = -z * d[0];
     for (int n = 1; n < 5; ++n) d[n + 1] = -(z * d[n] + n * d[n - 1]);
-    const double slope = d[1] * h, curvature = d[2] * h * h, third = d[3] * h * h * h;
-    // |K^(3)| <= 1.3802, |K^(5)| <= 5.7832.
-    const double slack =
-        0.5 * far * far * (std::fabs(d[2]) + 1.3802 * far) + std::fabs(slope) * bin_place_error;
+    const double derivative = d[1] * h, curvature = d[2] * h * h, third = d[3] * h * h * h;
+    // |K^(3)| <= Welsch::max_d2psi, since psi = -alpha K'; |K^(5)| <= 5.7832.
+    const double slack = 0.5 * far * far * (std::fabs(d[2]) + Welsch::max_d2psi * far) +
+                         std::fabs(derivative) * bin_place_error;
     const double curvature_slack = 0.5 * h * h * far * far * (std::fabs(d[4]) + 5.7832 * far) +
                                    std::fabs(third) * bin_place_error;
     table.value[t] = static_cast<float>(d[0]);
-    table.slope[t] = static_cast<float>(slope);
-    table.slack[t] = static_cast<float>(with_rounding(slack, d[0], slope));
+    table.derivative[t] = static_cast<float>(derivative);
+    table.slack[t] = static_cast<float>(with_rounding(slack, d[0], derivative));
     table.curvature[t] =
         static_cast<float>(curvature + with_rounding(curvature_slack, curvature, third));
     table.third[t] = static_cast<float>(third);
@@ -203,13 +203,13 @@ inline void fill_parabola_table(KernelTable& table) {
   for (int t = 0; t <= table.reach; ++t) {
     const double nearest = (t - 1 - 2 * bin_place_error) * h;
     const bool inside = t < table.per_alpha();
-    const double value = inside ? 1 - t * h * (t * h) : 0, slope = inside ? -2 * t * h * h : 0;
+    const double value = inside ? 1 - t * h * (t * h) : 0, derivative = inside ? -2 * t * h * h : 0;
     // Inside, K is its tangent minus a square that is at most (h/2)^2 at the centre of a cell.
     const double slack = inside ? 0.25 * h * h * 1.01 + 6 * h * bin_place_error
                                 : std::fmax(0, 1 - nearest * nearest);
     table.value[t] = static_cast<float>(value);
-    table.slope[t] = static_cast<float>(slope);
-    table.slack[t] = static_cast<float>(with_rounding(slack, value, slope));
+    table.derivative[t] = static_cast<float>(derivative);
+    table.slack[t] = static_cast<float>(with_rounding(slack, value, derivative));
     table.curvature[t] = table.third[t] = 0;
   }
   table.block[0] = table.block[1] = 1;

@@ -46,11 +46,11 @@ DDN_HOST_DEVICE CellProof<V> prove_by_cells(V range, V place, V weight, typename
     if (!M::any(inside)) break;
     const SumsIn<V> at = sums(M::splat((cell + 0.5) * width));
     // The density has the derivatives -psi, -dpsi, -d2psi.
-    const V slope = absolute(at.psi);
+    const V psi = absolute(at.psi);
     // The rise to the vertex of the parabola, or to the higher end of the cell.
-    const V rise = slope < at.dpsi * M::splat(half)
-                       ? slope * slope / (M::splat(2) * at.dpsi)
-                       : slope * M::splat(half) - at.dpsi * M::splat(0.5 * half * half);
+    const V rise = psi < at.dpsi * M::splat(half)
+                       ? psi * psi / (M::splat(2) * at.dpsi)
+                       : psi * M::splat(half) - at.dpsi * M::splat(0.5 * half * half);
     const Mask may_hold = at.density + rise + M::splat(rest) * weight >= least;
     const V curvature =
         absolute(at.d2psi) * M::splat(half) - at.dpsi + M::splat(curvature_rest) * weight;

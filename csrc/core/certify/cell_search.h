@@ -1,9 +1,9 @@
-// The global minimum of a set whose points are out of sight: branch and bound over cells, of which
-// only sums over the points are known. On the host. docs/distributed_search.md derives the bounds
-// and says what is proved.
+// The global minimum of a set whose points lie on several ranks: branch and bound over cells, from
+// sums over the points alone. Runs on the host. docs/distributed_search.md derives the bounds and
+// says what is proved.
 //
-// The search asks for the sums of cells(), by the pass() that they take, until there are none; the
-// minimum is then reached by a descent from one of candidates().
+// In each round the search requests the sums of cells() by pass(), until there are no cells. A
+// descent from one of candidates() then reaches the minimum.
 #pragma once
 
 #include <algorithm>
@@ -16,30 +16,30 @@ namespace ddn {
 
 struct SearchedCell {
   double centre, radius;
-  double bound;  // on the density in it, known from the cell that it was cut from
+  double bound;  // upper bound of its density, inherited from the cell that it was cut from
 };
 
 struct Candidate {
   double u, density;
 };
 
-// What a search knows of a set and of the densities that are attained in it.
+// The densities attained so far, and the thresholds that follow from the best one.
 class AttainedDensity {
  public:
-  // excess: relative, of the objective, that is allowed. Losses, mass less density, that differ by
-  // `rounding`, relative, are not told apart.
+  // A loss is mass minus density: the objective in units of phi(inf). excess: the allowed excess of
+  // the loss, relative. rounding: the relative difference up to which two losses count as equal.
   AttainedDensity(double alpha, double mass, double excess, double rounding)
       : alpha_(alpha), mass_(mass), excess_(excess), rounding_(rounding) {}
 
   double alpha() const { return alpha_; }
   double mass() const { return mass_; }
   double best() const { return best_.density; }
-  // No density up to this one is looked for, and left of the best place, where it may be as good,
-  // none up to known().
+  // A cell whose density is bounded by this threshold is discarded.
   double discard_threshold() const { return best() + density_tolerance(); }
   double density_tolerance() const {
     return max(0.25 * excess_ * (mass_ - best()), sum_rounding * mass_);
   }
+  // A lower density is worse than the best one by more than rounding.
   double known() const { return best() - 2 * doubt(mass_ - best()) - sum_rounding * mass_; }
   bool is_left(double u) const { return u < best_.u; }
   double doubt(double loss) const { return max(rounding_ * loss, 4e-16 * mass_); }
@@ -49,10 +49,10 @@ class AttainedDensity {
     if (density >= best_.density - 1e-3 * mass_) offers_.push_back({u, density});
   }
 
-  // Places from which the minimum is reached: of those nearer than a thousandth of alpha to each
-  // other the one of the largest density.
+  // Starts of the descents that reach the minimum. Of places closer together than alpha / 1000 only
+  // the one with the largest density is kept.
   std::vector<double> candidates() {
-    // A descent from a density that large ends at no smaller one.
+    // A descent never lowers the density: each one from here ends at least as high.
     const double least = best() - 1e-7 * mass_ - 2 * density_tolerance();
     std::sort(offers_.begin(), offers_.end(),
               [](const Candidate& a, const Candidate& b) { return a.u < b.u; });
@@ -81,15 +81,15 @@ class AttainedDensity {
   std::vector<Candidate> offers_;
 };
 
-// Cells of a density with a certificate: their passes, `parts` into how many one is cut at most,
-// and resolve(), which offers the densities that are attained and returns a bound on those in the
-// cell; -inf where nothing is left to be found.
+// The cells of a certificate: the passes over long and short ones, and resolve() for each, which
+// offers the densities that it finds attained and returns an upper bound of the density in the
+// cell, or -inf if the cell need not be searched further.
 template <Certificate certificate>
 struct CellsOf;
 
 template <>
 struct CellsOf<Certificate::gaussian> {
-  static constexpr double shortest = Series::radius;  // has a series, in units of alpha
+  static constexpr double shortest = Series::radius;  // of cells with a series, in units of alpha
   static constexpr ShardedPass long_pass = ShardedPass::gaussians, short_pass = ShardedPass::series;
 
   static double resolve(const SearchedCell& cell, const double* sums, AttainedDensity& attained) {
@@ -132,7 +132,7 @@ struct CellsOf<Certificate::parabola> {
       attained.offer(added(cell.centre, attained.alpha(), place), top);
       return -detail::infinity;
     }
-    // A cell that contains the maximum has no more than that above its centre.
+    // From the centre to a global maximum in the cell the density rises by at most mass radius^2.
     return min(top + others, sums[4] + attained.mass() * radius * radius);
   }
   static double resolve_short(const SearchedCell& cell, const double* sums,
@@ -146,11 +146,11 @@ class CellSearch {
   using Cells = CellsOf<P::certificate>;
 
  public:
-  // From a minimum that is known, in a range [lo, hi] of the points.
+  // Starts from a known local minimum u. [lo, hi]: the range of the points.
   CellSearch(double lo, double hi, const AttainedDensity& attained, double u, double density)
       : attained_(attained) {
     attained_.offer(u, density);
-    // Where the range is short the search begins with cells that have a series.
+    // A short range begins with cells that are short enough for a series.
     const double wanted = ::ceil((hi - lo) / (2 * Series::radius * attained.alpha()));
     cut({0.5 * lo + 0.5 * hi, 0.5 * hi - 0.5 * lo, detail::infinity},
         static_cast<int>(max(min(wanted, 16.0), 1.0)));
@@ -174,7 +174,7 @@ class CellSearch {
       resolved.push_back(cell);
     }
     for (const SearchedCell& cell : resolved) {
-      // Where numbers have no finer steps, the centre stands for the cell.
+      // A cell at the spacing of floating-point numbers is represented by its centre.
       const bool fine = cell.radius > 4e-16 * ::fabs(cell.centre);
       if (!(fine && cell.bound > attained_.discard_threshold())) continue;
       const double wanted =
@@ -198,7 +198,7 @@ class CellSearch {
       (part.radius <= shortest() * (1 + 1e-9) ? short_ : cells_).push_back(part);
     }
   }
-  // The next cells: short ones when there are no others, so that by then much is attained.
+  // The next cells. Short ones come last, when the attained density discards most of them.
   void choose() {
     takes_short_ = cells_.empty();
     if (!takes_short_) return;

@@ -51,9 +51,9 @@ class GaussianSearch : public GridSearch<P, Set, GaussianSearch<P, Set>> {
       const int cell = i + lanes * set_.place();
       const CellCurvatures<M> part =
           bound_curvature<M>(bins, table_, grid.bin_of_cell(cell), set_.share());
-      const V slope = M::absolute(set_.shared_sum(part.slope));
+      const V derivative = M::absolute(set_.shared_sum(part.derivative));
       typename M::Scalar curvatures[lanes];
-      M::store(curvatures, M::fma(M::splat(0.5), slope, set_.shared_sum(part.value)));
+      M::store(curvatures, M::fma(M::splat(0.5), derivative, set_.shared_sum(part.value)));
       for (int l = 0; l < lanes && cell + l <= last; ++l) most = max(curvatures[l], most);
     }
     // The excess mass of the bins (bin_excess) could make the bound of D'' too negative.
@@ -87,10 +87,10 @@ class GaussianSearch : public GridSearch<P, Set, GaussianSearch<P, Set>> {
       }
       incomplete_ = incomplete_ || it.stopped;
       // The density is strongly concave in the run, hence exceeds its value at the answer by at
-      // most slope^2 / (2 |curvature|).
+      // most D'^2 / (2 |D''|).
       const double rounding = it.in_double ? detail::rounding<double>() : detail::rounding<Real>();
-      const double slope = added(::fabs(it.at.psi) / alpha, 4 * rounding, view.total_weight());
-      consider(view, it.u, loss_of(it), sorted, &it, slope * slope / (-2 * curvature));
+      const double derivative = added(::fabs(it.at.psi) / alpha, 4 * rounding, view.total_weight());
+      consider(view, it.u, loss_of(it), sorted, &it, derivative * derivative / (-2 * curvature));
       return true;
     }
     const int step = table_.per_alpha() / 2;

@@ -179,8 +179,8 @@ class GridSearch : protected Candidates<P, Set> {
         const CellBounds<M> part =
             bound_cells<M>(bins, table_, grid.bin_of_cell(cell), set_.share());
         const V value = set_.shared_sum(part.value), slack = set_.shared_sum(part.slack);
-        const V slope = M::absolute(set_.shared_sum(part.slope));
-        const V upper = rounded_up(M::fma(M::splat(0.5), slope, value) + slack + margin);
+        const V derivative = M::absolute(set_.shared_sum(part.derivative));
+        const V upper = rounded_up(M::fma(M::splat(0.5), derivative, value) + slack + margin);
         if (set_.share().rank == 0) {
           M::store(bins.centre + cell, value);
           M::store(bins.upper + cell, upper);

@@ -27,13 +27,13 @@ struct Series {
     }
     return s;
   }
-  // Bounds on |t| <= r of what the series adds to its first term, and its second derivative to its.
+  // Bounds on |t| <= r: rest() of |s(t) - s(0)|, rest_of_second() of |s''(t) - s''(0)|.
   DDN_HOST_DEVICE double rest(double r) const {
     double sum = 0;
     for (int i = terms - 1; i >= 1; --i) sum = added(::fabs(c[i]), sum, r);
     return sum * r;
   }
-  DDN_HOST_DEVICE double rest_of_bend(double r) const {
+  DDN_HOST_DEVICE double rest_of_second(double r) const {
     double sum = 0;
     for (int i = terms - 1; i >= 3; --i) sum = added(i * (i - 1) * ::fabs(c[i]), sum, r);
     return sum * r;
@@ -45,19 +45,19 @@ struct Series {
   }
 };
 
-// Where a series that is concave on |t| <= radius is largest there: Newton's method on the slope,
-// held in the interval.
+// The maximiser on |t| <= radius of a series that is concave there: a safeguarded Newton method for
+// a zero of its derivative.
 DDN_HOST_DEVICE double top_of_concave(const Series& s, double radius) {
   double lo = -radius, hi = radius, t = 0;
   for (int k = 0; k < 60 && hi - lo > 1e-14; ++k) {
-    double slope = 0, curve = 0;
+    double first = 0, second = 0;
     for (int i = Series::terms - 1; i >= 1; --i) {
-      curve = added(slope, curve, t);
-      slope = added(i * s.c[i], slope, t);
+      second = added(first, second, t);
+      first = added(i * s.c[i], first, t);
     }
-    if (slope > 0) lo = t;
-    if (slope <= 0) hi = t;
-    double next = t - slope / curve;
+    if (first > 0) lo = t;
+    if (first <= 0) hi = t;
+    double next = t - first / second;
     if (!(next > lo && next < hi)) next = 0.5 * (lo + hi);
     if (::fabs(next - t) < 1e-15) break;
     t = next;
@@ -68,7 +68,7 @@ DDN_HOST_DEVICE double top_of_concave(const Series& s, double radius) {
 struct Interval {
   double centre, radius;
 };
-constexpr int most_halvings = 48;  // beyond it an interval is shorter than any spacing
+constexpr int most_halvings = 48;  // a radius of 1e-9, where halving stops, takes fewer
 
 struct Maximum {
   bool found;  // a value of at least `floor`
@@ -77,9 +77,10 @@ struct Maximum {
   double bound;  // no value on the interval is above it
 };
 
-// The largest value on |t| <= radius, to `tolerance`; of what lies below `floor` nothing is told
-// but `bound`. Intervals that cannot hold more than the best value found and the tolerance are
-// discarded, those where the series is concave solved, the others halved, left ones first.
+// The maximum on |t| <= radius, to within `tolerance`; if it lies below `floor`, only its `bound`.
+//
+// Branch and bound from left to right: an interval is discarded if its upper bound is at most the
+// best value plus the tolerance, solved if the series is concave on it, and halved otherwise.
 static DDN_NOINLINE Maximum maximise(const Series& series, double radius, double floor,
                                      double tolerance) {
   Interval stack[most_halvings];
@@ -99,8 +100,8 @@ static DDN_NOINLINE Maximum maximise(const Series& series, double radius, double
       best.bound = max(upper, best.bound);
       continue;
     }
-    const double bend = 2 * s.c[2] + s.rest_of_bend(here.radius);
-    if (bend < 0) {
+    const double second = 2 * s.c[2] + s.rest_of_second(here.radius);
+    if (second < 0) {
       const double t = top_of_concave(s, here.radius);
       const double value = s.at(t);
       if (value > best.value || (!best.found && value >= floor)) {
@@ -118,8 +119,8 @@ static DDN_NOINLINE Maximum maximise(const Series& series, double radius, double
   return best;
 }
 
-// Of the local maxima on |t| <= radius that lie left of `best` and are at least `floor`, the
-// leftmost; `best` itself where there is none.
+// The leftmost local maximum on |t| <= radius that lies left of `best` and is at least `floor`;
+// `best` itself if there is none.
 static DDN_NOINLINE Maximum leftmost(const Series& series, double radius, double floor,
                                      Maximum best) {
   Interval stack[most_halvings];
@@ -131,10 +132,10 @@ static DDN_NOINLINE Maximum leftmost(const Series& series, double radius, double
     const Series s = series.moved(here.centre);
     if (s.c[0] + s.rest(here.radius) < floor) continue;
     const bool flat = here.radius < 1e-9;
-    if (flat || 2 * s.c[2] + s.rest_of_bend(here.radius) < 0) {
+    if (flat || 2 * s.c[2] + s.rest_of_second(here.radius) < 0) {
       const double t = flat ? 0 : top_of_concave(s, here.radius);
       const double value = s.at(t);
-      // At an end the series still rises, to a maximum further on.
+      // A maximum at an end of the interval is no local maximum of the series.
       const bool inside = flat || ::fabs(t) < here.radius - 1e-9;
       if (!inside || value < floor) continue;
       best.t = here.centre + t;

@@ -8,8 +8,7 @@
 namespace ddn {
 inline namespace DDN_ISA {
 
-// By the bits of a selection of 8 lanes: the numbers of the selected lanes, one after the other, a
-// byte each.
+// For each mask of 8 lanes: the indices of the selected lanes in ascending order, one in each byte.
 struct CompressionTable {
   uint64_t lanes[256];
 };
@@ -71,7 +70,7 @@ struct InstructionSet : Portable<InstructionSet> {
   static DDN_HOST_DEVICE Doubles fused(Doubles a, Doubles b, Doubles c) {
     return _mm256_fmadd_pd(a, b, c);
   }
-  // Compilers do not find the one instruction for a minimum or maximum.
+  // Intrinsics, since compilers do not select the single instructions.
   static DDN_HOST_DEVICE Floats min(Floats x, Floats bound) { return _mm256_min_ps(x, bound); }
   static DDN_HOST_DEVICE Floats max(Floats x, Floats bound) { return _mm256_max_ps(x, bound); }
   static DDN_HOST_DEVICE Doubles min(Doubles x, Doubles bound) { return _mm256_min_pd(x, bound); }

@@ -1,4 +1,4 @@
-// The operations of the instruction set that is compiled for, as `InstructionSet`.
+// Selects the InstructionSet that this source is compiled for, and wraps its operations.
 #pragma once
 
 #if DDN_VECTOR_BYTES == 64
@@ -19,25 +19,25 @@ struct InstructionSet : Portable<InstructionSet> {};
 namespace ddn {
 inline namespace DDN_ISA {
 
-// Past the caches, to an address that whole vectors are aligned at. non_temporal_fence() is called
-// before another thread may read there.
+// Stores past the caches. p is aligned to whole vectors. Before another thread reads the memory,
+// the thread that stored calls non_temporal_fence().
 template <class T>
 DDN_HOST_DEVICE void store_non_temporal(T* p, Vector<T> x) {
   InstructionSet::store_non_temporal<T>(p, x);
 }
 DDN_HOST_DEVICE void non_temporal_fence() { InstructionSet::fence(); }
 
-// The first `count` lanes, fewer than all; the others are zero.
+// Loads the first `count` lanes, fewer than all; the others are zero.
 template <class V, class T>
 DDN_HOST_DEVICE Vector<V> load_first(const T* p, int count) {
   return InstructionSet::load_first<V>(p, count);
 }
-// The same where `count` may be all of them.
+// The same, where `count` may be the number of lanes.
 template <class V, class T>
 DDN_HOST_DEVICE Vector<V> load_up_to(const T* p, int count) {
   return count == VectorOf<V>::lanes ? load<V>(p) : load_first<V>(p, count);
 }
-// In each lane the number of memory with that index.
+// Loads p[index] in each lane.
 template <class T>
 DDN_HOST_DEVICE Vector<T> gathered(const T* p, Integers<T> index) {
   return InstructionSet::gather<T>(p, index);
@@ -58,7 +58,7 @@ struct Selection {
   // A bit for each lane, the lowest one that of the first lane.
   DDN_HOST_DEVICE unsigned bits() const { return InstructionSet::bits<T>(mask); }
   DDN_HOST_DEVICE int count() const {
-    // The bits of four are counted by a table, which needs no instruction for it.
+    // Up to four bits are counted by a table, without a popcnt instruction.
     if constexpr (VectorOf<T>::lanes <= 4) return 0x4332322132212110 >> (4 * bits()) & 15;
     return __builtin_popcount(bits());
   }
@@ -80,8 +80,8 @@ DDN_HOST_DEVICE Selection<T> selection(Mask mask) {
   return at_most<T>(mask ? Vector<T>{} : splat(T(1)), Vector<T>{});
 }
 
-// Writes the selected lanes of x to p, one after the other, and returns their number. There has to
-// be room for all lanes.
+// Writes the selected lanes of x to p, contiguously, and returns their number. p has room for all
+// lanes.
 template <class T>
 DDN_HOST_DEVICE int store_selected(T* p, Vector<T> x, Selection<T> selected) {
   return InstructionSet::store_selected<T>(p, x, selected.mask, selected.bits());

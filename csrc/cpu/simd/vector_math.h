@@ -1,4 +1,4 @@
-// Sums and the Math of SIMD vectors; includes all that cpu/simd/ has.
+// Sums and the Math of SIMD vectors. Includes all of cpu/simd/.
 #pragma once
 
 #include "cpu/simd/instruction_set.h"
@@ -85,7 +85,7 @@ struct VectorMath {
   static DDN_HOST_DEVICE V absolute(V x) { return without_sign<T>(x); }
   static DDN_HOST_DEVICE V min(V x, V bound) { return InstructionSet::min(x, bound); }
   static DDN_HOST_DEVICE V max(V x, V bound) { return InstructionSet::max(x, bound); }
-  // x is the second operand of both, so that a NaN stays.
+  // x is the second operand of both, which propagates NaN.
   static DDN_HOST_DEVICE V clamp(V x, V bound) { return max(-bound, min(bound, x)); }
   static DDN_HOST_DEVICE V fma(V a, V b, V c) { return InstructionSet::fused(a, b, c); }
   static constexpr double gauss_limit = Math<T>::gauss_limit;
@@ -95,13 +95,13 @@ struct VectorMath {
   static DDN_HOST_DEVICE V sqrt(V x) { return InstructionSet::sqrt(x); }
 };
 
-// Rounds the product, too.
+// Without fused operations: rounds the product as well.
 template <class V>
 struct UnfusedMath : Math<V> {
   static DDN_HOST_DEVICE V fma(V a, V b, V c) { return a * b + c; }
 };
 
-// The Math of bins: of floats, no more at once than a block has cells.
+// The Math of bins: vectors of floats with at most as many lanes as a block has cells.
 struct FloatMath {
   using Scalar = float;
   static constexpr int bytes = vector_bytes > 32 ? 32 : vector_bytes;

@@ -1,5 +1,5 @@
-// The last penalty of the list as a library with a C interface, from the core and the CPU kernels
-// alone: compiled by one call of a C++ compiler, without torch. Sets are the rows of x.
+// One penalty as a library with a C interface, from the core and the CPU kernels alone: compiled by
+// one call of a C++ compiler, without torch, with -DDDN_PENALTY=<struct>. Sets are the rows of x.
 #define DDN_ISA base
 #define DDN_VECTOR_BYTES 16
 #include <algorithm>
@@ -10,15 +10,7 @@
 
 namespace {
 
-template <class P>
-struct Type {
-  using type = P;
-};
-template <class... P>
-constexpr auto last_of(ddn::TypeList<P...>) {
-  return (Type<P>{}, ...);
-}
-using P = decltype(last_of(ddn::Penalties{}))::type;
+using P = ddn::DDN_PENALTY;
 
 template <class T>
 ddn::PoolArgs rows_of(const T* x, int64_t sets, int64_t points, const T* weight, const T* alpha) {
