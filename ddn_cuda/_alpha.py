@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ddn_cuda._arguments import check_flag, dtensor_class, has_values, number
+from ddn_cuda._arguments import check_flag, dtensor_class, has_values
+from ddn_cuda._capture import as_node, is_proxy
+from ddn_cuda._numbers import is_beyond_float, number, shown
 from ddn_cuda._roles import opmath
 
 
@@ -25,10 +27,15 @@ def _read(alpha: Any, owner: str) -> Any:
         )
     if isinstance(alpha, Tensor) and alpha.is_floating_point() and not has_values(alpha):
         return np.full(alpha.shape, math.nan)
+    alpha = number(alpha)
+    if is_beyond_float(alpha):
+        raise ValueError(f"{owner}: `alpha` is {shown(alpha)}; expected a float in 1e-30 to 1e30")
+    if isinstance(alpha, int) and not isinstance(alpha, bool):
+        alpha = float(alpha)
     is_tensor = isinstance(alpha, Tensor)
     try:
         # NumPy, because the values are needed even if PyTorch creates tensors without values.
-        values = np.asarray(alpha.tolist() if is_tensor else number(alpha))
+        values = np.asarray(alpha.tolist() if is_tensor else alpha)
         good = values.dtype.kind == "f" or (values.dtype.kind in "iu" and not is_tensor)
     except (ValueError, RuntimeError):  # a ragged list; a tensor subclass without `tolist`
         good = False
@@ -54,6 +61,15 @@ def _exp(log_alpha: Tensor, limit: float) -> Tensor:
     log_alpha = log_alpha.to(opmath(log_alpha))
     # A straight-through clamp: the difference is zero and carries the derivatives.
     return (log_alpha.clamp(-bound, bound).detach() + (log_alpha - log_alpha.detach())).exp()
+
+
+def _learned(log_alpha: Tensor, points: Tensor | None) -> Tensor:
+    """exp within the range that the dtype of the points allows."""
+    if is_proxy(log_alpha, points):
+        alpha: Tensor = as_node(_learned, log_alpha, points)
+        return alpha
+    narrow = isinstance(points, Tensor) and points.dtype != torch.float64
+    return _exp(log_alpha, 1e15 if narrow else 1e30)
 
 
 class Scale(nn.Module):
@@ -105,8 +121,7 @@ class Scale(nn.Module):
     def forward(self, points: Tensor | None = None) -> Tensor:
         if not self.is_learned:
             return self.alpha
-        narrow = isinstance(points, Tensor) and points.dtype != torch.float64
-        alpha = _exp(self.log_alpha, 1e15 if narrow else 1e30)
+        alpha = _learned(self.log_alpha, points)
         # A sum of one, because DTensors do not squeeze a sharded dim.
         return alpha if self.shape else alpha.sum()
 

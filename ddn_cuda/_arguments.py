@@ -6,28 +6,50 @@ compiled operators check shapes and values.
 
 from __future__ import annotations
 
-import numbers
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+
+from ddn_cuda._numbers import is_beyond_float, is_beyond_int64, number, numbers_of, shown
+
+_SYMBOLIC = (torch.SymInt, torch.SymFloat)
 
 
 def check_flag(function: str, name: str, value: bool) -> None:
     """Raises TypeError unless value is True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"{function}: `{name}` is {value!r}; expected True or False")
+        raise TypeError(f"{function}: `{name}` is {shown(value)}; expected True or False")
 
 
-def number(value: Any) -> Any:
-    """Converts a NumPy number to the built-in type; returns any other value unchanged."""
-    if isinstance(value, (int, float, Tensor)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) else value
+def _traced_numbers(dim: Any) -> Any:
+    """`numbers_of` while Dynamo traces. A NumPy number has the type np.ndarray there, and its value
+    is known outside the graph only."""
+    parts = dim if isinstance(dim, (tuple, list)) else [dim]
+    is_numpy = [isinstance(part, np.ndarray) for part in parts]
+    if not any(is_numpy):
+        return numbers_of(dim)
+    from ddn_cuda import _eager_numbers  # imports Dynamo, which takes a second
+
+    return _eager_numbers.numbers_of(dim)
+
+
+def _traced_alpha(alpha: Any, x: Tensor) -> Any:
+    """alpha of NumPy while Dynamo traces, as a tensor, so that its value is no constant of the
+    graph."""
+    traced = torch.as_tensor(alpha)
+    if alpha.ndim > 0 or traced.dtype == torch.bool or traced.is_complex():
+        return alpha
+    return traced.to(x.device, torch.float64)
+
+
+def _printable(name: str) -> str:
+    """A name that C++ can take and show: escapes lone surrogates, which UTF-8 cannot encode, and
+    control characters."""
+    return name if name.isprintable() else repr(name)[1:-1]
 
 
 def dtensor_class() -> Any:
@@ -70,38 +92,67 @@ class Arguments(NamedTuple):
     tol: float | None = None
 
     def checked(self) -> Arguments:
-        """The same with NumPy numbers converted to built-in types and dim as a sequence.
+        """The same with NumPy numbers converted to built-in types and dim as a sequence. A symbolic
+        alpha, and while Dynamo traces also that of NumPy, becomes a tensor.
 
         Raises:
             TypeError: an argument has the wrong type.
+            ValueError, IndexError: a number is out of the range of C++'s int64_t or double.
         """
         function, x, penalty, alpha, dim, weight, ptr, solver, max_iter, tol = self
-        alpha, max_iter, tol = number(alpha), number(max_iter), number(tol)
-        if isinstance(dim, (tuple, list)):
-            dims = [number(d) for d in dim]
-            good_dim = all(_is_int(d) for d in dims)
+        if torch.compiler.is_compiling():
+            if isinstance(alpha, np.ndarray) and isinstance(x, Tensor):
+                alpha = _traced_alpha(alpha, x)
+            dim, max_iter, tol = map(_traced_numbers, (dim, max_iter, tol))
         else:
-            dims = [number(dim)]
-            good_dim = _is_int(dims[0])
+            dim, max_iter, tol = map(numbers_of, (dim, max_iter, tol))
+        alpha = number(alpha)
+        dims = [*dim] if isinstance(dim, (tuple, list)) else [dim]
         is_number = isinstance(tol, (int, float)) and not isinstance(tol, bool)
+        alphas = (int, float, *_SYMBOLIC, Tensor)
         for argument, value, good, expected in (
             ("x", x, isinstance(x, Tensor), "a tensor"),
             ("penalty", penalty, isinstance(penalty, str), "a string"),
             (
                 "alpha",
                 alpha,
-                isinstance(alpha, (int, float, Tensor)) and not isinstance(alpha, bool),
+                isinstance(alpha, alphas) and not isinstance(alpha, bool),
                 "a float or a floating-point tensor",
             ),
-            ("dim", dim, good_dim, "an int or several"),
+            ("dim", dim, all(_is_int(d) for d in dims), "an int or several"),
             ("weight", weight, weight is None or isinstance(weight, Tensor), "a tensor or None"),
             ("solver", solver, isinstance(solver, str), "a string"),
             ("max_iter", max_iter, max_iter is None or _is_int(max_iter), "a positive int or None"),
             ("tol", tol, tol is None or is_number, "a positive float or None"),
         ):
             if not good:
-                raise TypeError(f"{function}: `{argument}` is {value!r}; expected {expected}")
-        return Arguments(function, x, penalty, alpha, dims, weight, ptr, solver, max_iter, tol)
+                raise TypeError(f"{function}: `{argument}` is {shown(value)}; expected {expected}")
+        if isinstance(alpha, _SYMBOLIC):
+            alpha = torch.scalar_tensor(cast(Any, alpha), dtype=torch.float64, device=x.device)
+        penalty, solver = _printable(penalty), _printable(solver)
+        given = Arguments(function, x, penalty, alpha, dims, weight, ptr, solver, max_iter, tol)
+        given._check_ranges()
+        return given
+
+    def _check_ranges(self) -> None:
+        """Raises for numbers that C++'s int64_t or double cannot hold."""
+        function, x, _, alpha, _, _, _, _, max_iter, tol = self
+        limit = 1e30 if x.dtype == torch.float64 else 1e15
+        floats = f"a finite number from {1 / limit:g} to {limit:g}"
+        for argument, value, bad, expected in (
+            ("alpha", alpha, is_beyond_float(alpha), floats),
+            ("max_iter", max_iter, is_beyond_int64(max_iter), "an int from 1 to 2**63 - 1"),
+            ("tol", tol, is_beyond_float(tol), "a positive finite float or None"),
+        ):
+            if bad:
+                raise ValueError(f"{function}: `{argument}` is {shown(value)}; expected {expected}")
+        for d in self.dim:
+            if is_beyond_int64(d):
+                rank = max(x.dim(), 1)
+                raise IndexError(
+                    f"{function}: `dim` is {shown(d)} for x with {x.dim()} dims; expected values "
+                    f"from {-rank} to {rank - 1}"
+                )
 
     def inner_alpha(self) -> tuple[float, Tensor | None]:
         """The arguments alpha_value and alpha of the inner operators."""

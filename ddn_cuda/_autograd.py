@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import FunctionMeta
 
 from ddn_cuda._batching import batched
 from ddn_cuda._roles import Operator
@@ -25,10 +26,11 @@ from ddn_cuda._roles import Operator
 class Rule:
     """Adapts a `Derivative`, which uses names, to autograd, which uses positions."""
 
-    def __init__(self, operator: Operator, calls: Any) -> None:
+    def __init__(self, operator: Operator, calls: Any, compiled_calls: Any) -> None:
         names, saves = [*operator.arguments], operator.derivative.saves
         outputs = [output.name for output in operator.outputs]
-        self.operator, self.calls, self.names = operator, calls, names
+        self.operator, self.names = operator, names
+        self.calls, self.compiled_calls = calls, compiled_calls
         self.saves = [name for name in saves if name in names]
         self.saved_inputs = [names.index(name) for name in self.saves]
         results = [name for name in saves if name in outputs]
@@ -60,7 +62,9 @@ class Rule:
         if all(grad is None for grad in grads):
             return (None,) * len(self.names)
         needs = {n for n, need in zip(self.names, ctx.needs_input_grad, strict=True) if need}
-        found = self.operator.derivative.backward(self.calls, self.given(ctx), grads, needs)
+        # Compiled autograd traces the backward pass of an eager call.
+        calls = self.compiled_calls if torch.compiler.is_compiling() else self.calls
+        found = self.operator.derivative.backward(calls, self.given(ctx), grads, needs)
         return tuple(map(found.get, self.names))
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:
@@ -75,9 +79,9 @@ def _below_autograd(op: Any, args: Sequence[Any]) -> Any:
         return op(*args)
 
 
-def function_of(operator: Operator, calls: Any) -> type[torch.autograd.Function]:
-    """The autograd function of an operator."""
-    rule, op = Rule(operator, calls), operator.op
+def function_of(operator: Operator, calls: Any, compiled_calls: Any) -> Any:
+    """The autograd function of an operator, a subclass of `torch.autograd.Function`."""
+    rule, op = Rule(operator, calls, compiled_calls), operator.op
 
     class InnerOperator(torch.autograd.Function):
         @staticmethod
@@ -98,12 +102,13 @@ def function_of(operator: Operator, calls: Any) -> type[torch.autograd.Function]
 
         @staticmethod
         def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Any:
-            return batched(operator, InnerOperator.apply)(info, in_dims, *args)
+            return batched(operator, named.apply)(info, in_dims, *args)
 
-    InnerOperator.__name__ = InnerOperator.__qualname__ = "".join(
-        part.title() for part in operator.name.split("_")
-    )
-    return InnerOperator
+    # The metaclass names the class of the backward node, which profilers and anomaly mode show,
+    # when it creates a class: a later change of the name has no effect there.
+    name = "".join(part.title() for part in operator.name.split("_"))
+    named: Any = FunctionMeta(name, (InnerOperator,), {})  # type: ignore[no-untyped-call]
+    return named
 
 
 def recorder(function: type[torch.autograd.Function]) -> Callable[..., Any]:
@@ -120,24 +125,31 @@ def _is_recording() -> bool:
     )
 
 
-def _by_name(operator: Operator, call: Callable[..., Any]) -> Callable[[Mapping[str, Any]], Any]:
-    pick = itemgetter(*operator.arguments)
-    return lambda values: call(*pick(values))
-
-
 def as_operators(operators: Sequence[Operator]) -> SimpleNamespace:
     """The callables that the formulas use under compilers and `torch.ops`: the operators."""
-    return SimpleNamespace(**{o.name.lstrip("_"): _by_name(o, o.op) for o in operators})
+
+    def by_name(operator: Operator) -> Callable[[Mapping[str, Any]], Any]:
+        op, names = operator.op, [*operator.arguments]
+        return lambda values: op(*[values[name] for name in names])
+
+    return SimpleNamespace(**{o.name.lstrip("_"): by_name(o) for o in operators})
 
 
 def as_functions(operators: Sequence[Operator]) -> tuple[SimpleNamespace, dict[str, Any]]:
     """The callables that the formulas use in eager mode, and the autograd functions they call."""
-    calls, functions = SimpleNamespace(), {}
-    for operator in operators:
-        function = functions[operator.name] = function_of(operator, calls)
+    calls, compiled_calls, functions = SimpleNamespace(), as_operators(operators), {}
 
-        def call(*args: Any, function: Any = function, op: Any = operator.op) -> Any:
+    def by_name(operator: Operator, function: Any) -> Callable[[Mapping[str, Any]], Any]:
+        op = operator.op
+        pick = itemgetter(*operator.arguments)  # faster than a list, but Dynamo cannot trace it
+
+        def call(values: Mapping[str, Any]) -> Any:
+            args = pick(values)
             return function.apply(*args) if _is_recording() else _below_autograd(op, args)
 
-        setattr(calls, operator.name.lstrip("_"), _by_name(operator, call))
+        return call
+
+    for operator in operators:
+        function = functions[operator.name] = function_of(operator, calls, compiled_calls)
+        setattr(calls, operator.name.lstrip("_"), by_name(operator, function))
     return calls, functions

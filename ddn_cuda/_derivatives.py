@@ -63,7 +63,7 @@ def sum_to(calls: Any, each: Tensor, like: Tensor) -> Tensor:
         )
         return total
     if dims:
-        count = prod(each.shape[d] for d in dims)
+        count = prod([each.shape[d] for d in dims])
         if _known(count == 0):
             return like.new_zeros(like.shape)
         mean = {"penalty": "quadratic", "alpha_value": 1.0, "solver": "local", "dim": dims}

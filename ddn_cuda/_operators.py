@@ -119,7 +119,7 @@ def register(operators: Sequence[Operator] = OPERATORS) -> None:
                 f"ddn::{operator.name}: the entry has the arguments {[*operator.arguments]}, the "
                 f"schema {schema}; expected the same"
             )
-        name, rule = f"ddn::{operator.name}", _autograd.Rule(operator, calls)
+        name, rule = f"ddn::{operator.name}", _autograd.Rule(operator, calls, calls)
         torch.library.register_fake(name, fake_of(operator))
         torch.library.register_autograd(name, rule.backward, setup_context=rule.setup)
         torch.library.register_vmap(name, batched(operator, operator.op))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ddn_cuda._arguments import Arguments
 from ddn_cuda._C import PENALTIES, PENALTY_TRAITS
+from ddn_cuda._capture import as_node, is_proxy
 
 _NAMES = {short: name for name, short in PENALTIES.items()}
 _NORMAL = 1.4826  # the deviation of a normal distribution over its median absolute deviation
@@ -64,6 +65,9 @@ def suggest_alpha(x: Tensor, penalty: str = "huber", *, dim: int | Sequence[int]
     1977; F. R. Hampel, "The influence curve and its role in robust estimation", J. Amer. Statist.
     Assoc. 69, 1974 (the median absolute deviation).
     """
+    if is_proxy(x):
+        node: Tensor = as_node(suggest_alpha, x, penalty, dim=dim)
+        return node
     dims = Arguments("suggest_alpha", x, penalty, dim=dim).checked().dims()
     x = x if x.dtype == torch.float64 else x.float()
     kept = [1 if d in dims else size for d, size in enumerate(x.shape)]

@@ -14,7 +14,6 @@ differences. New code should use `robust_pool` and `RobustPool`, which have more
 
 from __future__ import annotations
 
-import numbers
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from ddn_cuda._alpha import Scale
 from ddn_cuda._C import PENALTY_TRAITS
+from ddn_cuda._numbers import is_beyond_float, number, shown
 from ddn_cuda.functional import robust_pool
 
 __all__ = [
@@ -217,8 +217,13 @@ class RobustGlobalPool2d(Scale):
 
     def __init__(self, method: type[_Method], alpha: float = 1.0) -> None:
         _check_method("RobustGlobalPool2d", method)
-        if isinstance(alpha, bool) or not isinstance(alpha, (int, float, numbers.Real)):
+        alpha = number(alpha)
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
             raise TypeError(f"RobustGlobalPool2d: `alpha` is {alpha!r}; expected a float")
+        if is_beyond_float(alpha):
+            raise ValueError(
+                f"RobustGlobalPool2d: `alpha` is {shown(alpha)}; expected a float in 1e-30 to 1e30"
+            )
         super().__init__([float(alpha)], False, "RobustGlobalPool2d")
         self.method = method
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from ddn_cuda import _C, _operators
 from ddn_cuda._arguments import Arguments, check_flag
 from ddn_cuda._autograd import recorder
+from ddn_cuda._capture import as_node, is_proxy, needs_operators, refuse_script
+from ddn_cuda._numbers import shown
 
 
 class RobustPoolInfo(NamedTuple):
@@ -177,6 +179,11 @@ def robust_pool(
         y = _eager(x, None, penalty, alpha, dim, keepdim, weight, solver, max_iter, tol)
         if y is not None:
             return y
+    if is_proxy(x, alpha, weight):
+        options: dict[str, Any] = {"dim": dim, "keepdim": keepdim, "weight": weight}
+        options |= {"solver": solver, "max_iter": max_iter, "tol": tol}
+        options |= {"return_info": return_info, "validate": validate}
+        return cast(Tensor, as_node(robust_pool, x, penalty, alpha, **options))
     check_flag("robust_pool", "keepdim", keepdim)
     given = Arguments("robust_pool", x, penalty, alpha, dim, weight, None, solver, max_iter, tol)
     dims, y, info = _pool(given, return_info=return_info, validate=validate)
@@ -270,18 +277,26 @@ def segment_robust_pool(
         TypeError: ptr is not int64; otherwise as `robust_pool`.
         ValueError: ptr is not 1-dimensional or is on another device; otherwise as `robust_pool`.
     """
-    if not isinstance(ptr, Tensor):
-        raise TypeError(f"segment_robust_pool: `ptr` is {ptr!r}; expected an int64 tensor")
-    if return_info is False and validate is False and not torch.compiler.is_compiling():
+    plain = return_info is False and validate is False and isinstance(ptr, Tensor)
+    if plain and not torch.compiler.is_compiling():
         y = _eager(x, ptr, penalty, alpha, 0, True, weight, solver, max_iter, tol)
         if y is not None:
             return y
+    if is_proxy(x, ptr, alpha, weight):
+        options: dict[str, Any] = {"weight": weight, "solver": solver, "max_iter": max_iter}
+        options |= {"tol": tol, "return_info": return_info, "validate": validate}
+        return cast(Tensor, as_node(segment_robust_pool, x, ptr, penalty, alpha, **options))
+    if not isinstance(ptr, Tensor):
+        raise TypeError(f"segment_robust_pool: `ptr` is {shown(ptr)}; expected an int64 tensor")
     given = Arguments(
         "segment_robust_pool", x, penalty, alpha, 0, weight, ptr, solver, max_iter, tol
     )
     _, y, info = _pool(given, return_info=return_info, validate=validate)
     return (y, RobustPoolInfo(*info)) if return_info else y
 
+
+robust_pool.__prepare_scriptable__ = refuse_script  # type: ignore[attr-defined]
+segment_robust_pool.__prepare_scriptable__ = refuse_script  # type: ignore[attr-defined]
 
 _record = recorder(_operators.function("_robust_pool_forward"))
 
@@ -302,6 +317,11 @@ def _eager(
     done = _C.pool(x, ptr, penalty, alpha, dim, keepdim, weight, solver, max_iter, tol)
     if not isinstance(done, list):
         return done
+    if torch._C._get_tracing_state() is not None:
+        # torch.jit.trace cannot record autograd functions. It records the operator if there is
+        # nothing to differentiate; graphs that run it have its gradients nevertheless.
+        with torch.no_grad():
+            return _eager(x, ptr, penalty, alpha, dim, keepdim, weight, solver, max_iter, tol)
     value, tensor = (1.0, alpha) if isinstance(alpha, Tensor) else (alpha, None)
     y: Tensor = _record(x, penalty, value, tensor, weight, ptr, done, solver, max_iter, tol)[0]
     return y if keepdim else y.squeeze(done)
@@ -318,9 +338,9 @@ def _pool(
         given.validate()
     options = (given.solver, given.max_iter, given.tol)
     name = "_robust_pool_forward_info" if return_info else "_robust_pool_forward"
-    if torch.compiler.is_compiling():
+    if needs_operators(given.function):
         _check_no_tangents(given)
-        y = _compiled(given)
+        y = _through_operators(given)
         # The operator has checked the arguments.
         dims = [0] if given.ptr is not None else _sorted_dims(given.x, given.dim)
         if not return_info:
@@ -342,7 +362,7 @@ def _sorted_dims(x: Tensor, dims: Sequence[int]) -> list[int]:
     return sorted(d % x.dim() for d in dims) or list(range(x.dim()))
 
 
-def _compiled(given: Arguments) -> Tensor:
+def _through_operators(given: Arguments) -> Tensor:
     """Calls the public operators, so that exported programs contain these."""
     x, alpha = given.x, given.alpha
     options: dict[str, Any] = {"weight": given.weight, "alpha": alpha, "solver": given.solver}

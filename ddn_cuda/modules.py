@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ddn_cuda._alpha import Scale
+from ddn_cuda._capture import refuse_script
+from ddn_cuda._numbers import number, numbers_of
 from ddn_cuda.functional import robust_pool
 
 
@@ -39,6 +41,8 @@ class ScaledModule(nn.Module):
     def reset_parameters(self) -> None:
         """Resets alpha to its initial value."""
         self.scale.reset_parameters()
+
+    __prepare_scriptable__ = refuse_script
 
     def __repr__(self) -> str:
         # One line, without the submodule that has alpha: PyG's layers print theirs inline.
@@ -105,11 +109,11 @@ class RobustPool(ScaledModule):
     ) -> None:
         super().__init__()
         self.penalty = penalty
-        self.dim = dim
+        self.dim = numbers_of(dim)  # no NumPy numbers, which torch.compile treats as tensors
         self.keepdim = keepdim
         self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
+        self.max_iter = number(max_iter)
+        self.tol = number(tol)
         self.scale = Scale(alpha, learn_alpha, "RobustPool")
 
     def forward(self, x: Tensor, weight: Tensor | None = None) -> Tensor:

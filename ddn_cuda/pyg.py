@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ddn_cuda._alpha import Scale
 from ddn_cuda._arguments import has_values
+from ddn_cuda._numbers import number
 from ddn_cuda.functional import segment_robust_pool
 from ddn_cuda.modules import ScaledModule, describe
 
@@ -93,8 +94,8 @@ class RobustAggregation(ScaledModule, Aggregation):  # type: ignore[misc,unused-
         super().__init__()
         self.penalty = penalty
         self.solver = solver
-        self.max_iter = max_iter
-        self.tol = tol
+        self.max_iter = number(max_iter)
+        self.tol = number(tol)
         self.scale = Scale(alpha, learn_alpha, "RobustAggregation")
 
     def forward(

@@ -1,6 +1,6 @@
 """Point-cloud classification in 3-D: PointNet with any pooling, tested with outliers.
 
-- `data`: loads ModelNet40 (`modelnet`: HDF5 or meshes) or generated shapes as `clouds`.
+- `data`: loads ModelNet40 (`modelnet`: HDF5, or meshes of `off`) or generated shapes as `clouds`.
 - `batches`: training batches and their augmentation.
 - `shapes`: the generator of shapes, 16 classes of parametric solids.
 - `model`: PointNet, its pooling an argument.

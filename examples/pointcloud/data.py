@@ -3,8 +3,8 @@
 There are three, each a pair of (training, test) :class:`Clouds`:
 
 - "modelnet40": the HDF5 release of ModelNet40, `modelnet40_ply_hdf5_2048`, 2,048 points per cloud.
-- "modelnet40-meshes": the meshes of ModelNet40, read by torch-geometric's `ModelNet` and sampled by
-  its `SamplePoints`.
+- "modelnet40-meshes": the meshes of ModelNet40, kept parsed by torch-geometric's `ModelNet` and
+  sampled by its `SamplePoints`.
 - "shapes": generated, see `examples.pointcloud.shapes`; needs no files.
 
 Nothing is downloaded. An error names the missing files and where they belong.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from examples.digits_data import normalise
 from examples.pointcloud.clouds import Clouds
+from examples.pointcloud.off import read_off
 
 HDF5_ARCHIVE = "https://shapenet.cs.stanford.edu/media/modelnet40_ply_hdf5_2048.zip"
 MESH_ARCHIVE = "http://modelnet.cs.princeton.edu/ModelNet40.zip"
@@ -46,14 +47,16 @@ def scaled(points: Tensor, where: Path) -> Tensor:
     """Clouds of a file (n, 3, count), normalised; raises ValueError if one has zero extent."""
     reach = points.abs().amax((1, 2))
     extent = (points.amax(2) - points.amin(2)).amax(1)
-    # Beyond, squares leave the range of float32; equal points differ by rounding at most.
-    bad = (~((reach < 1e15) & (extent > 1e-6 * reach))).nonzero().flatten().tolist()
-    if bad:
+    # Equal points differ by rounding at most. Below 1e-30 float32 loses digits.
+    bad = (~((reach < 1e15) & (reach > 1e-30) & (extent > 1e-6 * reach))).nonzero().flatten()
+    if len(bad):
+        i = int(bad[0])
         raise ValueError(
-            f"{where}: the points of cloud {bad[0]} reach {reach[bad[0]]:g} and are up to "
-            f"{extent[bad[0]]:g} apart; expected distinct points, and numbers below 1e15"
+            f"{where}: the points of cloud {i} reach {reach[i]:g} and are up to {extent[i]:g} "
+            "apart; expected distinct points, and numbers from 1e-30 to 1e15"
         )
-    return normalise(points)
+    # By powers of two, which round nothing: squares of small numbers would underflow.
+    return normalise(torch.ldexp(points, -reach.frexp().exponent[:, None, None]))
 
 
 def modelnet_hdf5(root: Path, split: str, count: int) -> Clouds:
@@ -155,7 +158,6 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
     try:
         from torch_geometric.data import Data
         from torch_geometric.datasets import ModelNet
-        from torch_geometric.io import read_off
         from torch_geometric.transforms import SamplePoints
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch_geometric":
@@ -187,18 +189,13 @@ def modelnet_meshes(root: Path, split: str, count: int, seed: int) -> Clouds:
             return meshes
 
     def checked(path: Path) -> Data:
-        """A complete mesh, as announced by its header, that can be sampled."""
+        """A complete mesh that can be sampled."""
         try:
-            mesh = read_off(str(path))
-            with path.open() as file:
-                # In some files of ModelNet40 the numbers follow OFF in the same line.
-                head = (file.readline().strip().removeprefix("OFF") or file.readline()).split()
-            vertices, faces = int(head[0]), int(head[1])
-            if mesh.face.size(1) < faces:  # faces come last, so a truncated file lacks some
-                raise ValueError(f"{mesh.face.size(1)} faces of {faces} announced")
-            if mesh.pos.shape != (vertices, 3):
-                raise ValueError(f"vertices of shape {tuple(mesh.pos.shape)}, {vertices} announced")
-            if not 0 <= int(mesh.face.min()) <= int(mesh.face.max()) < vertices:
+            vertices, triangles = read_off(path)
+            mesh = Data(pos=vertices, face=triangles)
+            if not triangles.numel():
+                raise ValueError("no faces of three or more vertices")
+            if not 0 <= int(triangles.min()) <= int(triangles.max()) < len(vertices):
                 raise ValueError("faces of vertices that do not exist")
             if not bool(mesh.pos.isfinite().all()):
                 raise ValueError("vertices that are not finite")

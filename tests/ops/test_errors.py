@@ -3,12 +3,15 @@ values."""
 
 import math
 import re
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
 import ddn_cuda
+from ddn_cuda import compat
 
 X = (3, 4, 5)  # the default shape of x
 
@@ -188,7 +191,23 @@ PYTHON = [  # arguments of the function only
         ("nan", "non-negative"),
     ),
 ]
-ROWS = [("function", *row) for row in SCHEMA + PYTHON] + [("operator", *row) for row in SCHEMA]
+BEYOND_C = [  # numbers and names of Python that C++'s types cannot hold
+    ({"alpha": 10**400}, ValueError, "alpha", ("an int of 1329 bits", "1e-15", r"1e\+15")),
+    ({"alpha": -(10**5000)}, ValueError, "alpha", ("bits", "1e-15")),
+    ({"alpha": 2**63}, ValueError, "alpha", (r"9.22337e\+18", "1e-15")),
+    ({"alpha": Fraction(10**400, 3)}, ValueError, "alpha", ("bits", "1e-15")),
+    ({"tol": 10**400}, ValueError, "tol", ("bits", "positive finite")),
+    ({"max_iter": 2**63}, ValueError, "max_iter", (str(2**63), "int")),
+    ({"max_iter": -(2**63) - 1}, ValueError, "max_iter", (str(-(2**63) - 1), "int")),
+    ({"dim": 2**63}, IndexError, "dim", (str(2**63), "-3 to 2")),
+    ({"dim": (0, -(10**400))}, IndexError, "dim", ("bits", "-3 to 2")),
+    ({"penalty": "\ud800"}, ValueError, "penalty", (r"'\\ud800'", "huber")),
+    ({"solver": "l\udcff"}, ValueError, "solver", (r"'l\\udcff'", "'local' or 'global'")),
+    ({"penalty": "hüber"}, ValueError, "penalty", ("'hüber'", "huber")),
+]
+ROWS = [("function", *row) for row in [*SCHEMA, *PYTHON, *BEYOND_C]] + [
+    ("operator", *row) for row in SCHEMA
+]
 IDS = [f"{face}-{argument}-{i}" for i, (face, _, _, argument, _) in enumerate(ROWS)]
 
 
@@ -209,6 +228,32 @@ def test_bad_input(face, arguments, error, argument, parts, device):
     for part in parts:
         assert re.search(part, message), f"{part!r} is not in {message!r}"
     assert re.search(parts[0], given), f"{parts[0]!r}, which was given, is not in {given!r}"
+
+
+@pytest.mark.parametrize("row", BEYOND_C, ids=[f"{row[2]}-{i}" for i, row in enumerate(BEYOND_C)])
+def test_bad_input_of_the_other_functions(row, device):
+    """Those that take the argument."""
+    arguments, error, argument, parts = row
+    x = points(device=device)
+    calls = {
+        "segment_robust_pool": lambda **given: ddn_cuda.segment_robust_pool(
+            x, torch.tensor([0, 3], device=device), **given
+        ),
+        "suggest_alpha": lambda **given: ddn_cuda.suggest_alpha(x, **given),
+        "RobustPool": lambda **given: ddn_cuda.RobustPool(**given).to(device)(x),
+    }
+    taken = {"dim": {"suggest_alpha", "RobustPool"}, "penalty": {*calls}}
+    for name in taken.get(argument, {"segment_robust_pool", "RobustPool"}):
+        if name == "RobustPool" and parts[0].startswith("9.22"):
+            continue  # within the module's range, which is that of float64 points
+        with pytest.raises(error, match=rf": `{argument}` is .*{parts[0]}.*; expected "):
+            calls[name](**arguments)
+
+
+@pytest.mark.parametrize("alpha", [10**400, -(10**5000)], ids=["400", "5000"])
+def test_an_alpha_that_no_float_holds_in_compat(alpha):
+    with pytest.raises(ValueError, match=r"^RobustGlobalPool2d: `alpha` is an int of \d+ bits"):
+        compat.RobustGlobalPool2d(compat.Huber, alpha)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +296,14 @@ def test_numbers_of_numpy(device):
         ddn_cuda.segment_robust_pool(x, ptr, alpha=np.float16(0.5)),
         ddn_cuda.segment_robust_pool(x, ptr, alpha=0.5),
     )
-    with pytest.raises(TypeError, match=r"`alpha` is .*expected a float"):
-        ddn_cuda.robust_pool(x, alpha=np.bool_(True))
+    assert torch.equal(
+        ddn_cuda.robust_pool(x, alpha=Fraction(1, 2)), ddn_cuda.robust_pool(x, alpha=0.5)
+    )
+    for alpha in (Fraction(1, 2), 2**64, 10**29):
+        assert ddn_cuda.RobustPool(alpha=alpha).alpha == float(alpha)
+    for alpha in (np.bool_(True), Decimal("0.5"), np.array(0.5)):
+        with pytest.raises(TypeError, match=r"`alpha` is .*expected a float"):
+            ddn_cuda.robust_pool(x, alpha=alpha)
 
 
 def test_validate_accepts_good_values(device):

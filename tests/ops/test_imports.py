@@ -1,6 +1,8 @@
 """Modules of the package import each other in one direction, also inside functions."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import ddn_cuda
@@ -49,3 +51,9 @@ def test_the_package_has_no_import_cycle():
     graph = {path.stem: imported_by(path) for path in paths}
     assert graph["functional"] >= {"_operators", "_arguments"}
     assert cycle(graph) is None
+
+
+def test_the_package_does_not_import_dynamo():
+    """Which takes longer than the package."""
+    script = "import sys, ddn_cuda; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=PACKAGE.parent)

@@ -48,7 +48,7 @@ def of_segments(call: Pool) -> Pool:
     """Sets as columns: one segment of all points, and an empty one."""
 
     def pool(x: Tensor, alpha: float | Tensor = 1.0, weight: Tensor | None = None) -> Tensor:
-        ptr = torch.tensor([0, len(X[0]), len(X[0])], device=x.device)
+        ptr = torch.tensor([0, len(X[0]), len(X[0])])  # on the default device, as all points
         if isinstance(alpha, Tensor) and alpha.dim():
             alpha = alpha.movedim(-1, 0)
         if weight is not None and x.dim() > 1:
@@ -227,6 +227,40 @@ def export(pool: Pool) -> None:
     expect(program.module()(points()), Y)
 
 
+def compiled_autograd(pool: Pool) -> None:
+    x = points(requires_grad=True)
+    y = pool(x)
+    compiler = torch.compile(backend="aot_eager", fullgraph=True)
+    with torch._dynamo.compiled_autograd._enable(compiler, dynamic=False):
+        y.sum().backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    expect(x.grad, (DY_DX, DY_DX))
+
+
+def functionalize(pool: Pool) -> None:
+    expect(torch.func.functionalize(pool)(points()), Y)
+
+
+def functionalize_of_vmap(pool: Pool) -> None:
+    expect(torch.func.functionalize(torch.func.vmap(pool))(points()), Y)
+
+
+def symbolic_trace(pool: Pool) -> None:
+    module = torch.fx.symbolic_trace(lambda x: pool(x))
+    x = points(requires_grad=True)
+    expect(module(x), Y)
+    (g,) = torch.autograd.grad(module(x).sum(), x)
+    expect(g, (DY_DX, DY_DX))
+
+
+def jit_trace(pool: Pool) -> None:
+    x = points(requires_grad=True)
+    module = torch.jit.trace(pool, (x + 1,))
+    expect(module(x), Y)
+    (g,) = torch.autograd.grad(module(x).sum(), x)
+    expect(g, (DY_DX, DY_DX))
+
+
 ROWS: dict[str, Callable[[Pool], None]] = {
     "float32": of_dtype(torch.float32),
     "float64": of_dtype(torch.float64),
@@ -248,7 +282,12 @@ ROWS: dict[str, Callable[[Pool], None]] = {
     "`torch.func.vmap`, of alpha": vmap_over_alpha,
     "`torch.func.jvp` of `vmap`": jvp_of_vmap,
     "autocast leaves it alone": autocast,
+    "compiled autograd": compiled_autograd,
     "`torch.export`": export,
+    "`torch.func.functionalize`": functionalize,
+    "`torch.func.functionalize` of `vmap`": functionalize_of_vmap,
+    "`torch.fx.symbolic_trace`": symbolic_trace,
+    "`torch.jit.trace` (deprecated)": jit_trace,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +98,8 @@ def test_files_with_other_content_are_named(release: Path):
         ({"data": good, "label": label + 3}, "labels are 3 to 3, but .*names 3 classes"),
         ({"data": good * np.nan, "label": label}, "not finite"),
         ({"data": good, "label": label}, r"cloud 0 reach 1 and are up to 0 apart; expected dist"),
-        ({"data": good * some * np.float32(1e37), "label": label}, "numbers below 1e15"),
-        ({"data": some * 1e300, "label": label}, "numbers below 1e15"),
+        ({"data": good * some * np.float32(1e37), "label": label}, "numbers from 1e-30 to 1e15"),
+        ({"data": some * 1e300, "label": label}, "numbers from 1e-30 to 1e15"),
         ({"data": good.astype("S1"), "label": label}, "data is of type .S1"),
         ({"data": some, "label": label + 0.5}, "label of float64; expected .*integers"),
         ({"data": some, "label": label * np.nan}, "label of float64; expected .*integers"),
@@ -111,6 +112,16 @@ def test_files_with_other_content_are_named(release: Path):
     rewrite(data=some, label=label)
     with pytest.raises(ValueError, match="8 points per cloud; 9 are asked for"):
         data.load(release_settings(9), release, ALONE)
+
+
+def test_a_small_cloud_keeps_its_shape(release: Path):
+    import h5py
+
+    full, _ = data.load(release_settings(8), release, ALONE)
+    with h5py.File(release / "ply_data_train0.h5", "a") as file:
+        file["data"][1] *= 2.0**-83  # 1e-25, whose square is below float32's range
+    small, _ = data.load(release_settings(8), release, ALONE)
+    assert torch.equal(small.points, full.points)
 
 
 @pytest.mark.parametrize("name", ["shape_names.txt", "train_files.txt"])
@@ -172,6 +183,45 @@ def test_meshes_are_sampled_on_their_surfaces(meshes: Path):
     assert torch.equal(again.points, full.points)
     other, _ = data.load(settings | {"seed": 1}, meshes, ALONE)
     assert not torch.equal(other.points, full.points)
+
+
+MESH_SETTINGS = {"data": "modelnet40-meshes", "points": 64, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text[:-1],
+        lambda text: text.replace("\n", "\n# a comment\n\n"),
+        lambda text: text.replace("\n", " # a comment\n"),
+        lambda text: text.replace("OFF", "COFF").replace(" 1\n", " 1 255 0 0\n"),
+    ],
+    ids=["no final newline", "lines", "comments", "colours"],
+)
+def test_complete_meshes_however_they_are_written(meshes: Path, change: Callable[[str], str]):
+    import shutil
+
+    expected, _ = data.load(MESH_SETTINGS, meshes, ALONE)
+    shutil.rmtree(meshes / "processed")
+    for path in (meshes / "raw").rglob("*.off"):
+        path.write_text(change(path.read_text()))
+    found, _ = data.load(MESH_SETTINGS, meshes, ALONE)
+    assert torch.equal(found.points, expected.points)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_polygons_and_the_last_face_are_sampled(meshes: Path, end: str):
+    """A quad from x = 0 to 1, a pentagon from 1 to 3 and a triangle from 3 to 5."""
+    points = ["0 0 0", "0 1 0", "1 1 0", "1 0 0", "3 0 0", "3 1 0", "2 1.5 0", "5 0 0"]
+    faces = ["4 0 1 2 3", "5 3 4 5 6 2", "3 4 7 5"]
+    path = meshes / "raw" / "bed" / "train" / "bed_0001.off"
+    path.write_text("\n".join(["OFF", "8 3 0", *points, *faces]) + end)
+    full, _ = data.load(MESH_SETTINGS | {"points": 4096}, meshes, ALONE)
+    x = full.points[CLASSES.index("bed"), 0]
+    x = (x - x.min()) / (x.max() - x.min()) * 5
+    shares = torch.histc(x, bins=5, min=0, max=5) / len(x)
+    areas = torch.tensor([1, 1.25, 1.25, 0.75, 0.25])
+    torch.testing.assert_close(shares, areas / areas.sum(), rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 6])
