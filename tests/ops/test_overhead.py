@@ -50,4 +50,6 @@ def test_a_call_with_its_gradient(device):
     x = torch.randn(16, device=device, requires_grad=True)
     calls = python_calls(lambda: ddn_cuda.robust_pool(x).backward())
     others = python_calls(lambda: x.median().backward())
-    assert len(calls) - len(others) <= 60, calls
+    # From PyTorch 2.14 on, `apply` inspects the signature of `forward` in every call.
+    inspects = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
+    assert len(calls) - len(others) <= (80 if inspects else 60), calls
