@@ -66,10 +66,10 @@ class Counted(NamedTuple):
 
 
 def _sets(points: int) -> int:
-    """The number of counted rows."""
+    """The number of counted rows: so many that each warp of a multiprocessor takes several."""
     if points == MILLION:
         return 1
-    return 64 if points <= 128 else 16 if points <= 2048 else 4
+    return 1536 if points <= 64 else 48 if points <= 2048 else 4
 
 
 def _rows(direction: str, penalty: str, points: int, **options) -> Counted:
@@ -101,7 +101,7 @@ def _weighted() -> Iterator[Counted]:
 
 
 def _channels_last() -> Iterator[Counted]:
-    large, images = ((2, 2048, 64), (128, 2048, 1024)), ((4, 49, 64), (2048, 49, 2048))
+    large, images = ((2, 2048, 64), (128, 2048, 1024)), ((8, 49, 192), (2048, 49, 2048))
     for direction, penalty in (
         ("forward", "huber"),
         ("forward", "quadratic"),

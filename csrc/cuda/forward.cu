@@ -12,16 +12,31 @@ bool is_global(const ForwardArgs& args) {
   return args.global && !convex;
 }
 
-__global__ void clear_counts(const SegmentLists lists) {
+__global__ void __launch_bounds__(warp_size) clear_counts(const SegmentLists lists) {
   if (threadIdx.x < num_sizes) lists.counts[threadIdx.x] = 0;
 }
 
-__global__ void sort_by_size(const SegmentLists lists) {
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t s = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; s < lists.segments;
-       s += step) {
-    const int size = lists.sizes.of(lists.ptr[s + 1] - lists.ptr[s]);
-    lists.lists[size * lists.segments + atomicAdd(&lists.counts[size], 1u)] = s;
+// The segments of a warp's lanes go to each list with one addition to its count.
+__global__ void __launch_bounds__(block_threads) sort_by_size(const SegmentLists lists) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * block_threads;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * block_threads + threadIdx.x - lane();
+       first < lists.segments; first += step) {
+    const int64_t segment = first + lane();
+    const int own = segment < lists.segments
+                        ? lists.sizes.of(lists.ptr[segment + 1] - lists.ptr[segment])
+                        : num_sizes;
+    for (int size = 0; size < num_sizes; ++size) {
+      const unsigned same = __ballot_sync(full_mask, own == size);
+      if (same == 0) continue;
+      const int leader = __ffs(static_cast<int>(same)) - 1;
+      unsigned at = 0;
+      if (lane() == leader) {
+        at = atomicAdd(&lists.counts[size], static_cast<unsigned>(__popc(same)));
+      }
+      at = __shfl_sync(full_mask, at, leader);
+      const auto before = static_cast<unsigned>(__popc(same & ((1u << lane()) - 1)));
+      if (own == size) lists.lists[size * lists.segments + at + before] = segment;
+    }
   }
 }
 

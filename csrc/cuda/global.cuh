@@ -44,15 +44,19 @@ __global__ void __launch_bounds__(threads, (min_blocks<P, T, threads, weighted>)
   DDN_DYNAMIC_SHARED(unsigned char, shared);
   const ForwardArgs& forward = args.forward;
   const int64_t capacity = args.scheduler.capacity;
-  T* const points = reinterpret_cast<T*>(shared + Workspace::fixed_bytes);
-  const Workspace workspace(points + (weighted ? 2 : 1) * capacity, capacity, args.table);
+  using Memory = SetMemory<T, ThreadGroup, weighted>;
+  const Memory memory{reinterpret_cast<T*>(shared + Workspace::fixed_bytes),
+                      Memory::row_of(capacity)};
+  const Workspace workspace(memory.memory + Memory::numbers(capacity), capacity, args.table);
   const int64_t items = args.scheduler.items(forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t set = args.scheduler.set(forward.layout, i);
-    WeightStatistics weights{};
-    const auto staged =
-        stage_set<weighted, T, ThreadGroup>(forward, set, points, capacity, weights);
-    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, staged, weights, &workspace);
+    const StagedSet staged = memory.stage(forward, set);
+    commit_async_copies();
+    wait_for_async_copies<0>();
+    __syncthreads();
+    solve_staged<P, /*global=*/true>(forward, staged, memory, nullptr, &workspace);
+    __syncthreads();  // before the next copies overwrite what a thread still reads
   }
 }
 
@@ -66,10 +70,11 @@ __global__ void __launch_bounds__(global_threads, 1)
   T* const lists = reinterpret_cast<T*>(args.lists);
   constexpr int numbers = weighted ? 2 : 1;
   const auto solve = [&](int64_t set, T* list) {
-    const Workspace workspace(list, layout.place(set).num_points, args.table);
+    const int64_t n = layout.place(set).num_points;
+    const Workspace workspace(list, n, args.table);
     WeightStatistics weights{};
     const auto points = locate_set<weighted, T, ThreadGroup>(forward, set, weights);
-    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, points, weights, &workspace);
+    solve_set<P, /*global=*/true, T, ThreadGroup>(forward, set, n, points, weights, &workspace);
   };
   if (layout.ptr == nullptr) {
     T* const list = lists + blockIdx.x * numbers * layout.num_points;
@@ -119,7 +124,7 @@ cudaError_t launch_global_global(const GlobalArgs& args, cudaStream_t stream) {
 template <class P, class T, bool weighted>
 cudaError_t launch_global(const ForwardArgs& forward, cudaStream_t stream) {
   constexpr int64_t bytes = point_bytes<T, weighted>;
-  const Sizes sizes{global_small_bytes / bytes, global_shared_bytes / bytes};
+  const Sizes sizes({global_small_bytes / bytes, global_shared_bytes / bytes});
   using Launch = cudaError_t (*)(const GlobalArgs&, cudaStream_t);
   constexpr Launch launches[] = {launch_global_shared<P, T, global_small_threads, weighted>,
                                  launch_global_shared<P, T, global_threads, weighted>,

@@ -6,12 +6,15 @@
 
 namespace ddn::cuda {
 
-// The `Lister` of BreakpointSums. Each warp lists its own points and shares them out evenly among
-// its lanes, whichever thread staged them. The last row is padded with points at infinity, beyond
+// The `Lister` of BreakpointSums. Each warp, or group of fewer lanes, lists its own points and shares
+// them out evenly among its lanes. The last row is padded with points at infinity, beyond
 // their breakpoints on the right; as many points on the left balance them.
 template <class T, class ThreadGroup, class Points>
 struct GroupBreakpointLister {
   static constexpr bool bounded = true;
+  // That share a list.
+  using Sharers = Lanes<ThreadGroup::threads < warp_size ? ThreadGroup::threads : warp_size>;
+  static constexpr int sharers = Sharers::threads;
 
   const GroupPoints<T, ThreadGroup, Points>& set;
   double alpha;
@@ -21,7 +24,7 @@ struct GroupBreakpointLister {
     return Points::list_capacity(set.n, ThreadGroup::warps);
   }
   __device__ __forceinline__ T* list() const {
-    return set.points.lists + ThreadGroup::rank() / warp_size * capacity();
+    return set.points.lists + ThreadGroup::rank() / sharers * capacity();
   }
 
   template <bool squares, bool beyond>
@@ -71,14 +74,14 @@ struct GroupBreakpointLister {
     const int listed = __popc(halves[0]) + __popc(halves[1]);
     int last = listed;  // end of this lane's points in the list
 #pragma unroll
-    for (int distance = 1; distance < warp_size; distance *= 2) {
-      const int before = __shfl_up_sync(full_mask, last, distance);
-      if (lane() >= distance) last += before;
+    for (int distance = 1; distance < sharers; distance *= 2) {
+      const int before = __shfl_up_sync(Sharers::mask(), last, distance, sharers);
+      if (Sharers::rank() >= distance) last += before;
     }
-    const int size = __shfl_sync(full_mask, last, warp_size - 1);
-    const int pads = -size & (warp_size - 1);
+    const int size = __shfl_sync(Sharers::mask(), last, sharers - 1, sharers);
+    const int pads = -size & (sharers - 1);
     if (size <= capacity()) {
-      __syncwarp();  // lanes may still read an earlier list
+      Sharers::sync();  // lanes may still read an earlier list
       T* to = list() + last - listed;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -87,10 +90,12 @@ struct GroupBreakpointLister {
           *to++ = x[k * ThreadGroup::threads];
         }
       }
-      if (lane() < pads) list()[size + lane()] = static_cast<T>(detail::infinity);
-      __syncwarp();
+      if (Sharers::rank() < pads) {
+        list()[size + Sharers::rank()] = static_cast<T>(detail::infinity);
+      }
+      Sharers::sync();
     }
-    const bool leads = lane() == 0;
+    const bool leads = Sharers::rank() == 0;
     int numbers[] = {static_cast<int>(inside), listed, static_cast<int>(left), leads ? pads : 0,
                      leads && size > capacity()};
     ThreadGroup::template reduce<Add>(sums);
@@ -98,7 +103,7 @@ struct GroupBreakpointLister {
     const int right = set.n - numbers[0] - numbers[1] - numbers[2];
     const FixedSums others{static_cast<double>(numbers[0]), sums[0], squares ? sums[1] : 0,
                            static_cast<double>(numbers[2] - right + numbers[3])};
-    const int rows_listed = (size + pads) / warp_size;
+    const int rows_listed = (size + pads) / sharers;
     return {u, 0, others, rows_listed, squares, beyond, numbers[4] == 0};
   }
 
@@ -107,15 +112,15 @@ struct GroupBreakpointLister {
     // Summed in the precision of the terms: few points err no more than the many others do.
     return set.template sums_of<P, T>(u, alpha, a, [&](const auto& body, const auto& flush) {
       constexpr int unrolled = 4;
-      const T* x = list() + lane();
+      const T* x = list() + Sharers::rank();
       int rows = known.size;
 #pragma unroll 1
-      for (; rows >= unrolled; rows -= unrolled, x += unrolled * warp_size) {
+      for (; rows >= unrolled; rows -= unrolled, x += unrolled * sharers) {
 #pragma unroll
-        for (int k = 0; k < unrolled; ++k) body(x[k * warp_size], One{});
+        for (int k = 0; k < unrolled; ++k) body(x[k * sharers], One{});
       }
 #pragma unroll 1
-      for (; rows > 0; --rows, x += warp_size) body(*x, One{});
+      for (; rows > 0; --rows, x += sharers) body(*x, One{});
       flush();
     });
   }

@@ -160,14 +160,10 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
 
  private:
   __device__ __forceinline__ ThreadStatistics<T> thread_statistics() const {
-    if constexpr (Points::has_statistics) {
-      return points_.points.statistics;
-    } else {
-      StatisticsAccumulator<T, weighted> accumulator;
-      points_.for_each([&](T x, auto weight) { accumulator.add(x, weight); },
-                       [&] { accumulator.flush(); });
-      return accumulator.statistics();
-    }
+    StatisticsAccumulator<T, weighted> accumulator;
+    points_.for_each([&](T x, auto weight) { accumulator.add(x, weight); },
+                     [&] { accumulator.flush(); });
+    return accumulator.statistics();
   }
 
   __device__ __forceinline__ GroupSearchPoints<T, ThreadGroup, Points> search() const {

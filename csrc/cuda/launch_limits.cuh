@@ -16,6 +16,27 @@ constexpr int64_t max_shared_bytes = 99 << 10;
 constexpr int64_t static_shared_bytes = 4 << 10;
 constexpr int64_t max_dynamic_bytes = max_shared_bytes - static_shared_bytes;
 
+// The current device, for launches whose grid fills it once.
+struct DeviceLimits {
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // of a multiprocessor
+
+  cudaError_t read() {
+    int device = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    }
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+                                     device);
+    }
+    return error;
+  }
+  // Shared memory of a block if a multiprocessor holds so many. The driver takes 1 KiB of each.
+  int64_t block_shared_bytes(int blocks) const { return shared_bytes / blocks - (1 << 10); }
+};
+
 // Kernels loop over their work with the grid as stride, so a grid need not cover the work.
 inline unsigned grid_for(int64_t work, int64_t per_block) {
   constexpr int64_t max_blocks = 1 << 20;

@@ -1,7 +1,10 @@
 // The forward kernels of the local solver; global.cuh has those of the global search. The size of a
 // set, its weights included, alone decides which of them solves it:
 //
-//   up to 8 KiB    a warp per set, eight sets to a block, the points in shared memory
+//   up to 256 B    a lane per set, the points in shared memory
+//   up to 1 KiB    4 lanes per set, the same
+//   up to 4 KiB    16 lanes per set, the same
+//   up to 8 KiB    a warp per set, the points in shared memory
 //   up to 64 KiB   a block per set, the points in shared memory
 //   above          a block per set, the points in global memory, read in each pass
 //
@@ -14,7 +17,8 @@
 
 namespace ddn::cuda {
 
-constexpr int64_t warp_bytes = 8 << 10;
+// Of the sets of a group of lanes, for each lane.
+constexpr int64_t lane_bytes = 256;
 constexpr int64_t block_bytes = 64 << 10;
 constexpr int large_threads = 512;
 
@@ -23,23 +27,78 @@ struct LocalArgs {
   TileScheduler scheduler;
 };
 
+// Numbers that a warp of the pipeline keeps: two tiles, and lists.
 template <class P, class T, class ThreadGroup, bool weighted>
+constexpr DDN_HOST_DEVICE int64_t pipeline_numbers(int64_t capacity) {
+  using Memory = SetMemory<T, ThreadGroup, weighted>;
+  return 2 * Memory::numbers(capacity) +
+         Memory::sets * list_numbers<P, T, ThreadGroup, weighted>(capacity);
+}
+
+// Each warp has two tiles of memory, the sets of one of which it solves while those of the next
+// arrive. A multiprocessor keeps the warps that it has and memory for them: the grid has no more
+// blocks than fit, and each warp takes tiles with the stride of the grid.
+constexpr int pipeline_warps = 6;  // of a block, at most
+constexpr int pipeline_blocks = 2;  // of a multiprocessor
+
+template <class P, class T, class ThreadGroup, bool weighted>
+__global__ void __launch_bounds__(pipeline_warps * warp_size, pipeline_blocks)
+    local_pipeline(const __grid_constant__ LocalArgs args) {
+  using Memory = SetMemory<T, ThreadGroup, weighted>;
+  DDN_DYNAMIC_SHARED(T, shared);
+  const ForwardArgs& forward = args.forward;
+  const TileScheduler& scheduler = args.scheduler;
+  const auto warps = static_cast<int>(blockDim.x) / warp_size;
+  const auto warp = static_cast<int>(threadIdx.x) / warp_size;
+  const int numbers = Memory::numbers(scheduler.capacity);
+  T* const memory = shared + warp * pipeline_numbers<P, T, ThreadGroup, weighted>(scheduler.capacity);
+  T* const lists = memory + 2 * numbers +
+                   lane() / ThreadGroup::threads *
+                       list_numbers<P, T, ThreadGroup, weighted>(scheduler.capacity);
+  const int row = Memory::row_of(scheduler.capacity);
+  const auto tile_memory = [&](int buffer) { return Memory{memory + buffer * numbers, row}; };
+
+  const int64_t items = scheduler.items(forward.layout);
+  const int64_t step = static_cast<int64_t>(gridDim.x) * warps * Memory::sets;
+  const auto stage = [&](int64_t first, int buffer) {
+    const int64_t item = first + lane() / ThreadGroup::threads;
+    const int64_t set = item < items ? scheduler.set(forward.layout, item) : -1;
+    return tile_memory(buffer).stage(forward, set);
+  };
+  int64_t first = (static_cast<int64_t>(blockIdx.x) * warps + warp) * Memory::sets;
+  if (first >= items) return;
+  StagedSet next = stage(first, 0);
+  commit_async_copies();
+  for (int buffer = 0; first < items; first += step, buffer ^= 1) {
+    const StagedSet staged = next;
+    if (first + step < items) next = stage(first + step, buffer ^ 1);
+    commit_async_copies();
+    wait_for_async_copies<1>();
+    __syncwarp();
+    if (staged.set >= 0) {
+      solve_staged<P, /*global=*/false>(forward, staged, tile_memory(buffer), lists);
+    }
+    __syncwarp();  // before the next copies overwrite what a lane still reads
+  }
+}
+
+template <class P, class T, bool weighted>
 __global__ void __launch_bounds__(block_threads, 2)
     local_shared_memory(const __grid_constant__ LocalArgs args) {
+  using ThreadGroup = Block<block_threads>;
+  using Memory = SetMemory<T, ThreadGroup, weighted>;
   DDN_DYNAMIC_SHARED(T, shared);
-  constexpr int thread_groups = block_threads / ThreadGroup::threads;
-  const int thread_group = static_cast<int>(threadIdx.x) / ThreadGroup::threads;
   const int64_t capacity = args.scheduler.capacity;
-  T* const points = shared + thread_group * group_numbers<P, T, ThreadGroup, weighted>(capacity);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * thread_groups;
+  const Memory memory{shared, Memory::row_of(capacity)};
+  T* const lists = shared + Memory::numbers(capacity);
   const int64_t items = args.scheduler.items(args.forward.layout);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * thread_groups + thread_group; i < items;
-       i += step) {
-    const int64_t set = args.scheduler.set(args.forward.layout, i);
-    WeightStatistics weights{};
-    const auto staged = stage_set<weighted, T, ThreadGroup, keeps_lists<P, weighted>>(
-        args.forward, set, points, capacity, weights);
-    solve_set<P, /*global=*/false, T, ThreadGroup>(args.forward, set, staged, weights);
+  for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
+    const StagedSet staged = memory.stage(args.forward, args.scheduler.set(args.forward.layout, i));
+    commit_async_copies();
+    wait_for_async_copies<0>();
+    __syncthreads();
+    solve_staged<P, /*global=*/false>(args.forward, staged, memory, lists);
+    __syncthreads();  // before the next copies overwrite what a thread still reads
   }
 }
 
@@ -51,41 +110,51 @@ __global__ void __launch_bounds__(large_threads, 1)
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t set = args.scheduler.set(args.forward.layout, i);
     WeightStatistics weights{};
+    const int64_t n = args.forward.layout.place(set).num_points;
     const auto points = locate_set<weighted, T, ThreadGroup>(args.forward, set, weights);
-    solve_set<P, /*global=*/false, T, ThreadGroup>(args.forward, set, points, weights);
+    solve_set<P, /*global=*/false, T, ThreadGroup>(args.forward, set, n, points, weights);
   }
 }
 
-// max_points: of a set.
-template <class P, class T, class ThreadGroup, bool weighted, int64_t max_points>
-cudaError_t launch_local_shared(const LocalArgs& args, cudaStream_t stream) {
-  constexpr int thread_groups = block_threads / ThreadGroup::threads;
+template <class P, class T, class ThreadGroup, bool weighted>
+cudaError_t launch_pipeline(const LocalArgs& args, cudaStream_t stream) {
   using Kernel = void (*)(LocalArgs);
-  const Kernel kernel = local_shared_memory<P, T, ThreadGroup, weighted>;
-  constexpr auto bytes = [](int64_t points) {
-    return thread_groups * group_numbers<P, T, ThreadGroup, weighted>(points) *
-           static_cast<int64_t>(sizeof(T));
-  };
-  constexpr int64_t max_bytes = bytes(max_points);
-  static_assert(max_bytes <= max_dynamic_bytes);
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(max_bytes));
+  const Kernel kernel = local_pipeline<P, T, ThreadGroup, weighted>;
+  DeviceLimits device;
+  cudaError_t error = device.read();
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, thread_groups), block_threads,
-             static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);
+  const int64_t bytes =
+      pipeline_numbers<P, T, ThreadGroup, weighted>(args.scheduler.capacity) * sizeof(T);
+  const int warps = static_cast<int>(
+      std::clamp<int64_t>(device.block_shared_bytes(pipeline_blocks) / bytes, 1, pipeline_warps));
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(warps * bytes));
+  if (error != cudaSuccess) return error;
+  const int64_t tiles = args.forward.layout.num_sets / SetMemory<T, ThreadGroup, weighted>::sets + 1;
+  const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(
+      (tiles + warps - 1) / warps, pipeline_blocks * device.multiprocessors));
+  DDN_LAUNCH(kernel, blocks, warps * warp_size, static_cast<size_t>(warps * bytes), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_warps(const LocalArgs& args, cudaStream_t stream) {
-  constexpr int64_t max_points = warp_bytes / point_bytes<T, weighted>;
-  return launch_local_shared<P, T, Warp, weighted, max_points>(args, stream);
-}
-
-template <class P, class T, bool weighted>
 cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
-  constexpr int64_t max_points = block_bytes / point_bytes<T, weighted>;
-  return launch_local_shared<P, T, Block<block_threads>, weighted, max_points>(args, stream);
+  using ThreadGroup = Block<block_threads>;
+  constexpr auto bytes = [](int64_t points) {
+    return static_cast<int64_t>(sizeof(T)) *
+           (SetMemory<T, ThreadGroup, weighted>::numbers(points) +
+            list_numbers<P, T, ThreadGroup, weighted>(points));
+  };
+  constexpr int64_t max_bytes = bytes(block_bytes / point_bytes<T, weighted>);
+  static_assert(max_bytes <= max_dynamic_bytes);
+  using Kernel = void (*)(LocalArgs);
+  const Kernel kernel = local_shared_memory<P, T, weighted>;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(max_bytes));
+  if (error != cudaSuccess) return error;
+  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, 1), block_threads,
+             static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);
+  return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
@@ -97,11 +166,14 @@ cudaError_t launch_local_global(const LocalArgs& args, cudaStream_t stream) {
 
 template <class P, class T, bool weighted>
 cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
-  constexpr int64_t bytes = point_bytes<T, weighted>;
-  const Sizes sizes{warp_bytes / bytes, block_bytes / bytes};
+  constexpr int64_t lane_points = lane_bytes / point_bytes<T, weighted>;
+  const Sizes sizes({lane_points, 4 * lane_points, 16 * lane_points, 32 * lane_points,
+                     block_bytes / point_bytes<T, weighted>});
   using Launch = cudaError_t (*)(const LocalArgs&, cudaStream_t);
-  constexpr Launch launches[] = {launch_warps<P, T, weighted>, launch_blocks<P, T, weighted>,
-                                 launch_local_global<P, T, weighted>};
+  constexpr Launch launches[] = {
+      launch_pipeline<P, T, Lanes<1>, weighted>,  launch_pipeline<P, T, Lanes<4>, weighted>,
+      launch_pipeline<P, T, Lanes<16>, weighted>, launch_pipeline<P, T, Warp, weighted>,
+      launch_blocks<P, T, weighted>,              launch_local_global<P, T, weighted>};
   return launch_by_size(args, sizes, stream, [&](int size, const TileScheduler& scheduler) {
     return launches[size]({args, scheduler}, stream);
   });

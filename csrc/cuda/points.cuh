@@ -59,24 +59,16 @@ struct StatisticsAccumulator {
 // Points one after the other in shared memory.
 template <class T>
 struct SharedMemoryPoints {
-  static constexpr bool weighted = false, in_global_memory = false, has_statistics = false,
-                        has_lists = false;
+  static constexpr bool weighted = false, in_global_memory = false, has_lists = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
-  __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
-  __device__ __forceinline__ One weight(int64_t) const { return {}; }
+  __device__ __forceinline__ T operator[](Index i) const { return x[i]; }
+  __device__ __forceinline__ One weight(Index) const { return {}; }
 };
 
-// Points of which staging has computed the statistics.
+// The same, with memory for lists of points near their breakpoints, one a warp.
 template <class T>
-struct StagedPoints : SharedMemoryPoints<T> {
-  static constexpr bool has_statistics = true;
-  ThreadStatistics<T> statistics;
-};
-
-// Staged points, followed by memory for lists of points near their breakpoints, one a warp.
-template <class T>
-struct ListingPoints : StagedPoints<T> {
+struct ListingPoints : SharedMemoryPoints<T> {
   static constexpr bool has_lists = true;
   T* lists;
 
@@ -91,13 +83,12 @@ struct ListingPoints : StagedPoints<T> {
 // Points and their weights, which are divided by the unit.
 template <class T>
 struct WeightedSharedMemoryPoints {
-  static constexpr bool weighted = true, in_global_memory = false, has_statistics = false,
-                        has_lists = false;
+  static constexpr bool weighted = true, in_global_memory = false, has_lists = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
   const T* weights;
-  __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
-  __device__ __forceinline__ T weight(int64_t i) const { return weights[i]; }
+  __device__ __forceinline__ T operator[](Index i) const { return x[i]; }
+  __device__ __forceinline__ T weight(Index i) const { return weights[i]; }
 };
 
 // Points that a thread loads together, with their weights.
@@ -110,8 +101,7 @@ struct Batch {
 // Points in global memory, where the tensor has them.
 template <class T>
 struct GlobalMemoryPoints {
-  static constexpr bool weighted = false, in_global_memory = true, has_statistics = false,
-                        has_lists = false;
+  static constexpr bool weighted = false, in_global_memory = true, has_lists = false;
   using Index = int64_t;
   const void* x;
   DType dtype;
@@ -147,8 +137,7 @@ struct GlobalMemoryPoints {
 
 template <class T>
 struct WeightedGlobalMemoryPoints {
-  static constexpr bool weighted = true, in_global_memory = true, has_statistics = false,
-                        has_lists = false;
+  static constexpr bool weighted = true, in_global_memory = true, has_lists = false;
   using Index = int64_t;
   GlobalMemoryPoints<T> points;
   GlobalMemoryPoints<T> weights;  // undivided

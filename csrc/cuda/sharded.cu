@@ -11,8 +11,7 @@ namespace ddn::cuda {
 
 // Points of any dtype in any dims. Without weights, each weight is one.
 struct SharedPoints {
-  static constexpr bool weighted = true, in_global_memory = true, has_statistics = false,
-                        has_lists = false;
+  static constexpr bool weighted = true, in_global_memory = true, has_lists = false;
   using Index = int64_t;
   const PoolArgs& args;
   int64_t first_point, first_weight;

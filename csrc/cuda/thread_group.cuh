@@ -1,4 +1,4 @@
-// A thread group: the threads that solve one set together, a warp or a block. Reductions give every
+// A thread group: the threads that solve one set together, some lanes of a warp or a block. Reductions give every
 // thread the same bits, so that all threads take the same branches in the solver.
 #pragma once
 
@@ -17,18 +17,21 @@ struct Add {
   }
 };
 struct Max {
-  static __device__ __forceinline__ double combine(double a, double b) { return max(a, b); }
+  template <class V>
+  static __device__ __forceinline__ V combine(V a, V b) {
+    return max(a, b);
+  }
 };
 
 // A butterfly: both partners of an exchange combine the same two numbers, and the operations are
 // commutative to the last bit.
-template <class Op, class V, int count>
-__device__ __forceinline__ void reduce_warp(V (&values)[count]) {
+template <class Op, int lanes = warp_size, class V, int count>
+__device__ __forceinline__ void reduce_lanes(unsigned mask, V (&values)[count]) {
 #pragma unroll
-  for (int distance = warp_size / 2; distance > 0; distance /= 2) {
+  for (int distance = lanes / 2; distance > 0; distance /= 2) {
 #pragma unroll
     for (int k = 0; k < count; ++k) {
-      values[k] = Op::combine(values[k], __shfl_xor_sync(full_mask, values[k], distance));
+      values[k] = Op::combine(values[k], __shfl_xor_sync(mask, values[k], distance));
     }
   }
 }
@@ -49,37 +52,58 @@ __device__ __forceinline__ float largest_in_warp(float x) {
 
 __device__ __forceinline__ int lane() { return threadIdx.x % warp_size; }
 
-struct Warp {
-  static constexpr int threads = warp_size;
+// Neighbouring lanes: a power of two of them. The groups of a warp may be at different places of a
+// program, so that a collective names only the lanes of its group.
+template <int lanes>
+struct Lanes {
+  static constexpr int threads = lanes;
   static constexpr int warps = 1;
 
-  static __device__ __forceinline__ int rank() { return threadIdx.x % warp_size; }
+  static __device__ __forceinline__ int rank() { return lane() % lanes; }
+  static __device__ __forceinline__ unsigned mask() {
+    return full_mask >> (warp_size - lanes) << (lane() - rank());
+  }
+  static __device__ __forceinline__ void sync() { __syncwarp(mask()); }
 
   template <class Op, class V, int count>
   static __device__ __forceinline__ void reduce(V (&values)[count]) {
-    reduce_warp<Op>(values);
+    reduce_lanes<Op, lanes>(mask(), values);
   }
 
   template <int count>
   static __device__ __forceinline__ void sum(int (&values)[count]) {
+    if constexpr (lanes == warp_size) {
 #pragma unroll
-    for (int k = 0; k < count; ++k) values[k] = __reduce_add_sync(full_mask, values[k]);
+      for (int k = 0; k < count; ++k) values[k] = __reduce_add_sync(full_mask, values[k]);
+    } else {
+      reduce<Add>(values);
+    }
   }
 
-  static __device__ __forceinline__ float largest(float x) { return largest_in_warp(x); }
+  static __device__ __forceinline__ float largest(float x) {
+    if constexpr (lanes == warp_size) return largest_in_warp(x);
+    float values[1] = {x};
+    reduce<Max>(values);
+    return values[0];
+  }
 };
+
+using Lane = Lanes<1>;
+using Warp = Lanes<warp_size>;
 
 template <int block_threads>
 struct Block {
   static constexpr int threads = block_threads;
   static constexpr int warps = block_threads / warp_size;
 
+  static __device__ __forceinline__ void sync() { __syncthreads(); }
+
   static __device__ __forceinline__ int rank() { return threadIdx.x; }
 
   template <class Op, class V, int count>
   static __device__ __forceinline__ void reduce(V (&values)[count]) {
     __shared__ V parts[warps * count];
-    reduce_warp<Op>(values);
+    reduce_lanes<Op>(full_mask, values);
     __syncthreads();  // the readers of an earlier reduction have left `parts`
     if (threadIdx.x % warp_size == 0) {
 #pragma unroll

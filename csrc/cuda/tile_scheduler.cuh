@@ -8,16 +8,25 @@
 
 namespace ddn::cuda {
 
-constexpr int num_sizes = 3;
+constexpr int num_sizes = 6;  // at most
 // Blocks of a launch that cannot know the length of its list: a few for each multiprocessor.
 constexpr unsigned max_list_blocks = 2048;
 
-// The most points of a set in each size class; the last class has no bound.
+// The most points of a set in each size class; all others belong to the last one.
 struct Sizes {
   int64_t most[num_sizes - 1];
 
+  template <int count>
+  Sizes(const int64_t (&given)[count]) {
+    static_assert(count < num_sizes);
+    for (int size = 0; size < num_sizes - 1; ++size) {
+      most[size] = size < count ? given[size] : INT64_MAX;
+    }
+  }
   DDN_HOST_DEVICE int of(int64_t points) const {
-    return points <= most[0] ? 0 : points <= most[1] ? 1 : 2;
+    int size = 0;
+    while (size < num_sizes - 1 && points > most[size]) ++size;
+    return size;
   }
 };
 
@@ -63,8 +72,8 @@ struct SegmentLists {
            num_sizes * (layout.num_sets / layout.channels) * static_cast<int64_t>(sizeof(int64_t));
   }
   TileScheduler scheduler(int size, int64_t points) const {
-    return {size < num_sizes - 1 ? sizes.most[size] : points, lists + size * segments,
-            counts + size};
+    const int64_t most = size < num_sizes - 1 ? sizes.most[size] : INT64_MAX;
+    return {std::min(most, points), lists + size * segments, counts + size};
   }
 };
 
