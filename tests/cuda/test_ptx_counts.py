@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bench.gpu_model.costs import by_unit
 from tests.support.ptx_emulator import build
 
 SOURCE = build.HERE / "known_counts.cu"
@@ -97,6 +98,42 @@ def test_a_guarded_batch(counts):
     assert found.traffic["global_load"].requests == 7
     # One wait on a GPU; PTX adds the first values between the guards of the last.
     assert found.load_chain in (1, 2)
+
+
+def test_an_asynchronous_copy_is_a_load_and_a_store_of_one_instruction(counts):
+    found = counts("copied")
+    load, store = found.traffic["global_load"], found.traffic["shared_store"]
+    assert (load.requests, load.bytes, load.transactions) == (1, 512, 16)
+    assert (store.requests, store.bytes, store.transactions, store.least) == (1, 512, 4, 4)
+    assert (found.block_sectors, found.launch_sectors) == (16, 16)
+    assert found.load_chain == 1
+    units = by_unit({name: n for name, n in found.instructions.items() if name.startswith("cp.")})
+    assert {unit: n for unit, n in units.items() if n} == {"global": 1, "control": 2}
+
+
+@pytest.mark.parametrize(("valid", "sectors"), [(0, 0), (1, 1), (9, 2), (32, 4)])
+def test_zeros_are_not_loaded(counts, valid, sectors):
+    found = counts("copied_or_zero", valid)
+    load, store = found.traffic["global_load"], found.traffic["shared_store"]
+    assert (load.requests, load.bytes, load.transactions) == (valid > 0, 4 * valid, sectors)
+    assert (store.requests, store.bytes, store.transactions) == (1, 128, 1)
+    assert found.load_chain == (valid > 0)
+
+
+def test_bytes_of_a_copy_are_in_flight_until_the_wait(counts):
+    assert counts("copied_chain").load_chain == 2
+    for loops in (1, 3000):
+        found = counts("copied_early", loops)
+        assert found.load_chain == 1
+    assert 3.9 < found.bytes_in_flight < 4
+
+
+@pytest.mark.parametrize(("name", "ahead"), [("one_tile_ahead", 1), ("four_tiles_ahead", 4)])
+def test_tiles_in_flight_are_one_wait(counts, name, ahead):
+    found = counts(name, 100)
+    assert found.traffic["global_load"].requests == 100
+    assert found.load_chain == -(-100 // (ahead + 1))
+    assert 4 * ahead * 0.8 < found.bytes_in_flight < 4 * (ahead + 1)
 
 
 @pytest.mark.parametrize(("stride", "passes"), [(0, 1), (1, 1), (2, 2), (3, 1), (16, 16), (31, 1)])

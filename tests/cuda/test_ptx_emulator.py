@@ -37,11 +37,12 @@ def emulator(host_objects, tmp_path_factory):
     return build.build(tmp_path_factory.mktemp("defects"), host_objects, SOURCES)
 
 
-def run_defect(emulator, name):
+def run_defect(emulator, name, dtype=np.float32):
+    """dtype: of the size to which x is aligned."""
     x = np.zeros(64, np.float32)
     x[1:] = np.linspace(0.5, 4, 63)
     out = np.zeros(64, np.float32)
-    arguments = emulator._input(x), emulator._pointer(out)
+    arguments = emulator._input(x.view(dtype)), emulator._pointer(out)
     assert emulator._call(emulator._c.shim_defect, name.encode(), *arguments) == 0, name
     return x, out
 
@@ -74,6 +75,19 @@ def marked_line(name):
         ("mask_of_half_a_warp", "lacks its caller"),
         ("divergent_barrier", "deadlock: .*wait in bar.sync"),
         ("division_by_zero", "integer division by zero"),
+        ("copy_read_too_early", "race: reads what an asynchronous copy in flight writes"),
+        ("copy_of_a_later_group", "race: reads what an asynchronous copy in flight writes"),
+        ("uncommitted_copy", "race: reads what an asynchronous copy in flight writes"),
+        ("copy_without_barrier", "race: reads what another thread stored"),
+        ("copy_waited_for_after_the_barrier", "race: reads what "),
+        ("store_to_a_copy", "race: overwrites what an asynchronous copy in flight writes"),
+        ("two_copies_to_one_place", "race: overwrites what an asynchronous copy in flight writes"),
+        ("copy_to_what_others_read", "race: overwrites what another thread read"),
+        ("unfinished_copy", "exits without waiting for its asynchronous copy"),
+        ("misaligned_copy_source", "misaligned access to global memory"),
+        ("misaligned_copy_target", "misaligned access to shared memory"),
+        ("copy_source_out_of_bounds", "load of global memory out of bounds"),
+        ("copy_target_out_of_bounds", "access to shared memory out of bounds"),
     ],
 )
 def test_defect_is_reported_with_its_line(name, message, order, emulator):
@@ -92,6 +106,18 @@ def test_what_is_right_is_not_reported(emulator):
         np.testing.assert_array_equal(out, np.arange(64))
         _, out = run_defect(emulator, "constant_table")
         np.testing.assert_array_equal(out, [1, 2, 3] + [0] * 61)
+
+
+def test_asynchronous_copies(emulator):
+    for order in ORDERS:
+        emulator.configure(order, seed=3)
+        x, out = run_defect(emulator, "sound_copies", np.complex128)
+        expected = x + (np.arange(64) % 4 == 0) * (np.arange(64) < 16)
+        np.testing.assert_array_equal(out, expected.astype(np.float32)[::-1])
+        _, out = run_defect(emulator, "zero_filled_copies", np.complex128)
+        np.testing.assert_array_equal(out, [*x[16:62], *[0] * 18])
+        _, out = run_defect(emulator, "copies_of_a_warp")
+        np.testing.assert_array_equal(out, np.roll(x, -1).reshape(-1, 2)[:, ::-1].ravel())
 
 
 def test_launch_bounds_hold(emulator):

@@ -86,6 +86,8 @@ def test_orders(shim):
         ("different_collectives", "lanes of warp . meet in different collectives"),
         ("different_masks", "mask 0xffffffff|deadlock"),
         ("inactive_lane", "reads from inactive lane 16"),
+        ("unfinished_copies", "exits without waiting for its asynchronous copy"),
+        ("misaligned_copies", "misaligned "),
     ],
 )
 def test_misuse_is_reported_with_its_line(name, message, ordered):
@@ -93,6 +95,16 @@ def test_misuse_is_reported_with_its_line(name, message, ordered):
         ordered.toy(name)
     assert marked_line(name) in str(caught.value)
     ordered.toy("block_sum")  # the next launch is none the worse
+
+
+def test_copies(ordered):
+    numbers = 1 + np.arange(64)
+    expected = numbers + np.where(numbers <= 50, numbers, 0)[::-1]
+    np.testing.assert_array_equal(ordered.toy("copies")[:64], expected)
+
+
+def test_copies_in_flight_are_nan(ordered, source_only):
+    assert np.isnan(ordered.toy("copies_read_too_early")[:64]).all()
 
 
 def test_widths_are_powers_of_two(ordered, source_only):

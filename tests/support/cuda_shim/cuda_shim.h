@@ -128,6 +128,11 @@ constexpr int gather = -2;  // the result has the value of each lane of the mask
 void sync_threads(const Site& site);
 void sync_warp(Arrival& arrival);
 
+// Asynchronous copies; see csrc/cuda/async_copy.cuh and async_copies.cpp.
+void issue_copy(void* shared, const void* global, int bytes, int valid, const Site& site);
+void commit_async_copies();
+void wait_for_copies(int pending);
+
 cudaError_t set_shared_limit(const void* kernel, cudaFuncAttribute attribute, int bytes);
 void* dynamic_shared();
 void run_grid(const void* kernel, const char* name, dim3 grid, dim3 block, size_t shared_bytes,
@@ -239,6 +244,21 @@ cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute attribute, int val
 
 // As default arguments these are the file and line of the caller.
 #define DDN_SHIM_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+namespace cuda_shim {
+
+template <int bytes>
+void copy_async(void* shared, const void* global, int valid = bytes, DDN_SHIM_CALLER) {
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16);
+  issue_copy(shared, global, bytes, valid, {"copy_async", file, line});
+}
+template <int pending = 0>
+void wait_for_async_copies() {
+  static_assert(pending >= 0);
+  wait_for_copies(pending);
+}
+
+}  // namespace cuda_shim
 
 inline void __syncthreads(DDN_SHIM_CALLER) {
   cuda_shim::sync_threads({"__syncthreads", file, line});

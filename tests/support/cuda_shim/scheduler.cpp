@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "async_copies.h"
 #include "cuda_shim.h"
 #include "fibers.h"
 #include "shared_memory.h"
@@ -218,6 +219,7 @@ void leave_block() {
 void run_thread() {
   set_thread_index();
   (*block.thread)();
+  async_copies::end_thread();
   leave_block();
   if (block.live == 0) {
     fibers::leave();
@@ -228,6 +230,7 @@ void run_thread() {
 
 bool run_block() {
   shared_memory::poison();
+  async_copies::begin_block();
   if (backend != nullptr) backend->begin_block();
   block.live = block.num_threads;
   block.ready_warps = 0;

@@ -2,9 +2,14 @@
 // that the error of kernel NAME must report.
 #include <cstring>
 
+#include "cuda/async_copy.cuh"
 #include "cuda/launch.h"
 
 namespace {
+
+using ddn::cuda::commit_async_copies;
+using ddn::cuda::copy_async;
+using ddn::cuda::wait_for_async_copies;
 
 constexpr unsigned full = 0xffffffffu;
 
@@ -78,7 +83,51 @@ __global__ void large_shared(double* out) {
   out[threadIdx.x] = values[threadIdx.x];
 }
 
+// The source lies behind the result.
+__global__ void copies(double* out) {
+  DDN_DYNAMIC_SHARED(double, values);
+  double* const source = out + 64;
+  source[threadIdx.x] = 1 + threadIdx.x;
+  __syncthreads();
+  copy_async<8>(values + threadIdx.x, source + threadIdx.x);
+  commit_async_copies();
+  copy_async<8>(values + 64 + threadIdx.x, source + threadIdx.x, threadIdx.x < 50 ? 8 : 0);
+  commit_async_copies();
+  wait_for_async_copies<1>();
+  out[threadIdx.x] = values[threadIdx.x];
+  wait_for_async_copies();
+  __syncthreads();
+  out[threadIdx.x] += values[127 - threadIdx.x];
+}
+
 // ---- Wrong ----
+
+__global__ void unfinished_copies(double* out) {
+  DDN_DYNAMIC_SHARED(double, values);
+  out[threadIdx.x] = 1;
+  copy_async<8>(values + threadIdx.x, out + threadIdx.x);  // at unfinished_copies
+  commit_async_copies();
+  wait_for_async_copies<1>();
+}
+
+__global__ void copies_read_too_early(double* out) {
+  DDN_DYNAMIC_SHARED(double, values);
+  out[threadIdx.x] = 1;
+  values[threadIdx.x] = 2;
+  copy_async<8>(values + threadIdx.x, out + threadIdx.x);
+  commit_async_copies();
+  wait_for_async_copies<1>();
+  out[threadIdx.x] = values[threadIdx.x];
+  wait_for_async_copies();
+}
+
+__global__ void misaligned_copies(double* out) {
+  DDN_DYNAMIC_SHARED(float, values);
+  out[threadIdx.x] = 1;
+  copy_async<8>(values + 1, out + threadIdx.x);  // at misaligned_copies
+  commit_async_copies();
+  wait_for_async_copies();
+}
 
 __global__ void divergent_barriers(double* out) {
   if (threadIdx.x < 40) {
@@ -164,6 +213,10 @@ const Toy toys[] = {
     {"indices", indices, dim3(2, 3, 2), dim3(5, 3, 4), 0},
     {"order", order, 1, 96, 0},
     {"large_shared", large_shared, 1, 64, 227 << 10, 227 << 10},
+    {"copies", copies, 1, 64, 128 * sizeof(double)},
+    {"unfinished_copies", unfinished_copies, 1, 64, 64 * sizeof(double)},
+    {"copies_read_too_early", copies_read_too_early, 1, 64, 64 * sizeof(double)},
+    {"misaligned_copies", misaligned_copies, 1, 64, 64 * sizeof(double)},
     {"divergent_barriers", divergent_barriers, 1, 64, 0},
     {"missed_barrier", missed_barrier, 1, 64, 0},
     {"mask_without_caller", mask_without_caller, 1, 64, 0},

@@ -2,6 +2,7 @@
 // NAME" marks the line that the report of kernel NAME must have.
 #include <cstring>
 
+#include "cuda/async_copy.cuh"
 #include "cuda/launch.h"
 
 namespace {
@@ -140,6 +141,145 @@ __global__ void division_by_zero(const __grid_constant__ Args a) {
   a.out[threadIdx.x] =
       static_cast<float>(static_cast<int>(threadIdx.x) / zero);  // at division_by_zero
 }
+// ---- Asynchronous copies ----
+
+using ddn::cuda::commit_async_copies;
+using ddn::cuda::copy_async;
+using ddn::cuda::wait_for_async_copies;
+
+// 64 numbers, by copies of each size.
+__global__ void sound_copies(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < 4) copy_async<16>(s + 4 * i, a.x + 4 * i);
+  commit_async_copies();
+  if (i < 16) copy_async<4>(s + 16 + i, a.x + 16 + i);
+  commit_async_copies();
+  if (i < 16) copy_async<8>(s + 32 + 2 * i, a.x + 32 + 2 * i);
+  commit_async_copies();
+  wait_for_async_copies<2>();
+  if (i < 4) s[4 * i] += 1;  // of the first group
+  wait_for_async_copies();
+  __syncthreads();
+  a.out[i] = s[63 - i];
+}
+// Whole copies, a part and none, whose sources lie beyond x.
+__global__ void zero_filled_copies(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  const int i = static_cast<int>(threadIdx.x), left = 46 - 4 * i;
+  const int numbers = left < 0 ? 0 : left < 4 ? left : 4;
+  if (i < 16) copy_async<16>(s + 4 * i, a.x + 16 + 4 * i, 4 * numbers);
+  commit_async_copies();
+  wait_for_async_copies();
+  __syncthreads();
+  a.out[i] = s[i];
+}
+// The lanes of a warp read each other's copies in turn.
+__global__ void copies_of_a_warp(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  for (int k = 0; k < 2; ++k) {
+    copy_async<4>(s + threadIdx.x, a.x + (threadIdx.x + k) % 64);
+    commit_async_copies();
+    wait_for_async_copies();
+    __syncwarp();
+    const float v = s[threadIdx.x ^ 1];
+    __syncwarp();
+    a.out[threadIdx.x] = v;
+  }
+}
+__global__ void copy_read_too_early(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);
+  commit_async_copies();
+  a.out[threadIdx.x] = s[threadIdx.x];  // at copy_read_too_early
+  wait_for_async_copies();
+}
+__global__ void copy_of_a_later_group(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);
+  commit_async_copies();
+  wait_for_async_copies<1>();
+  a.out[threadIdx.x] = s[threadIdx.x];  // at copy_of_a_later_group
+  wait_for_async_copies();
+}
+__global__ void uncommitted_copy(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);
+  wait_for_async_copies();
+  a.out[threadIdx.x] = s[threadIdx.x];  // at uncommitted_copy
+  commit_async_copies();
+  wait_for_async_copies();
+}
+__global__ void copy_without_barrier(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);
+  commit_async_copies();
+  wait_for_async_copies();
+  a.out[threadIdx.x] = s[63 - threadIdx.x];  // at copy_without_barrier
+}
+__global__ void copy_waited_for_after_the_barrier(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);
+  commit_async_copies();
+  __syncthreads();
+  wait_for_async_copies();
+  a.out[threadIdx.x] = s[63 - threadIdx.x];  // at copy_waited_for_after_the_barrier
+}
+__global__ void store_to_a_copy(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);
+  commit_async_copies();
+  s[threadIdx.x] = 1;  // at store_to_a_copy
+  wait_for_async_copies();
+}
+__global__ void two_copies_to_one_place(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);
+  commit_async_copies();
+  copy_async<4>(s + threadIdx.x, a.x + 63 - threadIdx.x);  // at two_copies_to_one_place
+  commit_async_copies();
+  wait_for_async_copies();
+}
+__global__ void copy_to_what_others_read(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  s[threadIdx.x] = a.x[threadIdx.x];
+  __syncthreads();
+  a.out[threadIdx.x] = s[63 - threadIdx.x];
+  copy_async<4>(s + threadIdx.x, a.x + 63 - threadIdx.x);  // at copy_to_what_others_read
+  commit_async_copies();
+  wait_for_async_copies();
+}
+__global__ void unfinished_copy(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + threadIdx.x);  // at unfinished_copy
+  commit_async_copies();
+  wait_for_async_copies<1>();
+}
+__global__ void misaligned_copy_source(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  if (threadIdx.x == 0) copy_async<8>(s, a.x);  // at misaligned_copy_source
+  commit_async_copies();
+  wait_for_async_copies();
+}
+__global__ void misaligned_copy_target(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  if (threadIdx.x == 0) copy_async<8>(s + 1, a.x + 1);  // at misaligned_copy_target
+  commit_async_copies();
+  wait_for_async_copies();
+}
+__global__ void copy_source_out_of_bounds(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + threadIdx.x, a.x + 1 + threadIdx.x);  // at copy_source_out_of_bounds
+  commit_async_copies();
+  wait_for_async_copies();
+}
+__global__ void copy_target_out_of_bounds(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  copy_async<4>(s + 1 + threadIdx.x, a.x + threadIdx.x);  // at copy_target_out_of_bounds
+  commit_async_copies();
+  wait_for_async_copies();
+}
+
 // Each lane adds a product; contraction changes the last bits.
 __global__ void product_and_sum(const __grid_constant__ Args a) {
   const float x = a.x[threadIdx.x] + 0.1f;
@@ -175,6 +315,22 @@ const Defect defects[] = {
     DEFECT(launched_with_too_many_threads),
     DEFECT(division_by_zero),
     DEFECT(product_and_sum),
+    DEFECT(sound_copies),
+    DEFECT(zero_filled_copies),
+    DEFECT(copies_of_a_warp),
+    DEFECT(copy_read_too_early),
+    DEFECT(copy_of_a_later_group),
+    DEFECT(uncommitted_copy),
+    DEFECT(copy_without_barrier),
+    DEFECT(copy_waited_for_after_the_barrier),
+    DEFECT(store_to_a_copy),
+    DEFECT(two_copies_to_one_place),
+    DEFECT(copy_to_what_others_read),
+    DEFECT(unfinished_copy),
+    DEFECT(misaligned_copy_source),
+    DEFECT(misaligned_copy_target),
+    DEFECT(copy_source_out_of_bounds),
+    DEFECT(copy_target_out_of_bounds),
 };
 
 }  // namespace

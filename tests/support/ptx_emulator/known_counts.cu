@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cuda/async_copy.cuh"
 #include "cuda/launch.h"
 
 namespace {
@@ -77,6 +78,82 @@ __global__ void repeated(const __grid_constant__ Arguments a) {
   a.y[blockIdx.x * blockDim.x + threadIdx.x] = sum;
 }
 
+// ---- Asynchronous copies ----
+
+using ddn::cuda::commit_async_copies;
+using ddn::cuda::copy_async;
+using ddn::cuda::wait_for_async_copies;
+
+// 128 bits a lane: as a load and a store.
+__global__ void copied(const __grid_constant__ Arguments a) {
+  alignas(16) __shared__ float numbers[128];
+  copy_async<16>(numbers + 4 * threadIdx.x, a.x + 4 * threadIdx.x);
+  commit_async_copies();
+  wait_for_async_copies();
+  a.y[threadIdx.x] = numbers[4 * threadIdx.x];
+}
+
+// The first lanes copy, the others fill with zeros.
+__global__ void copied_or_zero(const __grid_constant__ Arguments a) {
+  __shared__ float numbers[32];
+  const int valid = static_cast<int>(threadIdx.x) < a.parameter ? 4 : 0;
+  copy_async<4>(numbers + threadIdx.x, a.x + threadIdx.x, valid);
+  commit_async_copies();
+  wait_for_async_copies();
+  a.y[threadIdx.x] = numbers[threadIdx.x];
+}
+
+// A copy whose address is copied before.
+__global__ void copied_chain(const __grid_constant__ Arguments a) {
+  __shared__ long long at[32];
+  __shared__ float numbers[32];
+  copy_async<8>(at + threadIdx.x, a.next + threadIdx.x);
+  commit_async_copies();
+  wait_for_async_copies();
+  copy_async<4>(numbers + threadIdx.x, a.x + at[threadIdx.x]);
+  commit_async_copies();
+  wait_for_async_copies();
+  a.y[threadIdx.x] = numbers[threadIdx.x];
+}
+
+// 100 instructions and more pass between the copy and the wait.
+__global__ void copied_early(const __grid_constant__ Arguments a) {
+  __shared__ float numbers[32];
+  copy_async<4>(numbers + threadIdx.x, a.x + threadIdx.x);
+  commit_async_copies();
+  float y = 0;
+#pragma unroll 1
+  for (int i = 0; i < a.parameter; ++i) y = y * 0.5f + 1;
+  wait_for_async_copies();
+  a.y[threadIdx.x] = y + numbers[threadIdx.x];
+}
+
+// Tiles of 32 numbers, `ahead` of them in flight.
+template <int ahead>
+__global__ void copied_tiles(const __grid_constant__ Arguments a) {
+  constexpr int tiles = ahead + 1;
+  __shared__ float numbers[tiles][32];
+  float sum = 0;
+#pragma unroll 1
+  for (int tile = 0; tile < ahead; ++tile) {
+    copy_async<4>(&numbers[tile][threadIdx.x], a.x + 32 * tile + threadIdx.x);
+    commit_async_copies();
+  }
+#pragma unroll 1
+  for (int tile = 0; tile < a.parameter; ++tile) {
+    const int next = tile + ahead;
+    if (next < a.parameter) {
+      copy_async<4>(&numbers[next % tiles][threadIdx.x], a.x + 32 * next + threadIdx.x);
+    }
+    commit_async_copies();
+    wait_for_async_copies<ahead>();
+    __syncwarp();
+    sum += numbers[tile % tiles][31 - threadIdx.x];
+    __syncwarp();
+  }
+  a.y[threadIdx.x] = sum;
+}
+
 // ---- Shared memory ----
 
 // A stride of s numbers: as many passes over the banks as lanes share a bank.
@@ -139,6 +216,12 @@ const Known known[] = {
     {"guarded_batch", guarded_batch, 1, 32},
     {"vectors", vectors, 1, 32},
     {"repeated", repeated, 2, 32},
+    {"copied", copied, 1, 32},
+    {"copied_or_zero", copied_or_zero, 1, 32},
+    {"copied_chain", copied_chain, 1, 32},
+    {"copied_early", copied_early, 1, 32},
+    {"one_tile_ahead", copied_tiles<1>, 1, 32},
+    {"four_tiles_ahead", copied_tiles<4>, 1, 32},
     {"banks", banks, 1, 32},
     {"colliding_atomics", colliding_atomics, 1, 32},
     {"ragged_loop", ragged_loop, 1, 32},

@@ -2,7 +2,8 @@
 
 A register with a value loaded from global memory has a time at which it is ready. A load is issued
 when its address is ready, which depends on the loads that the address computation in the basic
-block uses. Any other instruction that reads such a register waits.
+block uses. Any other instruction that reads such a register waits. Asynchronous copies have no
+register; runtime/async_copies.cpp keeps their times.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from tests.support.ptx_emulator.parser import Function, Instruction
 _REGISTER = re.compile(r"%[a-z]+\d+")
 _OTHER_SPACES = {"param", "shared", "local", "const"}
 _CONTROL = {"bra", "brx", "call", "ret", "exit", "trap"}
-_NO_RESULT = {"st", "red", "bar", "barrier"}
-_MEMORY = {"ld", "ldu", "st", "atom", "red"}
+_NO_RESULT = {"st", "red", "bar", "barrier", "cp"}
+_MEMORY = {"ld", "ldu", "st", "atom", "red", "cp"}
 
 
 def _registers(text: str) -> list[str]:
@@ -83,6 +84,8 @@ class LoadChains:
         if i.name in _MEMORY and "param" not in i.modifiers:
             before = f"ptx::counters::next_access({self.accesses}, passing);"
             self.accesses += 1
+        if i.name == "cp":
+            before += f" ptx::counters::copy_position = {position};"
         if _loads_global(i):
             issued = "entered"
             for register in sorted(depends):

@@ -14,6 +14,8 @@ from tests.support.ptx_emulator.parser import Instruction, PtxError, bytes_of, s
 ATOMICS = ("add", "min", "max", "and", "or", "xor", "exch", "cas")
 _MEMORY = {*SPACES, "shared::cta", "v2", "v4", "volatile"}
 _ORDER = {"relaxed", "acquire", "release", "acq_rel", "sc", "cta", "gpu", "gl", "sys"}
+_ASYNC_COPY = {"async", "ca", "cg", "shared", "shared::cta", "global"}
+_ASYNC_COPY |= {"commit_group", "wait_group", "wait_all", "L2::64B", "L2::128B", "L2::256B"}
 # The supported modifiers of each opcode, besides types.
 MODIFIERS: dict[str, set[str]] = {
     name: modifiers
@@ -31,6 +33,7 @@ MODIFIERS: dict[str, set[str]] = {
         ("bar barrier", {"sync", "warp"}),
         ("ld ldu", {*_MEMORY, "nc"}),
         ("st", _MEMORY),
+        ("cp", _ASYNC_COPY),
         ("bfind", {"shiftamt"}),
         ("shf", {"l", "r", "wrap"}),
         ("cvta", {"to", *SPACES}),
@@ -133,6 +136,27 @@ class Operations(Arithmetic):
         return ";"  # threads are interrupted at collectives only
 
     op_fence = op_membar
+
+    def op_cp(self, i: Instruction) -> str:
+        kind = i.modifiers[1]
+        if kind == "commit_group":
+            return "ptx::async_copies::commit();"
+        if kind == "wait_group":
+            return f"ptx::async_copies::wait({self.value(i.operands[0], 'u32')});"
+        if kind == "wait_all":
+            return "ptx::async_copies::commit(); ptx::async_copies::wait(0);"
+        spaces = tuple(m.removesuffix("::cta") for m in i.modifiers[2:4])
+        if kind not in ("ca", "cg") or spaces != ("shared", "global") or len(i.operands) > 4:
+            raise PtxError(f"instruction {i}")
+        size = int(i.operands[2])
+        if size not in ((4, 8, 16) if kind == "ca" else (16,)):
+            raise PtxError(f"instruction {i}")
+        to, of = (f"{base} + {offset}" for base, _, offset in map(self.address, i.operands[:2]))
+        valid = i.operands[-1]  # the size, unless there is a fourth operand
+        if self.context.registers.get(valid) == "bool":  # ignore-src
+            raise PtxError(f"instruction {i}")
+        valid = self.value(valid, "u32")
+        return f"ptx::async_copies::issue({to}, {of}, {size}, {valid}, {self.context.where});"
 
     # ---- Collectives ----
 

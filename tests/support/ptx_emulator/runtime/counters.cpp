@@ -9,7 +9,7 @@
 namespace ptx::counters {
 
 bool enabled = false;
-u32 access_number, access_passing;
+u32 access_number, access_passing, copy_position;
 
 namespace {
 
@@ -48,13 +48,13 @@ u32 epochs[max_warps], last_epoch = 0;
 std::vector<Access> accesses[max_warps];  // of the epoch
 std::unordered_set<u64> block_sectors, block_stored, launch_sectors, launch_stored;
 
-// Of a lane: its time, the bytes in flight, and the number of instructions of its basic block for
-// which these bytes have been counted.
+// Of a lane: its time, the bytes in flight by loads and by asynchronous copies, and the number of
+// instructions of its basic block for which these bytes have been counted.
 struct Lane {
-  u32 time = 0, in_flight = 0, counted = 0, instructions = 0;
+  u32 time = 0, in_flight = 0, copied = 0, counted = 0, instructions = 0;
 
   void count_until(u32 position) {
-    counts->bytes_in_flight += u64{in_flight} * (position - counted);
+    counts->bytes_in_flight += (u64{in_flight} + copied) * (position - counted);
     counted = position;
   }
 };
@@ -222,6 +222,19 @@ void wait_for(u32 ready, u32 position) {
   // Loads issued together with the awaited one have arrived as well.
   lane.time = ready;
   lane.in_flight = 0;
+}
+
+u32 issue_copy(u32 bytes) {
+  Lane& lane = lanes[thread()];
+  lane.count_until(copy_position);
+  lane.copied += bytes;
+  return bytes > 0 ? lane.time + 1 : 0;
+}
+void wait_for_copies(u32 bytes, u32 ready) {
+  Lane& lane = lanes[thread()];
+  lane.count_until(copy_position);
+  lane.copied -= bytes;
+  wait_for(ready, copy_position);
 }
 
 void next_epoch(unsigned warp) {

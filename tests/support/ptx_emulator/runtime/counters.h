@@ -48,6 +48,14 @@ u32 ready_time(u32 issued, u32 position);
 // The lane uses a value that is ready at the given time.
 void wait_for(u32 ready, u32 position);
 
+// Asynchronous copies. A copy is issued where it stands, is ready one latency later like a load,
+// and its bytes are in flight until the wait for its group, in whatever basic block.
+extern u32 copy_position;  // of the instruction, as above
+// Returns the time at which the copy of the given bytes is ready; 0 if it has none.
+u32 issue_copy(u32 bytes);
+// The wait for copies of that many bytes altogether, the last of which is ready at that time.
+void wait_for_copies(u32 bytes, u32 ready);
+
 // For races.cpp and translated.cpp.
 void next_epoch(unsigned warp);
 void next_epoch_of_all();

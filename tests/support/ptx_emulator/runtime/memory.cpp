@@ -146,6 +146,23 @@ unsigned char* atomic_shared(u64 a, unsigned n, const Where& where) {
                    [&](races::Word& word, u32 bytes) { races::atomic(word, bytes, where); });
 }
 
+const unsigned char* begin_copy(u64 shared, u64 global, unsigned n, unsigned valid,
+                                const Where& where) {
+  if (valid > 0) counters::access(counters::Kind::global_load, global, valid);
+  counters::access(counters::Kind::shared_store, shared, n);
+  check_alignment(global, n, "misaligned access to global memory", where);
+  if (valid > 0 && !is_allowed(global, valid, false)) {
+    fail("load of global memory out of bounds", where);
+  }
+  in_shared(shared, n, all_bytes, where,
+            [&](races::Word& word, u32 bytes) { races::begin_copy(word, bytes, where); });
+  return reinterpret_cast<const unsigned char*>(global);
+}
+unsigned char* end_copy(u64 shared, unsigned n) {
+  return in_shared(shared, n, all_bytes, Where{},
+                   [](races::Word& word, u32 bytes) { races::end_copy(word, bytes); });
+}
+
 const unsigned char* load_local(u64 a, unsigned n, const Where& where, u32 used) {
   return load_frame(frame_at(a), a, n, used, where);
 }

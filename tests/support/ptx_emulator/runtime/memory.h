@@ -41,6 +41,12 @@ const unsigned char* load_generic(u64 a, unsigned n, const Where& where, u32 use
 unsigned char* store_generic(u64 a, unsigned n, const Where& where);
 unsigned char* atomic_generic(u64 a, unsigned n, const Where& where);
 
+// The source of an asynchronous copy, and later the place in shared memory: n bytes, of which
+// `valid` are read. With none, the global address is only checked for its alignment.
+const unsigned char* begin_copy(u64 shared, u64 global, unsigned n, unsigned valid,
+                                const Where& where);
+unsigned char* end_copy(u64 shared, unsigned n);
+
 // Threads are switched at collectives only, so this is atomic.
 template <class T, class F>
 T read_modify_write(unsigned char* at, const F& f) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "arithmetic.h"
+#include "async_copies.h"
 #include "collectives.h"
 #include "counters.h"
 #include "memory.h"

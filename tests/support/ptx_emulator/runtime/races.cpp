@@ -29,9 +29,23 @@ void check(const Access& earlier, u32 bytes, const char* what, const Where& wher
   }
 }
 
+bool races_with_copy(const Word& word, u32 bytes, const char* what, const Where& where) {
+  if ((word.copy.bytes & bytes) == 0) return false;
+  report(std::string("race: ") + what + " an asynchronous copy in flight writes", where);
+  return true;
+}
+
+void check_store(const Word& word, u32 bytes, const Where& where) {
+  check(word.store, bytes, "overwrites what another thread stored", where);
+  check(word.load, bytes, "overwrites what another thread read", where);
+  check(word.other_load, bytes, "overwrites what another thread read", where);
+  check(word.atomic, bytes, "overwrites what another thread's atomic stored", where);
+}
+
 }  // namespace
 
 void load(Word& word, u32 bytes, const Where& where) {
+  if (races_with_copy(word, bytes, "reads what", where)) return;
   if ((word.written & bytes) != bytes) report("reads shared memory that was never written", where);
   check(word.store, bytes, "reads what another thread stored", where);
   check(word.atomic, bytes, "reads what another thread's atomic stored", where);
@@ -41,15 +55,14 @@ void load(Word& word, u32 bytes, const Where& where) {
 }
 
 void store(Word& word, u32 bytes, const Where& where) {
+  races_with_copy(word, bytes, "overwrites what", where);
   word.written |= bytes;
-  check(word.store, bytes, "overwrites what another thread stored", where);
-  check(word.load, bytes, "overwrites what another thread read", where);
-  check(word.other_load, bytes, "overwrites what another thread read", where);
-  check(word.atomic, bytes, "overwrites what another thread's atomic stored", where);
+  check_store(word, bytes, where);
   word.store = {static_cast<s32>(thread()), bytes, now};
 }
 
 void atomic(Word& word, u32 bytes, const Where& where) {
+  if (races_with_copy(word, bytes, "an atomic on what", where)) return;
   if ((word.written & bytes) != bytes) {
     report("an atomic on shared memory that was never written", where);
   }
@@ -57,6 +70,18 @@ void atomic(Word& word, u32 bytes, const Where& where) {
   check(word.load, bytes, "an atomic on what another thread read", where);
   check(word.other_load, bytes, "an atomic on what another thread read", where);
   word.atomic = {static_cast<s32>(thread()), bytes, now};
+}
+
+void begin_copy(Word& word, u32 bytes, const Where& where) {
+  races_with_copy(word, bytes, "overwrites what", where);
+  check_store(word, bytes, where);
+  word.copy = {static_cast<s32>(thread()), bytes, now};
+}
+
+void end_copy(Word& word, u32 bytes) {
+  word.written |= bytes;
+  word.store = {static_cast<s32>(thread()), bytes, now};
+  word.copy = {};
 }
 
 void barrier() { last_barrier = ++now; }

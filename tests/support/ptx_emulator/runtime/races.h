@@ -5,6 +5,9 @@
 // code that relies on them alone is reported as well. Each word of four bytes remembers its last
 // store, its last atomic and the last loads of two threads; races that involve more accesses are
 // not detected. Accesses to different bytes of a word do not race.
+//
+// An asynchronous copy is a store of its thread at the time of the wait for it. Between the issue
+// and the wait, any access to the word, of whatever thread, is a race.
 #pragma once
 
 #include "types.h"
@@ -19,12 +22,16 @@ struct Access {
 };
 struct Word {
   Access store, atomic, load, other_load;
+  Access copy;      // in flight
   u32 written = 0;  // a bit for each byte
 };
 
 void load(Word& word, u32 bytes, const Where& where);
 void store(Word& word, u32 bytes, const Where& where);
 void atomic(Word& word, u32 bytes, const Where& where);
+// Of an asynchronous copy; whole words.
+void begin_copy(Word& word, u32 bytes, const Where& where);
+void end_copy(Word& word, u32 bytes);
 
 // Threads have met.
 void barrier();

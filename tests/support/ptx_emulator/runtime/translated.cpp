@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "arithmetic.h"
+#include "async_copies.h"
 #include "counters.h"
 #include "memory.h"
 #include "races.h"
@@ -100,13 +101,16 @@ void run(const void* kernel, const char* name, dim3 grid, dim3 block, size_t sha
   for (unsigned i = 0; i < translated.num_globals; ++i) {
     allow(translated.globals[i].begin, translated.globals[i].bytes, translated.globals[i].writable);
   }
-  cuda_shim::run_grid(kernel, name, grid, block, shared_bytes,
-                      [&] { translated.run(copies.places()); });
+  cuda_shim::run_grid(kernel, name, grid, block, shared_bytes, [&] {
+    translated.run(copies.places());
+    async_copies::end_thread();
+  });
   counters::end_launch();
 }
 
 void begin_block_of_backend() {
   begin_block();
+  async_copies::begin_block();
   races::barrier();
   counters::begin_block();
 }
