@@ -55,7 +55,8 @@ __global__ void __launch_bounds__(threads, (min_blocks<P, T, threads, weighted>)
     commit_async_copies();
     wait_for_async_copies<0>();
     __syncthreads();
-    solve_staged<P, /*global=*/true>(forward, staged, memory, nullptr, &workspace);
+    solve_staged<P, /*global=*/true>(forward, staged, memory, static_cast<T*>(nullptr),
+                                      &workspace);
     __syncthreads();  // before the next copies overwrite what a thread still reads
   }
 }

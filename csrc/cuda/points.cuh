@@ -62,8 +62,8 @@ struct SharedMemoryPoints {
   static constexpr bool weighted = false, in_global_memory = false, has_lists = false;
   using Index = int;  // enough for points in shared memory
   const T* x;
-  __device__ __forceinline__ T operator[](Index i) const { return x[i]; }
-  __device__ __forceinline__ One weight(Index) const { return {}; }
+  __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
+  __device__ __forceinline__ One weight(int64_t) const { return {}; }
 };
 
 // The same, with memory for lists of points near their breakpoints, one a warp.
@@ -87,8 +87,8 @@ struct WeightedSharedMemoryPoints {
   using Index = int;  // enough for points in shared memory
   const T* x;
   const T* weights;
-  __device__ __forceinline__ T operator[](Index i) const { return x[i]; }
-  __device__ __forceinline__ T weight(Index i) const { return weights[i]; }
+  __device__ __forceinline__ T operator[](int64_t i) const { return x[i]; }
+  __device__ __forceinline__ T weight(int64_t i) const { return weights[i]; }
 };
 
 // Points that a thread loads together, with their weights.

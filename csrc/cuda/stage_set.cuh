@@ -17,102 +17,106 @@ constexpr int64_t point_bytes = static_cast<int64_t>(sizeof(T)) * (weighted ? 2 
 // Loads of a thread in flight together, where registers hold them.
 constexpr int loads = 8;
 
-// Copies the numbers of a set to shared memory, where threads other than the one that copied a
-// number may read it after finish_copies() and a barrier. Numbers that are stored as they are
-// computed with are copied asynchronously. from(i): the place of number i.
-template <class ThreadGroup, class T, class S, class From>
-__device__ __forceinline__ void copy_numbers(T* to, int n, const S* x, const From& from) {
-  constexpr int step = ThreadGroup::threads;
-#pragma unroll 1
-  for (int first = ThreadGroup::rank(); first < n; first += loads * step) {
-    if constexpr (std::is_same_v<S, T>) {
+// Copies number i of a set from x[i * stride] to shared memory for each i. Threads other than the
+// one that copied a number may read it after wait_for_async_copies() and a barrier. Numbers in the
+// type of the computation are copied asynchronously, `width` of them at a time.
+template <class ThreadGroup, int width, class T, class S>
+__device__ __forceinline__ void copy_in_line(T* to, int n, const S* x, int64_t stride) {
+  constexpr int step = width * ThreadGroup::threads;
+  const int64_t x_step = step * stride;
+  const auto copy = [&](auto whole, int i) {
+    S numbers[loads];
 #pragma unroll
-      for (int k = 0; k < loads; ++k) {
-        const int i = first + k * step;
-        if (i < n) copy_async<sizeof(T)>(to + i, x + from(i));
-      }
-    } else {
-      S numbers[loads];
-#pragma unroll
-      for (int k = 0; k < loads; ++k) {
-        const int i = first + k * step;
-        numbers[k] = i < n ? x[from(i)] : S{};
-      }
-#pragma unroll
-      for (int k = 0; k < loads; ++k) {
-        const int i = first + k * step;
-        if (i < n) to[i] = static_cast<T>(to_real(numbers[k]));
+    for (int k = 0; k < loads; ++k, x += x_step) {
+      const bool exists = decltype(whole)::value || i + k * step < n;
+      if constexpr (std::is_same_v<S, T>) {
+        if (exists) copy_async<width * sizeof(T)>(to + i + k * step, x);
+      } else {
+        numbers[k] = exists ? *x : S{};
       }
     }
-  }
-}
-
-// The same for numbers that follow each other, `width` bytes at a time.
-template <class ThreadGroup, int width, class T>
-__device__ __forceinline__ void copy_words(T* to, int n, const T* x) {
-  constexpr int numbers = width / sizeof(T), step = numbers * ThreadGroup::threads;
-  int i = ThreadGroup::rank() * numbers;
-#pragma unroll 1
-  for (; i + (loads - 1) * step < n; i += loads * step) {
+    if constexpr (!std::is_same_v<S, T>) {
 #pragma unroll
-    for (int k = 0; k < loads; ++k) copy_async<width>(to + i + k * step, x + i + k * step);
-  }
+      for (int k = 0; k < loads; ++k) {
+        const bool exists = decltype(whole)::value || i + k * step < n;
+        if (exists) to[i + k * step] = static_cast<T>(to_real(numbers[k]));
+      }
+    }
+  };
+  int i = ThreadGroup::rank() * width;
+  x += i * stride;
 #pragma unroll 1
-  for (; i < n; i += step) copy_async<width>(to + i, x + i);
+  for (; i + (loads - 1) * step < n; i += loads * step) copy(std::true_type{}, i);
+  if (i < n) copy(std::false_type{}, i);
 }
 
-// `to` is aligned to 16 bytes.
+// Copies the numbers of a set. `to` is aligned to 16 bytes, unless the group is one lane.
 template <class ThreadGroup, class T, class S>
-__device__ __forceinline__ void copy_set(T* to, const S* x, const Dims& dims, int n) {
+__device__ __forceinline__ void copy_set(T* to, int n, const S* x, const Dims& dims) {
   if (dims.rank > 1) {
-    copy_numbers<ThreadGroup>(to, n, x, [&](int i) { return dims.offset(i); });
+#pragma unroll 1
+    for (int i = ThreadGroup::rank(); i < n; i += ThreadGroup::threads) {
+      to[i] = static_cast<T>(to_real(x[dims.offset(i)]));
+    }
     return;
   }
   const int64_t stride = dims.rank == 0 ? 1 : dims.stride[0];
-  if constexpr (std::is_same_v<S, T>) {
-    if (stride == 1) {
-      const auto address = reinterpret_cast<uintptr_t>(x);
-      if ((address | n * sizeof(T)) % 16 == 0) {
-        copy_words<ThreadGroup, 16>(to, n, x);
-      } else {
-        copy_words<ThreadGroup, sizeof(T)>(to, n, x);
-      }
+  if constexpr (std::is_same_v<S, T> && ThreadGroup::threads > 1) {
+    constexpr int width = 16 / sizeof(T);
+    if (stride == 1 && n % width == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
+      copy_in_line<ThreadGroup, width>(to, n, x, 1);
       return;
     }
   }
-  copy_numbers<ThreadGroup>(to, n, x, [=](int i) { return i * stride; });
+  copy_in_line<ThreadGroup, 1>(to, n, x, stride);
 }
 
-// Copies the numbers of the 32 sets of a warp, one set for each lane, to rows of shared memory.
-// first, n: of the lane's set; n is zero if there is none.
-template <class T, class S>
-__device__ __forceinline__ void copy_rows(T* rows, int row, const S* x, const Dims& dims,
-                                          int64_t first, int n) {
-  if (dims.rank == 0 || (dims.rank == 1 && dims.stride[0] == 1)) {
-    // Several lanes copy a row: a power of two, up to 32.
-    const int longest = __reduce_max_sync(full_mask, n);
-    const int lanes_a_row = longest > 16 ? 32 : longest > 8 ? 16 : longest > 4 ? 8 : 4;
-    const int rows_a_step = warp_size / lanes_a_row;
-    const int i = lane() % lanes_a_row;
-    int r = lane() / lanes_a_row;
-    T* to = rows + r * row + i;
+// Copies the sets of 32 lanes, whose points follow each other in memory, to rows of shared memory.
+// place_of(r): of the set of lane r. longest: the most points of a set.
+template <class T, class S, class PlaceOf>
+__device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const S* x,
+                                          const PlaceOf& place_of) {
+  // So many lanes copy a row.
+  const int sharers = longest > 16 ? 32 : longest > 8 ? 16 : 8;
+  const int i = lane() % sharers;
 #pragma unroll 4
-    for (int step = 0; step < lanes_a_row; ++step, r += rows_a_step, to += rows_a_step * row) {
-      const S* const from = x + __shfl_sync(full_mask, first, r) + i;
-      const int left = __shfl_sync(full_mask, n, r) - i;
-      for (int k = 0; k < left; k += warp_size) {
-        if constexpr (std::is_same_v<S, T>) {
-          copy_async<sizeof(T)>(to + k, from + k);
-        } else {
-          to[k] = static_cast<T>(to_real(from[k]));
-        }
+  for (int r = lane() / sharers; r < warp_size; r += warp_size / sharers) {
+    const Place place = place_of(r);
+    const auto n = static_cast<int>(place.num_points);
+    for (int k = i; k < n; k += warp_size) {
+      if constexpr (std::is_same_v<S, T>) {
+        copy_async<sizeof(T)>(rows + r * row + k, x + place.first + k);
+      } else {
+        rows[r * row + k] = static_cast<T>(to_real(x[place.first + k]));
       }
     }
-  } else if (dims.rank == 1) {
-    const int64_t stride = dims.stride[0];
-    copy_numbers<Lane>(rows + lane() * row, n, x + first, [=](int i) { return i * stride; });
+  }
+}
+
+// Copies the set of each lane to its row. place: of the lane's set, of no points if there is none.
+template <class T, class S>
+__device__ __forceinline__ void copy_sets_of_lanes(T* rows, int row, const S* x, const Dims& dims,
+                                                   const Place& place) {
+  const auto n = static_cast<int>(place.num_points);
+  if (dims.rank > 1 || (dims.rank == 1 && dims.stride[0] != 1)) {
+    copy_set<Lane>(rows + lane() * row, n, x + place.first, dims);
+    return;
+  }
+  // Sets at equal distances need no shuffles.
+  const int sets = __popc(__ballot_sync(full_mask, n > 0));
+  const int every = __shfl_sync(full_mask, n, 0);
+  const int64_t first = __shfl_sync(full_mask, place.first, 0);
+  const int64_t distance = __shfl_sync(full_mask, place.first, 1) - first;
+  const bool in_order =
+      lane() < sets ? n == every && place.first == first + lane() * distance : n == 0;
+  if (__all_sync(full_mask, in_order)) {
+    copy_rows(rows, row, every, x, [&](int r) {
+      return Place{first + r * distance, r < sets ? every : 0};
+    });
   } else {
-    copy_numbers<Lane>(rows + lane() * row, n, x + first, [&](int i) { return dims.offset(i); });
+    copy_rows(rows, row, __reduce_max_sync(full_mask, n), x, [&](int r) {
+      return Place{__shfl_sync(full_mask, place.first, r), __shfl_sync(full_mask, n, r)};
+    });
   }
 }
 
@@ -163,13 +167,13 @@ struct SetMemory {
     const Place place = set < 0 ? Place{0, 0} : args.layout.place(set);
     const auto n = static_cast<int>(place.num_points);
     with_storage<T>(args.dtype, [&](auto zero) {
-      copy(memory, static_cast<const decltype(zero)*>(args.x), args.layout.points, place.first, n);
+      copy(memory, static_cast<const decltype(zero)*>(args.x), args.layout.points, place);
     });
     if constexpr (weighted) {
       const int64_t first = set < 0 ? 0 : args.weight_layout.place(set).first;
       with_weight_storage(args.weight_dtype, [&](auto zero) {
         copy(memory + sets * row, static_cast<const decltype(zero)*>(args.weight),
-             args.weight_layout.points, first, n);
+             args.weight_layout.points, {first, n});
       });
     }
     return {set, n};
@@ -181,12 +185,13 @@ struct SetMemory {
   }
 
   template <class S>
-  __device__ __forceinline__ void copy(T* to, const S* x, const Dims& dims, int64_t first,
-                                       int n) const {
+  __device__ __forceinline__ void copy(T* to, const S* x, const Dims& dims,
+                                       const Place& place) const {
     if constexpr (ThreadGroup::threads == 1) {
-      copy_rows(to, row, x, dims, first, n);
+      copy_sets_of_lanes(to, row, x, dims, place);
     } else {
-      copy_set<ThreadGroup>(to + group() * row, x + first, dims, n);
+      copy_set<ThreadGroup>(to + group() * row, static_cast<int>(place.num_points),
+                            x + place.first, dims);
     }
   }
 };
