@@ -153,6 +153,12 @@ def test_a_warp_loops_as_often_as_its_longest_lane(counts):
     assert opcodes(found.lane_instructions, "div.rn.f32") == sum(range(32))
 
 
+def test_groups_of_a_warp_run_together(counts):
+    found = counts("groups")
+    assert opcodes(found.instructions, "shfl.sync.bfly.b32") == 4
+    assert opcodes(found.lane_instructions, "shfl.sync.bfly.b32") == 8 * (1 + 2 + 3 + 4)
+
+
 def test_a_warp_takes_both_paths(counts):
     found = counts("divergent")
     for opcode in ("div.rn.f32", "sqrt.rn.f32"):

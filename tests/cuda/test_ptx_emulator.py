@@ -70,6 +70,8 @@ def marked_line(name):
         ("no_barrier", "race: .* another thread"),
         ("no_barrier_before_overwriting", "race: overwrites what another thread read"),
         ("no_warp_barrier", "race: reads what another thread stored|never written"),
+        ("barrier_of_another_group", "race: reads what another thread stored|never written"),
+        ("group_without_barrier", "race: reads what another thread stored|never written"),
         ("ordered_by_a_vote_alone", "weakly ordered: reads what another thread stored"),
         ("divergent_shuffle", "shfl.sync.bfly .*reads from inactive lane 16"),
         ("mask_of_half_a_warp", "lacks its caller"),
@@ -118,6 +120,9 @@ def test_asynchronous_copies(emulator):
         np.testing.assert_array_equal(out, [*x[16:62], *[0] * 18])
         _, out = run_defect(emulator, "copies_of_a_warp")
         np.testing.assert_array_equal(out, np.roll(x, -1).reshape(-1, 2)[:, ::-1].ravel())
+        _, out = run_defect(emulator, "copies_of_groups")
+        lane = np.arange(64)
+        np.testing.assert_array_equal(out, x[((lane ^ 7) + lane % 32 // 8) % 64])
 
 
 def test_launch_bounds_hold(emulator):
@@ -177,6 +182,48 @@ def test_instructions(emulator):
         0,  # a subnormal number, taken for zero
     ]
     assert [hex(v) for v in out[: len(expected)]] == [hex(v) for v in expected]
+
+
+def test_conversions_and_approximations(emulator):
+    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 65519, 65520, -65536, 1e-45, 2.0**-25, 2.0**-24]
+    ties = [1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-11, 1 + 3 * 2.0**-11, 2.0**-25 * 1.001, 3e38]
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal(400) * 2.0 ** rng.integers(-30, 18, 400)
+    x = np.array([*special, *ties, *drawn], np.float32)
+    out = np.zeros((len(x), 8), np.uint32)
+    arrays = emulator._input(x.view(np.uint32)), emulator._pointer(out)
+    assert not emulator._call(emulator._c.shim_conversions, *arrays, len(x))
+
+    number = ~np.isnan(x)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        bf16 = torch.tensor(x).bfloat16().view(torch.int16).numpy().view(np.uint16)
+        bf16 = np.where(number, bf16, 0x7FFF).astype(np.uint32)
+        f16 = np.where(number, x.astype(np.float16).view(np.uint16), 0x7FFF).astype(np.uint32)
+        low = x.view(np.uint32).astype(np.uint16)
+        flushed = np.where(np.abs(x) < 2.0**-126, np.copysign(np.float32(0), x), x)
+        exact = np.exp2(flushed.astype(np.float64)), 1 / np.sqrt(flushed.astype(np.float64))
+        approximations = [y.astype(np.float32) for y in exact]
+    np.testing.assert_array_equal(out[:, 0], bf16)
+    np.testing.assert_array_equal(out[:, 1], f16)
+    np.testing.assert_array_equal(out[:, 2], low.astype(np.uint32) << 16)
+    np.testing.assert_array_equal(
+        out[:, 3].copy().view(np.float32), low.view(np.float16).astype(np.float32)
+    )
+    np.testing.assert_array_equal(out[:, 4], bf16 << 16 | bf16[::-1])
+    np.testing.assert_array_equal(out[:, 5], f16 << 16 | f16[::-1])
+    for k, expected in enumerate(approximations, 6):
+        np.testing.assert_array_equal(
+            out[:, k].copy().view(np.float32),
+            np.where(np.abs(expected) < 2.0**-126, 0, expected).astype(np.float32),
+        )
+
+
+def test_vector_accesses(emulator):
+    x = np.random.default_rng(0).integers(0, 2**32, 16, np.uint32)
+    out = np.zeros(16, np.uint32)
+    arrays = emulator._input(x.view(np.complex128)), emulator._pointer(out.view(np.complex128))
+    assert not emulator._call(emulator._c.shim_vectors, *arrays)
+    np.testing.assert_array_equal(out, x)
 
 
 def byte_perm(a, b, selector):

@@ -97,6 +97,28 @@ def test_misuse_is_reported_with_its_line(name, message, ordered):
     ordered.toy("block_sum")  # the next launch is none the worse
 
 
+def test_groups_within_a_warp(ordered):
+    lane = np.arange(64)
+    group = lane % 32 // 8
+    sums = lane.copy()
+    for k in range(4):
+        sums = np.where(group >= k, sums + sums[lane ^ (1 << k % 3)], sums)
+    below = np.where(lane % 8 < 7, np.roll(sums, -1), sums)
+    largest = sums.reshape(-1, 8).max(1)[lane // 8]
+    sums += np.where(group % 2 == 0, below, largest + (3 << 8 * np.maximum(0, group - 1)))
+    np.testing.assert_array_equal(ordered.toy("groups")[:64], sums[lane ^ 7])
+
+
+def test_vectors(ordered):
+    """Pairs of floats in reverse, and their bytes exchanged."""
+    pairs = (np.arange(32)[:, None] + np.arange(4)).astype(np.float32).reshape(-1, 2)[::-1][:32]
+    found = ordered.toy("vectors")
+    np.testing.assert_array_equal(found[:32].view(np.float32).reshape(-1, 2), pairs)
+    first, second = pairs.copy().view(np.uint16).reshape(-1, 4)[:, [0, 3]].T
+    mixed = (second.astype(np.uint32) << 16 | first).view(np.float32)
+    np.testing.assert_array_equal(found[32:64], mixed)
+
+
 def test_copies(ordered):
     numbers = 1 + np.arange(64)
     expected = numbers + np.where(numbers <= 50, numbers, 0)[::-1]

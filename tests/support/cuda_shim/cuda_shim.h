@@ -44,6 +44,27 @@ struct uint3 {
   unsigned x, y, z;
 };
 
+// Vectors, to which pointers to elements may be cast.
+#define DDN_SHIM_VECTOR(T, name, count, ...)                  \
+  struct [[gnu::may_alias]] alignas(count * sizeof(T)) name { \
+    T __VA_ARGS__;                                            \
+  };                                                          \
+  template <class... Elements>                                \
+  name make_##name(Elements... elements) {                    \
+    static_assert(sizeof...(elements) == count);              \
+    return {static_cast<T>(elements)...};                     \
+  }
+DDN_SHIM_VECTOR(unsigned short, ushort2, 2, x, y)
+DDN_SHIM_VECTOR(unsigned short, ushort4, 4, x, y, z, w)
+DDN_SHIM_VECTOR(int, int2, 2, x, y)
+DDN_SHIM_VECTOR(int, int4, 4, x, y, z, w)
+DDN_SHIM_VECTOR(unsigned, uint2, 2, x, y)
+DDN_SHIM_VECTOR(unsigned, uint4, 4, x, y, z, w)
+DDN_SHIM_VECTOR(float, float2, 2, x, y)
+DDN_SHIM_VECTOR(float, float4, 4, x, y, z, w)
+DDN_SHIM_VECTOR(double, double2, 2, x, y)
+#undef DDN_SHIM_VECTOR
+
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
@@ -321,6 +342,28 @@ T atomicAdd(T* address, std::common_type_t<T> value) {
 template <class T>
 T __ldg(const T* address) {
   return *address;
+}
+
+inline float __uint_as_float(unsigned x) {
+  float y;
+  memcpy(&y, &x, sizeof y);
+  return y;
+}
+inline unsigned __float_as_uint(float x) {
+  unsigned y;
+  memcpy(&y, &x, sizeof y);
+  return y;
+}
+inline float __int_as_float(int x) { return __uint_as_float(static_cast<unsigned>(x)); }
+inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
+// Without the replication of signs, as the CUDA function.
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned found = 0;
+  for (int i = 0; i < 4; ++i) {
+    found |= static_cast<unsigned>(bytes >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  }
+  return found;
 }
 
 inline int __popc(unsigned x) { return __builtin_popcount(x); }

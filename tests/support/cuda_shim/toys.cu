@@ -83,6 +83,36 @@ __global__ void large_shared(double* out) {
   out[threadIdx.x] = values[threadIdx.x];
 }
 
+// Groups of eight lanes, which are at different places of the program.
+__global__ void groups(double* out) {
+  DDN_DYNAMIC_SHARED(int, values);
+  const int i = static_cast<int>(threadIdx.x), group = i % 32 / 8;
+  const unsigned mask = 0xffu << 8 * group;
+  int sum = i;
+#pragma unroll 1
+  for (int k = 0; k <= group; ++k) sum += __shfl_xor_sync(mask, sum, 1 << k % 3, 8);
+  if (group % 2 == 0) {
+    sum += __shfl_down_sync(mask, sum, 1, 8);
+  } else {
+    sum += __reduce_max_sync(mask, sum) + static_cast<int>(__ballot_sync(mask, i % 8 < 2) >> 8);
+  }
+  values[i] = sum;
+  __syncwarp(mask);
+  out[i] = values[i ^ 7];
+}
+
+__global__ void vectors(double* out) {
+  DDN_DYNAMIC_SHARED(float, values);
+  const int i = static_cast<int>(threadIdx.x);
+  reinterpret_cast<float4*>(values)[i] = make_float4(i, i + 1, i + 2, i + 3);
+  __syncthreads();
+  const float2 pair = reinterpret_cast<const float2*>(values)[63 - i];
+  const uint2 bits{__float_as_uint(pair.x), __float_as_uint(pair.y)};
+  reinterpret_cast<uint2*>(out)[i] = bits;
+  const unsigned swapped = __byte_perm(bits.x, bits.y, 0x1076);
+  out[32 + i] = __uint_as_float(__byte_perm(swapped, bits.x, 0x1032)) + __ldg(out + i) * 0;
+}
+
 // The source lies behind the result.
 __global__ void copies(double* out) {
   DDN_DYNAMIC_SHARED(double, values);
@@ -213,6 +243,8 @@ const Toy toys[] = {
     {"indices", indices, dim3(2, 3, 2), dim3(5, 3, 4), 0},
     {"order", order, 1, 96, 0},
     {"large_shared", large_shared, 1, 64, 227 << 10, 227 << 10},
+    {"groups", groups, 1, 64, 64 * sizeof(int)},
+    {"vectors", vectors, 1, 32, 128 * sizeof(float)},
     {"copies", copies, 1, 64, 128 * sizeof(double)},
     {"unfinished_copies", unfinished_copies, 1, 64, 64 * sizeof(double)},
     {"copies_read_too_early", copies_read_too_early, 1, 64, 64 * sizeof(double)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.ptx_emulator.operands import CPP_TYPES, FLOATS, Operands, unsigned
+from tests.support.ptx_emulator.operands import CPP_TYPES, FLOATS, HALVES, Operands, unsigned
 from tests.support.ptx_emulator.parser import Instruction, PtxError, split_operands
 
 COMPARISONS = {
@@ -261,8 +261,10 @@ class Arithmetic(Operands):
 
     def op_cvt(self, i: Instruction) -> str:
         to, of = i.modifiers[-2:]
+        if to in HALVES or of in HALVES:
+            return self.half_conversion(i)
         d, a = i.operands
-        if {"f16", "bf16"} & {to, of} or ("sat" in i.modifiers and (to, of) != ("f32", "f32")):
+        if "sat" in i.modifiers and (to, of) != ("f32", "f32"):
             raise PtxError(f"instruction {i}")
         rounding = next((m for m in i.modifiers if m in ROUNDINGS), "")
         x = self.value(a, of)
@@ -285,3 +287,24 @@ class Arithmetic(Operands):
         if to in FLOATS and rounding != "rn":
             raise PtxError(f"instruction {i}")
         return self.assign(d, to, f"({CPP_TYPES[to]}){x}")
+
+    def half_conversion(self, i: Instruction) -> str:
+        """From f32 to one or two 16-bit floats, or from one to f32."""
+        to, of = i.modifiers[-2:]
+        others = set(i.modifiers[:-2]) - {"ftz"}
+        numbers = 2 if to.endswith("x2") else 1
+        if len(i.operands) != 1 + numbers:
+            raise PtxError(f"instruction {i}")
+        if to == "f32" and of in ("f16", "bf16") and not others:
+            expression = f"ptx::f32_from_{of}({self.value(i.operands[1], of)})"
+            return self.assign(i.operands[0], to, self.flushed(i, expression))
+        if of != "f32" or others != {"rn"}:
+            raise PtxError(f"instruction {i}")
+        parts = []
+        for operand in i.operands[1:]:
+            x = self.value(operand, of)
+            x = f"ptx::flush({x})" if "ftz" in i.modifiers else x
+            parts.append(f"ptx::{to.removesuffix('x2')}_from_f32({x})")
+        # The first operand becomes the upper half.
+        expression = parts[0] if numbers == 1 else f"(u32){parts[0]} << 16 | {parts[1]}"
+        return self.assign(i.operands[0], to, expression)

@@ -40,8 +40,6 @@ __global__ void constant_table(const __grid_constant__ Args a) {
   a.out[threadIdx.x] = table[(threadIdx.x + static_cast<unsigned>(a.x[0])) % 64];
 }
 
-#ifdef __CUDACC__
-// The host shim has no vectors.
 __global__ void misaligned_shared(const __grid_constant__ Args a) {
   DDN_DYNAMIC_SHARED(float, s);
   s[threadIdx.x] = a.x[threadIdx.x];
@@ -57,11 +55,6 @@ __global__ void misaligned_tensor(const __grid_constant__ Args a) {
   const float4 v = *reinterpret_cast<const float4*>(a.x);  // at misaligned_tensor
   a.out[threadIdx.x] = v.x + v.w;
 }
-#else
-__global__ void misaligned_tensor(const __grid_constant__ Args) {}
-__global__ void misaligned_shared(const __grid_constant__ Args) {}
-__global__ void misaligned_global(const __grid_constant__ Args) {}
-#endif
 
 __global__ void shared_out_of_bounds(const __grid_constant__ Args a) {
   DDN_DYNAMIC_SHARED(float, s);
@@ -110,6 +103,18 @@ __global__ void no_warp_barrier(const __grid_constant__ Args a) {
   DDN_DYNAMIC_SHARED(float, s);
   s[threadIdx.x] = a.x[threadIdx.x];
   a.out[threadIdx.x] = s[threadIdx.x ^ 1];  // at no_warp_barrier
+}
+__global__ void barrier_of_another_group(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  s[threadIdx.x] = a.x[threadIdx.x];
+  __syncwarp(0xffu << threadIdx.x % 32 / 8 * 8);
+  a.out[threadIdx.x] = s[threadIdx.x ^ 8];  // at barrier_of_another_group
+}
+__global__ void group_without_barrier(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  s[threadIdx.x] = a.x[threadIdx.x];
+  if (threadIdx.x % 32 / 8 != 2) __syncwarp(0xffu << threadIdx.x % 32 / 8 * 8);
+  a.out[threadIdx.x] = s[threadIdx.x ^ 1];  // at group_without_barrier
 }
 __global__ void ordered_by_a_vote_alone(const __grid_constant__ Args a) {
   DDN_DYNAMIC_SHARED(float, s);
@@ -184,6 +189,21 @@ __global__ void copies_of_a_warp(const __grid_constant__ Args a) {
     __syncwarp();
     const float v = s[threadIdx.x ^ 1];
     __syncwarp();
+    a.out[threadIdx.x] = v;
+  }
+}
+// The lanes of a group read each other's copies; groups do not wait for each other.
+__global__ void copies_of_groups(const __grid_constant__ Args a) {
+  DDN_DYNAMIC_SHARED(float, s);
+  const unsigned group = threadIdx.x % 32 / 8, mask = 0xffu << 8 * group;
+#pragma unroll 1
+  for (unsigned k = 0; k <= group; ++k) {
+    copy_async<4>(s + threadIdx.x, a.x + (threadIdx.x + k) % 64);
+    commit_async_copies();
+    wait_for_async_copies();
+    __syncwarp(mask);
+    const float v = s[threadIdx.x ^ 7];
+    __syncwarp(mask);
     a.out[threadIdx.x] = v;
   }
 }
@@ -318,6 +338,9 @@ const Defect defects[] = {
     DEFECT(sound_copies),
     DEFECT(zero_filled_copies),
     DEFECT(copies_of_a_warp),
+    DEFECT(copies_of_groups),
+    DEFECT(barrier_of_another_group),
+    DEFECT(group_without_barrier),
     DEFECT(copy_read_too_early),
     DEFECT(copy_of_a_later_group),
     DEFECT(uncommitted_copy),

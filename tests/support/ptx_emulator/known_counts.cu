@@ -184,6 +184,16 @@ __global__ void ragged_loop(const __grid_constant__ Arguments a) {
   a.y[threadIdx.x] = x;
 }
 
+// Groups of eight lanes exchange numbers 1, 2, 3 and 4 times: 4 times per warp if they run
+// together.
+__global__ void groups(const __grid_constant__ Arguments a) {
+  const unsigned group = threadIdx.x / 8, mask = 0xffu << 8 * group;
+  float x = a.x[threadIdx.x];
+#pragma unroll 1
+  for (unsigned i = 0; i <= group; ++i) x += __shfl_xor_sync(mask, x, 1, 8);
+  a.y[threadIdx.x] = x;
+}
+
 // Half of the lanes take either path: a warp executes both.
 __global__ void divergent(const __grid_constant__ Arguments a) {
   float x = a.x[threadIdx.x];
@@ -225,6 +235,7 @@ const Known known[] = {
     {"banks", banks, 1, 32},
     {"colliding_atomics", colliding_atomics, 1, 32},
     {"ragged_loop", ragged_loop, 1, 32},
+    {"groups", groups, 1, 32},
     {"divergent", divergent, 1, 32},
     {"barriers", barriers, 1, 64},
 };

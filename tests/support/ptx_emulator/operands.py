@@ -12,13 +12,15 @@ from tests.support.ptx_emulator.parser import PtxError, bytes_of
 CPP_TYPES = {
     **{f"{kind}{width}": f"{'s' if kind == 's' else 'u'}{width}"
        for kind in "usb" for width in (8, 16, 32, 64)},
-    "f32": "f32", "f64": "f64", "pred": "bool", "f16": "u16", "bf16": "u16",
+    "f32": "f32", "f64": "f64", "pred": "bool",
+    "f16": "u16", "bf16": "u16", "f16x2": "u32", "bf16x2": "u32",
 }  # fmt: skip
 REGISTER_TYPES = {
     **{f"{kind}{width}": f"u{width}" for kind in "usb" for width in (8, 16, 32, 64)},
     "f32": "f32", "f64": "f64", "pred": "bool",
 }  # fmt: skip
 FLOATS = ("f32", "f64")
+HALVES = ("f16", "bf16", "f16x2", "bf16x2")  # converted only
 SPECIAL_REGISTERS = {
     f"%{name}.{dim}": f"(u32)::{variable}.{dim}"
     for name, variable in (

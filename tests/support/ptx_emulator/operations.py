@@ -8,7 +8,7 @@ from tests.support.ptx_emulator.arithmetic import (
     ROUNDINGS,
     Arithmetic,
 )
-from tests.support.ptx_emulator.operands import CPP_TYPES, SPACES
+from tests.support.ptx_emulator.operands import CPP_TYPES, HALVES, SPACES
 from tests.support.ptx_emulator.parser import Instruction, PtxError, bytes_of, split_operands
 
 ATOMICS = ("add", "min", "max", "and", "or", "xor", "exch", "cas")
@@ -58,6 +58,8 @@ class Operations(Arithmetic):
             raise PtxError(f"instruction {instruction}")
         types = instruction.modifiers[-2 if name == "cvt" else -1 :]
         others = [m for m in instruction.modifiers if not (m in CPP_TYPES and m in types)]
+        if name != "cvt" and set(HALVES) & set(types):
+            raise PtxError(f"arithmetic on 16-bit floats: {instruction}")
         if unknown := set(others) - MODIFIERS[name]:
             raise PtxError(f"modifiers {sorted(unknown)} of {instruction}")
         found: str = method(instruction)

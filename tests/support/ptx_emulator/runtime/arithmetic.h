@@ -190,6 +190,30 @@ I to_integer(F x) {
   return static_cast<I>(x);
 }
 
+// 16-bit floats, as their bits. Conversions round to nearest even and give the canonical NaN.
+inline u16 bf16_from_f32(f32 x) {
+  const u32 bits = bits_as<u32>(x);
+  return static_cast<u16>(x != x ? 0x7fff : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+inline f32 f32_from_bf16(u16 h) { return bits_as<f32>(u32{h} << 16); }
+inline u16 f16_from_f32(f32 x) {
+  if (x != x) return 0x7fff;
+  const u32 sign = bits_as<u32>(x) >> 16 & 0x8000;
+  const f64 a = std::fabs(static_cast<f64>(x));
+  if (a >= 65520) return static_cast<u16>(sign | 0x7c00);
+  const int exponent = a < 0x1p-14 ? -14 : std::ilogb(a);
+  // In spacings; a carry increments the exponent.
+  const auto fraction = static_cast<u32>(std::nearbyint(std::ldexp(a, 10 - exponent)));
+  return static_cast<u16>(sign | ((static_cast<u32>(exponent + 14) << 10) + fraction));
+}
+inline f32 f32_from_f16(u16 h) {
+  const int exponent = h >> 10 & 31, fraction = h & 1023;
+  f64 a = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+  if (exponent == 31) a = fraction == 0 ? INFINITY : NAN;
+  if (a != a) return bits_as<f32>(0x7fffffffu);
+  return static_cast<f32>((h & 0x8000) != 0 ? -a : a);
+}
+
 // Approximations are rounded correctly here, or wrong by up to `noise` units in the last place in
 // a way that the operand decides: the true errors of a GPU are not known.
 extern int noise;
