@@ -96,7 +96,8 @@ __global__ void __launch_bounds__(global_threads, 1)
 }
 
 template <class P, class T, int threads, bool weighted>
-cudaError_t launch_global_shared(const GlobalArgs& args, cudaStream_t stream) {
+cudaError_t launch_global_shared(const GlobalArgs& args, const DeviceLimits& device,
+                                 cudaStream_t stream) {
   constexpr int fixed_bytes = GroupWorkspace<T, weighted>::fixed_bytes;
   const int64_t bytes = fixed_bytes + 2 * args.scheduler.capacity * point_bytes<T, weighted>;
   using Kernel = void (*)(GlobalArgs);
@@ -106,17 +107,18 @@ cudaError_t launch_global_shared(const GlobalArgs& args, cudaStream_t stream) {
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, max_bytes);
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, 1), threads,
+  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), threads,
              static_cast<size_t>(bytes), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_global_global(const GlobalArgs& args, cudaStream_t stream) {
+cudaError_t launch_global_global(const GlobalArgs& args, const DeviceLimits& device,
+                                 cudaStream_t stream) {
   const SetLayout& layout = args.forward.layout;
   const unsigned blocks = layout.ptr == nullptr
                               ? static_cast<unsigned>(std::min(layout.num_sets, max_lists))
-                              : args.scheduler.grid(layout, 1);
+                              : args.scheduler.grid(layout, device);
   DDN_LAUNCH((global_global_memory<P, T, weighted>), blocks, global_threads,
              static_cast<size_t>(GroupWorkspace<T, weighted>::fixed_bytes), stream, args);
   return cudaGetLastError();
@@ -126,15 +128,18 @@ template <class P, class T, bool weighted>
 cudaError_t launch_global(const ForwardArgs& forward, cudaStream_t stream) {
   constexpr int64_t bytes = point_bytes<T, weighted>;
   const Sizes sizes({global_small_bytes / bytes, global_shared_bytes / bytes});
-  using Launch = cudaError_t (*)(const GlobalArgs&, cudaStream_t);
+  using Launch = cudaError_t (*)(const GlobalArgs&, const DeviceLimits&, cudaStream_t);
   constexpr Launch launches[] = {launch_global_shared<P, T, global_small_threads, weighted>,
                                  launch_global_shared<P, T, global_threads, weighted>,
                                  launch_global_global<P, T, weighted>};
   unsigned char* const lists =
       static_cast<unsigned char*>(forward.workspace) + SegmentLists::bytes(forward.layout);
+  DeviceLimits device;
+  const cudaError_t error = device.read();
+  if (error != cudaSuccess) return error;
   return launch_by_size(forward, sizes, stream, [&](int size, const TileScheduler& scheduler) {
     const GlobalArgs args{forward, scheduler, make_kernel_table<P>(), lists};
-    return launches[size](args, stream);
+    return launches[size](args, device, stream);
   });
 }
 

@@ -33,6 +33,9 @@ struct DeviceLimits {
     }
     return error;
   }
+  unsigned blocks(int of_multiprocessor) const {
+    return static_cast<unsigned>(of_multiprocessor * multiprocessors);
+  }
   // Shared memory of a block if a multiprocessor holds so many. The driver takes 1 KiB of each.
   int64_t block_shared_bytes(int blocks) const { return shared_bytes / blocks - (1 << 10); }
 };

@@ -117,28 +117,26 @@ __global__ void __launch_bounds__(large_threads, 1)
 }
 
 template <class P, class T, class ThreadGroup, bool weighted>
-cudaError_t launch_pipeline(const LocalArgs& args, cudaStream_t stream) {
+cudaError_t launch_pipeline(const LocalArgs& args, const DeviceLimits& device,
+                            cudaStream_t stream) {
   using Kernel = void (*)(LocalArgs);
   const Kernel kernel = local_pipeline<P, T, ThreadGroup, weighted>;
-  DeviceLimits device;
-  cudaError_t error = device.read();
-  if (error != cudaSuccess) return error;
   const int64_t bytes =
       pipeline_numbers<P, T, ThreadGroup, weighted>(args.scheduler.capacity) * sizeof(T);
   const int warps = static_cast<int>(
       std::clamp<int64_t>(device.block_shared_bytes(pipeline_blocks) / bytes, 1, pipeline_warps));
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(warps * bytes));
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(warps * bytes));
   if (error != cudaSuccess) return error;
   const int64_t tiles = args.forward.layout.num_sets / SetMemory<T, ThreadGroup, weighted>::sets + 1;
-  const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(
-      (tiles + warps - 1) / warps, pipeline_blocks * device.multiprocessors));
+  const unsigned blocks = std::min(grid_for(tiles, warps), device.blocks(pipeline_blocks));
   DDN_LAUNCH(kernel, blocks, warps * warp_size, static_cast<size_t>(warps * bytes), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
+cudaError_t launch_blocks(const LocalArgs& args, const DeviceLimits& device, cudaStream_t stream) {
   using ThreadGroup = Block<block_threads>;
   constexpr auto bytes = [](int64_t points) {
     return static_cast<int64_t>(sizeof(T)) *
@@ -152,14 +150,15 @@ cudaError_t launch_blocks(const LocalArgs& args, cudaStream_t stream) {
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(max_bytes));
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, 1), block_threads,
+  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), block_threads,
              static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_local_global(const LocalArgs& args, cudaStream_t stream) {
-  DDN_LAUNCH((local_global_memory<P, T, weighted>), args.scheduler.grid(args.forward.layout, 1),
+cudaError_t launch_local_global(const LocalArgs& args, const DeviceLimits& device,
+                                cudaStream_t stream) {
+  DDN_LAUNCH((local_global_memory<P, T, weighted>), args.scheduler.grid(args.forward.layout, device),
              large_threads, 0, stream, args);
   return cudaGetLastError();
 }
@@ -167,15 +166,19 @@ cudaError_t launch_local_global(const LocalArgs& args, cudaStream_t stream) {
 template <class P, class T, bool weighted>
 cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
   constexpr int64_t lane_points = lane_bytes / point_bytes<T, weighted>;
+  static_assert(lane_points <= max_lane_points);
   const Sizes sizes({lane_points, 4 * lane_points, 16 * lane_points, 32 * lane_points,
                      block_bytes / point_bytes<T, weighted>});
-  using Launch = cudaError_t (*)(const LocalArgs&, cudaStream_t);
+  using Launch = cudaError_t (*)(const LocalArgs&, const DeviceLimits&, cudaStream_t);
   constexpr Launch launches[] = {
       launch_pipeline<P, T, Lanes<1>, weighted>,  launch_pipeline<P, T, Lanes<4>, weighted>,
       launch_pipeline<P, T, Lanes<16>, weighted>, launch_pipeline<P, T, Warp, weighted>,
       launch_blocks<P, T, weighted>,              launch_local_global<P, T, weighted>};
+  DeviceLimits device;
+  const cudaError_t error = device.read();
+  if (error != cudaSuccess) return error;
   return launch_by_size(args, sizes, stream, [&](int size, const TileScheduler& scheduler) {
-    return launches[size]({args, scheduler}, stream);
+    return launches[size]({args, scheduler}, device, stream);
   });
 }
 

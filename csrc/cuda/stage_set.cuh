@@ -71,25 +71,32 @@ __device__ __forceinline__ void copy_set(T* to, int n, const S* x, const Dims& d
   copy_in_line<ThreadGroup, 1>(to, n, x, stride);
 }
 
+// The most points of a set that one lane solves.
+constexpr int max_lane_points = 2 * warp_size;
+
 // Copies the sets of 32 lanes, whose points follow each other in memory, to rows of shared memory.
-// place_of(r): of the set of lane r. longest: the most points of a set.
-template <class T, class S, class PlaceOf>
-__device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const S* x,
-                                          const PlaceOf& place_of) {
-  // So many lanes copy a row.
+// from_of(r): the set of lane r, and points_of(r) its number of points. longest: the largest one.
+template <class T, class S, class FromOf, class PointsOf>
+__device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const FromOf& from_of,
+                                          const PointsOf& points_of) {
+  // So many lanes copy a row together, in one or two steps.
   const int sharers = longest > 16 ? 32 : longest > 8 ? 16 : 8;
-  const int i = lane() % sharers;
-#pragma unroll 4
-  for (int r = lane() / sharers; r < warp_size; r += warp_size / sharers) {
-    const Place place = place_of(r);
-    const auto n = static_cast<int>(place.num_points);
-    for (int k = i; k < n; k += warp_size) {
-      if constexpr (std::is_same_v<S, T>) {
-        copy_async<sizeof(T)>(rows + r * row + k, x + place.first + k);
-      } else {
-        rows[r * row + k] = static_cast<T>(to_real(x[place.first + k]));
-      }
+  const int step = warp_size / sharers, i = lane() % sharers;
+  int r = lane() / sharers;
+  T* to = rows + r * row + i;
+  const auto copy = [](T* to, const S* from) {
+    if constexpr (std::is_same_v<S, T>) {
+      copy_async<sizeof(T)>(to, from);
+    } else {
+      *to = static_cast<T>(to_real(*from));
     }
+  };
+#pragma unroll 8
+  for (int k = 0; k < sharers; ++k, r += step, to += step * row) {
+    const S* const from = from_of(r) + i;
+    const int left = points_of(r) - i;
+    if (left > 0) copy(to, from);
+    if (left > warp_size) copy(to + warp_size, from + warp_size);
   }
 }
 
@@ -102,21 +109,27 @@ __device__ __forceinline__ void copy_sets_of_lanes(T* rows, int row, const S* x,
     copy_set<Lane>(rows + lane() * row, n, x + place.first, dims);
     return;
   }
-  // Sets at equal distances need no shuffles.
-  const int sets = __popc(__ballot_sync(full_mask, n > 0));
+  // Sets of one size at equal distances, as those of a dense tensor are, need no shuffles.
   const int every = __shfl_sync(full_mask, n, 0);
   const int64_t first = __shfl_sync(full_mask, place.first, 0);
   const int64_t distance = __shfl_sync(full_mask, place.first, 1) - first;
-  const bool in_order =
-      lane() < sets ? n == every && place.first == first + lane() * distance : n == 0;
-  if (__all_sync(full_mask, in_order)) {
-    copy_rows(rows, row, every, x, [&](int r) {
-      return Place{first + r * distance, r < sets ? every : 0};
-    });
+  const bool regular = n == every && place.first == first + lane() * distance;
+  if (__all_sync(full_mask, regular)) {
+    const S* from = x + first + lane() / (every > 16 ? 32 : every > 8 ? 16 : 8) * distance;
+    const int64_t step = (every > 16 ? 1 : every > 8 ? 2 : 4) * distance;
+    copy_rows<T, S>(
+        rows, row, every,
+        [&](int) {
+          const S* const at = from;
+          from += step;
+          return at;
+        },
+        [&](int) { return every; });
   } else {
-    copy_rows(rows, row, __reduce_max_sync(full_mask, n), x, [&](int r) {
-      return Place{__shfl_sync(full_mask, place.first, r), __shfl_sync(full_mask, n, r)};
-    });
+    copy_rows<T, S>(
+        rows, row, __reduce_max_sync(full_mask, n),
+        [&](int r) { return x + __shfl_sync(full_mask, place.first, r); },
+        [&](int r) { return __shfl_sync(full_mask, n, r); });
   }
 }
 

@@ -9,8 +9,6 @@
 namespace ddn::cuda {
 
 constexpr int num_sizes = 6;  // at most
-// Blocks of a launch that cannot know the length of its list: a few for each multiprocessor.
-constexpr unsigned max_list_blocks = 2048;
 
 // The most points of a set in each size class; all others belong to the last one.
 struct Sizes {
@@ -43,9 +41,11 @@ struct TileScheduler {
     if (segments == nullptr) return item;
     return segments[item / layout.channels] * layout.channels + item % layout.channels;
   }
-  unsigned grid(const SetLayout& layout, int64_t sets_per_block) const {
-    const unsigned all = grid_for(layout.num_sets, sets_per_block);
-    return segments == nullptr ? all : std::min(all, max_list_blocks);
+  // The grid of a kernel whose blocks take a set each. A launch that cannot know the length of its
+  // list has as many blocks as a device holds.
+  unsigned grid(const SetLayout& layout, const DeviceLimits& device) const {
+    const unsigned all = grid_for(layout.num_sets, 1);
+    return segments == nullptr ? all : std::min(all, device.blocks(2));
   }
 };
 
