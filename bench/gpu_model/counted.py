@@ -69,7 +69,8 @@ def _sets(points: int) -> int:
     """The number of counted rows: so many that each warp of a multiprocessor takes several."""
     if points == MILLION:
         return 1
-    return 1536 if points <= 64 else 48 if points <= 2048 else 4
+    lanes = next((lanes for lanes in (1, 4, 16, 32) if points <= 64 * lanes), 0)
+    return 1536 // lanes if lanes else 4
 
 
 def _rows(direction: str, penalty: str, points: int, **options) -> Counted:

@@ -51,11 +51,11 @@ __global__ void __launch_bounds__(threads, (min_blocks<P, T, threads, weighted>)
   const int64_t items = args.scheduler.items(forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
     const int64_t set = args.scheduler.set(forward.layout, i);
-    const StagedSet staged = memory.stage(forward, set);
+    memory.copy(forward, set);
     commit_async_copies();
     wait_for_async_copies<0>();
     __syncthreads();
-    solve_staged<P, /*global=*/true>(forward, staged, memory, static_cast<T*>(nullptr),
+    solve_staged<P, /*global=*/true>(forward, set, memory, static_cast<T*>(nullptr),
                                       &workspace);
     __syncthreads();  // before the next copies overwrite what a thread still reads
   }
@@ -98,17 +98,21 @@ __global__ void __launch_bounds__(global_threads, 1)
 template <class P, class T, int threads, bool weighted>
 cudaError_t launch_global_shared(const GlobalArgs& args, const DeviceLimits& device,
                                  cudaStream_t stream) {
-  constexpr int fixed_bytes = GroupWorkspace<T, weighted>::fixed_bytes;
-  const int64_t bytes = fixed_bytes + 2 * args.scheduler.capacity * point_bytes<T, weighted>;
+  constexpr auto bytes = [](int64_t capacity) {
+    const int64_t points = SetMemory<T, Block<threads>, weighted>::numbers(capacity);
+    return GroupWorkspace<T, weighted>::fixed_bytes + points * static_cast<int64_t>(sizeof(T)) +
+           capacity * point_bytes<T, weighted>;
+  };
   using Kernel = void (*)(GlobalArgs);
   const Kernel kernel = global_shared_memory<P, T, threads, weighted>;
-  constexpr int max_bytes = fixed_bytes + 2 * static_cast<int>(global_shared_bytes);
+  constexpr int64_t max_bytes = bytes(global_shared_bytes / point_bytes<T, weighted>);
   static_assert(max_bytes <= max_dynamic_bytes);
   const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, max_bytes);
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(max_bytes));
   if (error != cudaSuccess) return error;
   DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), threads,
-             static_cast<size_t>(bytes), stream, args);
+             static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);
   return cudaGetLastError();
 }
 

@@ -1,12 +1,11 @@
 // The forward kernels of the local solver; global.cuh has those of the global search. The size of a
 // set, its weights included, alone decides which of them solves it:
 //
-//   up to 256 B    a lane per set, the points in shared memory
-//   up to 1 KiB    4 lanes per set, the same
-//   up to 4 KiB    16 lanes per set, the same
-//   up to 8 KiB    a warp per set, the points in shared memory
-//   up to 64 KiB   a block per set, the points in shared memory
-//   above          a block per set, the points in global memory, read in each pass
+//   points                    threads of a set
+//   up to 64, 256, 1024 and   1, 4, 16 and 32 lanes of a warp, the points in shared memory (float64
+//   2048                      with weights: half as many points)
+//   up to 64 KiB              a block, the points in shared memory
+//   more                      a block, the points in global memory, read in each pass
 //
 // Sizes are those in the arithmetic: points of 16 bits are widened when they are staged.
 #pragma once
@@ -17,8 +16,8 @@
 
 namespace ddn::cuda {
 
-// Of the sets of a group of lanes, for each lane.
-constexpr int64_t lane_bytes = 256;
+// Of a set, for each of the lanes that solve it.
+constexpr int64_t lane_bytes = 512;
 constexpr int64_t block_bytes = 64 << 10;
 constexpr int large_threads = 512;
 
@@ -27,19 +26,26 @@ struct LocalArgs {
   TileScheduler scheduler;
 };
 
-// Numbers that a warp of the pipeline keeps: two tiles, and lists.
+// Each warp has memory for several tiles. A tile is what the warp solves at a time: a set for each
+// group of lanes. While the warp solves one, the next ones arrive. The grid fills the device once,
+// and each warp takes tiles with the stride of the grid.
+constexpr int pipeline_warps = 6;   // of a block, at most
+constexpr int pipeline_blocks = 2;  // of a multiprocessor
+
+// Tiles in the memory of a warp: more where they are small, so that enough bytes are on their way.
+constexpr int few_tiles = 2, many_tiles = 4;
+template <class ThreadGroup>
+constexpr DDN_HOST_DEVICE int tiles_of(int64_t capacity) {
+  return capacity <= max_lane_points / 2 * ThreadGroup::threads ? many_tiles : few_tiles;
+}
+
+// Numbers that a warp keeps in shared memory: tiles and lists.
 template <class P, class T, class ThreadGroup, bool weighted>
 constexpr DDN_HOST_DEVICE int64_t pipeline_numbers(int64_t capacity) {
   using Memory = SetMemory<T, ThreadGroup, weighted>;
-  return 2 * Memory::numbers(capacity) +
+  return tiles_of<ThreadGroup>(capacity) * Memory::numbers(capacity) +
          Memory::sets * list_numbers<P, T, ThreadGroup, weighted>(capacity);
 }
-
-// Each warp has two tiles of memory, the sets of one of which it solves while those of the next
-// arrive. A multiprocessor keeps the warps that it has and memory for them: the grid has no more
-// blocks than fit, and each warp takes tiles with the stride of the grid.
-constexpr int pipeline_warps = 6;  // of a block, at most
-constexpr int pipeline_blocks = 2;  // of a multiprocessor
 
 template <class P, class T, class ThreadGroup, bool weighted>
 __global__ void __launch_bounds__(pipeline_warps * warp_size, pipeline_blocks)
@@ -52,7 +58,8 @@ __global__ void __launch_bounds__(pipeline_warps * warp_size, pipeline_blocks)
   const auto warp = static_cast<int>(threadIdx.x) / warp_size;
   const int numbers = Memory::numbers(scheduler.capacity);
   T* const memory = shared + warp * pipeline_numbers<P, T, ThreadGroup, weighted>(scheduler.capacity);
-  T* const lists = memory + 2 * numbers +
+  const int tiles = tiles_of<ThreadGroup>(scheduler.capacity);
+  T* const lists = memory + tiles * numbers +
                    lane() / ThreadGroup::threads *
                        list_numbers<P, T, ThreadGroup, weighted>(scheduler.capacity);
   const int row = Memory::row_of(scheduler.capacity);
@@ -60,23 +67,30 @@ __global__ void __launch_bounds__(pipeline_warps * warp_size, pipeline_blocks)
 
   const int64_t items = scheduler.items(forward.layout);
   const int64_t step = static_cast<int64_t>(gridDim.x) * warps * Memory::sets;
-  const auto stage = [&](int64_t first, int buffer) {
+  const auto set_of = [&](int64_t first) {
     const int64_t item = first + lane() / ThreadGroup::threads;
-    const int64_t set = item < items ? scheduler.set(forward.layout, item) : -1;
-    return tile_memory(buffer).stage(forward, set);
+    return item < items ? scheduler.set(forward.layout, item) : -1;
   };
   int64_t first = (static_cast<int64_t>(blockIdx.x) * warps + warp) * Memory::sets;
-  if (first >= items) return;
-  StagedSet next = stage(first, 0);
-  commit_async_copies();
-  for (int buffer = 0; first < items; first += step, buffer ^= 1) {
-    const StagedSet staged = next;
-    if (first + step < items) next = stage(first + step, buffer ^ 1);
+  int64_t next = first;  // the tile to copy
+  int to = 0;            // its memory
+  const auto copy_next = [&] {
+    if (next < items) tile_memory(to).copy(forward, set_of(next));
     commit_async_copies();
-    wait_for_async_copies<1>();
+    next += step;
+    to = to + 1 == tiles ? 0 : to + 1;
+  };
+  for (int k = 1; k < tiles; ++k) copy_next();
+  for (int from = 0; first < items; first += step, from = from + 1 == tiles ? 0 : from + 1) {
+    copy_next();
+    if (tiles == many_tiles) {
+      wait_for_async_copies<many_tiles - 1>();
+    } else {
+      wait_for_async_copies<few_tiles - 1>();
+    }
     __syncwarp();
-    if (staged.set >= 0) {
-      solve_staged<P, /*global=*/false>(forward, staged, tile_memory(buffer), lists);
+    if (const int64_t set = set_of(first); set >= 0) {
+      solve_staged<P, /*global=*/false>(forward, set, tile_memory(from), lists);
     }
     __syncwarp();  // before the next copies overwrite what a lane still reads
   }
@@ -93,11 +107,12 @@ __global__ void __launch_bounds__(block_threads, 2)
   T* const lists = shared + Memory::numbers(capacity);
   const int64_t items = args.scheduler.items(args.forward.layout);
   for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
-    const StagedSet staged = memory.stage(args.forward, args.scheduler.set(args.forward.layout, i));
+    const int64_t set = args.scheduler.set(args.forward.layout, i);
+    memory.copy(args.forward, set);
     commit_async_copies();
     wait_for_async_copies<0>();
     __syncthreads();
-    solve_staged<P, /*global=*/false>(args.forward, staged, memory, lists);
+    solve_staged<P, /*global=*/false>(args.forward, set, memory, lists);
     __syncthreads();  // before the next copies overwrite what a thread still reads
   }
 }
@@ -165,8 +180,7 @@ cudaError_t launch_local_global(const LocalArgs& args, const DeviceLimits& devic
 
 template <class P, class T, bool weighted>
 cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
-  constexpr int64_t lane_points = lane_bytes / point_bytes<T, weighted>;
-  static_assert(lane_points <= max_lane_points);
+  constexpr int64_t lane_points = std::min<int64_t>(max_lane_points, lane_bytes / point_bytes<T, weighted>);
   const Sizes sizes({lane_points, 4 * lane_points, 16 * lane_points, 32 * lane_points,
                      block_bytes / point_bytes<T, weighted>});
   using Launch = cudaError_t (*)(const LocalArgs&, const DeviceLimits&, cudaStream_t);

@@ -144,12 +144,6 @@ constexpr DDN_HOST_DEVICE int list_numbers(int64_t capacity) {
   return ThreadGroup::warps * ListingPoints<T>::list_capacity(capacity, ThreadGroup::warps);
 }
 
-// A set in shared memory; no set if `set` is negative.
-struct StagedSet {
-  int64_t set;
-  int points;
-};
-
 // The memory of the sets that a warp, or a block, solves side by side: a row of points for each and,
 // after all of these, rows of weights.
 template <class T, class ThreadGroup, bool weighted>
@@ -175,21 +169,19 @@ struct SetMemory {
   __device__ __forceinline__ T* points() const { return memory + group() * row; }
   __device__ __forceinline__ T* weights() const { return memory + (sets + group()) * row; }
 
-  // Begins to copy a set; all lanes of a warp call this.
-  __device__ __forceinline__ StagedSet stage(const ForwardArgs& args, int64_t set) const {
+  // Begins to copy the set of this group; no set if `set` is negative. All lanes of a warp call this.
+  __device__ __forceinline__ void copy(const ForwardArgs& args, int64_t set) const {
     const Place place = set < 0 ? Place{0, 0} : args.layout.place(set);
-    const auto n = static_cast<int>(place.num_points);
     with_storage<T>(args.dtype, [&](auto zero) {
-      copy(memory, static_cast<const decltype(zero)*>(args.x), args.layout.points, place);
+      copy_to(memory, static_cast<const decltype(zero)*>(args.x), args.layout.points, place);
     });
     if constexpr (weighted) {
       const int64_t first = set < 0 ? 0 : args.weight_layout.place(set).first;
       with_weight_storage(args.weight_dtype, [&](auto zero) {
-        copy(memory + sets * row, static_cast<const decltype(zero)*>(args.weight),
-             args.weight_layout.points, {first, n});
+        copy_to(memory + sets * row, static_cast<const decltype(zero)*>(args.weight),
+             args.weight_layout.points, {first, place.num_points});
       });
     }
-    return {set, n};
   }
 
  private:
@@ -198,8 +190,8 @@ struct SetMemory {
   }
 
   template <class S>
-  __device__ __forceinline__ void copy(T* to, const S* x, const Dims& dims,
-                                       const Place& place) const {
+  __device__ __forceinline__ void copy_to(T* to, const S* x, const Dims& dims,
+                                          const Place& place) const {
     if constexpr (ThreadGroup::threads == 1) {
       copy_sets_of_lanes(to, row, x, dims, place);
     } else {
@@ -221,10 +213,9 @@ __device__ __forceinline__ void solve_set(
 // Solves a set whose copies have arrived. lists: memory of `keeps_lists`.
 template <class P, bool global, class T, class ThreadGroup, bool weighted>
 __device__ __forceinline__ void solve_staged(
-    const ForwardArgs& args, const StagedSet& staged,
-    const SetMemory<T, ThreadGroup, weighted>& memory, T* lists,
+    const ForwardArgs& args, int64_t set, const SetMemory<T, ThreadGroup, weighted>& memory, T* lists,
     const GroupWorkspace<T, weighted>* workspace = nullptr) {
-  const int n = staged.points;
+  const auto n = static_cast<int>(args.layout.place(set).num_points);
   WeightStatistics statistics{};
   if constexpr (weighted) {
     T* const weights = memory.weights();
@@ -236,14 +227,14 @@ __device__ __forceinline__ void solve_staged(
       weights[i] = static_cast<T>(static_cast<double>(weights[i]) * inverse);
     }
     solve_set<P, global, T, ThreadGroup>(
-        args, staged.set, n, WeightedSharedMemoryPoints<T>{memory.points(), weights}, statistics,
+        args, set, n, WeightedSharedMemoryPoints<T>{memory.points(), weights}, statistics,
         workspace);
   } else if constexpr (!global && keeps_lists<P, ThreadGroup, weighted>) {
     solve_set<P, global, T, ThreadGroup>(
-        args, staged.set, n, ListingPoints<T>{{memory.points()}, lists}, statistics, workspace);
+        args, set, n, ListingPoints<T>{{memory.points()}, lists}, statistics, workspace);
   } else {
     solve_set<P, global, T, ThreadGroup>(
-        args, staged.set, n, SharedMemoryPoints<T>{memory.points()}, statistics, workspace);
+        args, set, n, SharedMemoryPoints<T>{memory.points()}, statistics, workspace);
   }
 }
 

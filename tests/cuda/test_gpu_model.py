@@ -210,8 +210,8 @@ def test_workloads_have_one_name_each_and_can_be_drawn():
 
 def test_points_lie_as_on_a_gpu():
     x, _, _ = points.draw(WORKLOADS["forward huber channels last 49"])
-    assert x.shape == (4, 64, 49)
-    assert x.strides == (4 * 49 * 64, 4, 4 * 64)
+    assert x.shape == (8, 192, 49)
+    assert x.strides == (4 * 49 * 192, 4, 4 * 192)
     assert x.ctypes.data % points.ALIGNMENT == 0
     x, _, ptr = points.draw(WORKLOADS["forward huber segments 300 x 64"])
     assert x.shape == (ptr[-1], 64)
