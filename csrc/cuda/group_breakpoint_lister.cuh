@@ -55,7 +55,7 @@ struct GroupBreakpointLister {
     // From last to first, so that a row's bit has its number.
     const int rows =
         (set.n - ThreadGroup::rank() + ThreadGroup::threads - 1) / ThreadGroup::threads;
-    static_assert(run * 8 == 64, "a bit for each of a thread's points in shared memory");
+    static_assert(max_thread_points == 64 && run * 8 == 64, "a bit for each point of a thread");
     int row = rows / run * run;
     unsigned bits = 0;
     for (int k = row; k < rows; ++k) visit(x[k * ThreadGroup::threads], 1u << (k - row), bits);

@@ -4,8 +4,9 @@
 //   points                    threads of a set
 //   up to 64, 256, 1024 and   1, 4, 16 and 32 lanes of a warp, the points in shared memory (float64
 //   2048                      with weights: half as many points)
-//   up to 64 KiB              a block, the points in shared memory
-//   more                      a block, the points in global memory, read in each pass
+//   up to 64 KiB, 8192        128, the points in shared memory
+//   up to 128 KiB, 32768      512, the same, on a device that has so much shared memory
+//   more                      512, the points in global memory, read in each pass
 //
 // Sizes are those in the arithmetic: points of 16 bits are widened when they are staged.
 #pragma once
@@ -18,7 +19,9 @@ namespace ddn::cuda {
 
 // Of a set, for each of the lanes that solve it.
 constexpr int64_t lane_bytes = 512;
-constexpr int64_t block_bytes = 64 << 10;
+// Of a set in the shared memory of a block. Each thread has at most max_thread_points of it.
+constexpr int small_threads = 128;
+constexpr int64_t small_bytes = 64 << 10, large_bytes = 128 << 10;
 constexpr int large_threads = 512;
 
 struct LocalArgs {
@@ -36,7 +39,7 @@ constexpr int pipeline_blocks = 2;  // of a multiprocessor
 constexpr int few_tiles = 2, many_tiles = 4;
 template <class ThreadGroup>
 constexpr DDN_HOST_DEVICE int tiles_of(int64_t capacity) {
-  return capacity <= max_lane_points / 2 * ThreadGroup::threads ? many_tiles : few_tiles;
+  return capacity <= max_thread_points / 2 * ThreadGroup::threads ? many_tiles : few_tiles;
 }
 
 // Numbers that a warp keeps in shared memory: tiles and lists.
@@ -96,10 +99,10 @@ __global__ void __launch_bounds__(pipeline_warps * warp_size, pipeline_blocks)
   }
 }
 
-template <class P, class T, bool weighted>
-__global__ void __launch_bounds__(block_threads, 2)
+template <class P, class T, int threads, bool weighted>
+__global__ void __launch_bounds__(threads, 512 / threads)
     local_shared_memory(const __grid_constant__ LocalArgs args) {
-  using ThreadGroup = Block<block_threads>;
+  using ThreadGroup = Block<threads>;
   using Memory = SetMemory<T, ThreadGroup, weighted>;
   DDN_DYNAMIC_SHARED(T, shared);
   const int64_t capacity = args.scheduler.capacity;
@@ -150,23 +153,24 @@ cudaError_t launch_pipeline(const LocalArgs& args, const DeviceLimits& device,
   return cudaGetLastError();
 }
 
-template <class P, class T, bool weighted>
+// Bytes of shared memory of a block that solves a set.
+template <class P, class T, int threads, bool weighted>
+constexpr int64_t set_bytes(int64_t points) {
+  using ThreadGroup = Block<threads>;
+  return static_cast<int64_t>(sizeof(T)) * (SetMemory<T, ThreadGroup, weighted>::numbers(points) +
+                                            list_numbers<P, T, ThreadGroup, weighted>(points));
+}
+
+template <class P, class T, int threads, bool weighted>
 cudaError_t launch_blocks(const LocalArgs& args, const DeviceLimits& device, cudaStream_t stream) {
-  using ThreadGroup = Block<block_threads>;
-  constexpr auto bytes = [](int64_t points) {
-    return static_cast<int64_t>(sizeof(T)) *
-           (SetMemory<T, ThreadGroup, weighted>::numbers(points) +
-            list_numbers<P, T, ThreadGroup, weighted>(points));
-  };
-  constexpr int64_t max_bytes = bytes(block_bytes / point_bytes<T, weighted>);
-  static_assert(max_bytes <= max_dynamic_bytes);
   using Kernel = void (*)(LocalArgs);
-  const Kernel kernel = local_shared_memory<P, T, weighted>;
+  const Kernel kernel = local_shared_memory<P, T, threads, weighted>;
+  const int64_t bytes = set_bytes<P, T, threads, weighted>(args.scheduler.capacity);
   const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(max_bytes));
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), block_threads,
-             static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);
+  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), threads,
+             static_cast<size_t>(bytes), stream, args);
   return cudaGetLastError();
 }
 
@@ -180,17 +184,30 @@ cudaError_t launch_local_global(const LocalArgs& args, const DeviceLimits& devic
 
 template <class P, class T, bool weighted>
 cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
-  constexpr int64_t lane_points = std::min<int64_t>(max_lane_points, lane_bytes / point_bytes<T, weighted>);
-  const Sizes sizes({lane_points, 4 * lane_points, 16 * lane_points, 32 * lane_points,
-                     block_bytes / point_bytes<T, weighted>});
-  using Launch = cudaError_t (*)(const LocalArgs&, const DeviceLimits&, cudaStream_t);
-  constexpr Launch launches[] = {
-      launch_pipeline<P, T, Lanes<1>, weighted>,  launch_pipeline<P, T, Lanes<4>, weighted>,
-      launch_pipeline<P, T, Lanes<16>, weighted>, launch_pipeline<P, T, Warp, weighted>,
-      launch_blocks<P, T, weighted>,              launch_local_global<P, T, weighted>};
   DeviceLimits device;
   const cudaError_t error = device.read();
   if (error != cudaSuccess) return error;
+  constexpr int64_t bytes = point_bytes<T, weighted>;
+  constexpr int64_t lane_points = std::min<int64_t>(max_thread_points, lane_bytes / bytes);
+  constexpr int64_t small_points =
+      std::min<int64_t>(small_threads * max_thread_points, small_bytes / bytes);
+  constexpr int64_t large_points =
+      std::min<int64_t>(large_threads * max_thread_points, large_bytes / bytes);
+  static_assert(set_bytes<P, T, small_threads, weighted>(small_points) <= max_dynamic_bytes);
+  const bool large_fits = set_bytes<P, T, large_threads, weighted>(large_points) <=
+                          device.block_shared_bytes(1) - static_shared_bytes;
+  const Sizes sizes({lane_points / 2, lane_points, 4 * lane_points, 16 * lane_points,
+                     32 * lane_points, small_points, large_fits ? large_points : small_points});
+  using Launch = cudaError_t (*)(const LocalArgs&, const DeviceLimits&, cudaStream_t);
+  constexpr Launch launches[] = {
+      launch_pipeline<P, T, Lanes<1>, weighted>,
+      launch_pipeline<P, T, Lanes<1>, weighted>,
+      launch_pipeline<P, T, Lanes<4>, weighted>,
+      launch_pipeline<P, T, Lanes<16>, weighted>,
+      launch_pipeline<P, T, Lanes<32>, weighted>,
+      launch_blocks<P, T, small_threads, weighted>,
+      launch_blocks<P, T, large_threads, weighted>,
+      launch_local_global<P, T, weighted>};
   return launch_by_size(args, sizes, stream, [&](int size, const TileScheduler& scheduler) {
     return launches[size]({args, scheduler}, device, stream);
   });

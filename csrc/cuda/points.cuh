@@ -13,6 +13,9 @@ namespace ddn::cuda {
 // summation] in group_points.cuh.
 constexpr int run = 8;
 
+// The most points of a thread in shared memory.
+constexpr int max_thread_points = 64;
+
 // Has the interface of CompensatedSum.
 struct PlainSum {
   double sum = 0;

@@ -61,18 +61,15 @@ __device__ __forceinline__ void copy_set(T* to, int n, const S* x, const Dims& d
     return;
   }
   const int64_t stride = dims.rank == 0 ? 1 : dims.stride[0];
-  if constexpr (std::is_same_v<S, T> && ThreadGroup::threads > 1) {
-    constexpr int width = 16 / sizeof(T);
-    if (stride == 1 && n % width == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
-      copy_in_line<ThreadGroup, width>(to, n, x, 1);
-      return;
-    }
+  constexpr int width = std::is_same_v<S, T> && ThreadGroup::threads > 1 ? 16 / sizeof(T) : 1;
+  if (stride != 1) {
+    copy_in_line<ThreadGroup, 1>(to, n, x, stride);
+  } else if (width > 1 && n % width == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
+    copy_in_line<ThreadGroup, width>(to, n, x, 1);
+  } else {
+    copy_in_line<ThreadGroup, 1>(to, n, x, 1);
   }
-  copy_in_line<ThreadGroup, 1>(to, n, x, stride);
 }
-
-// The most points of a set that one lane solves.
-constexpr int max_lane_points = 2 * warp_size;
 
 // Copies the sets of 32 lanes, whose points follow each other in memory, to rows of shared memory.
 // from_of(r): the set of lane r, and points_of(r) its number of points. longest: the largest one.
@@ -80,6 +77,7 @@ template <class T, class S, class FromOf, class PointsOf>
 __device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const FromOf& from_of,
                                           const PointsOf& points_of) {
   // So many lanes copy a row together, in one or two steps.
+  static_assert(max_thread_points <= 2 * warp_size);
   const int sharers = longest > 16 ? 32 : longest > 8 ? 16 : 8;
   const int step = warp_size / sharers, i = lane() % sharers;
   int r = lane() / sharers;

@@ -8,7 +8,7 @@
 
 namespace ddn::cuda {
 
-constexpr int num_sizes = 6;  // at most
+constexpr int num_sizes = 8;  // at most
 
 // The most points of a set in each size class; all others belong to the last one.
 struct Sizes {
@@ -91,8 +91,11 @@ cudaError_t launch_by_size(const ForwardArgs& args, const Sizes& sizes, cudaStre
   const SegmentLists lists(args, sizes);
   cudaError_t error = list_segments(lists, stream);
   for (int size = 0; size < num_sizes && error == cudaSuccess; ++size) {
-    // No segment is larger than all of them.
-    if (size > 0 && points <= sizes.most[size - 1]) break;
+    if (size > 0) {
+      // No segment is larger than all of them.
+      if (points <= sizes.most[size - 1]) break;
+      if (sizes.most[size] == sizes.most[size - 1]) continue;
+    }
     error = launch(size, lists.scheduler(size, points));
   }
   return error;
