@@ -51,14 +51,14 @@ _ACCESS = rf"(?:ld|ldu|st|atom|red){_ANY_SPACE}"
 
 # The first matching row applies.
 ROWS = (
-    Row(r".* folded", FREE, "part of its neighbour: IMAD.WIDE, LEA"),
+    Row(r".* folded", FREE, "part of its neighbour: IMAD.WIDE, LEA, an address"),
     Row(r"mov\..*|cvta\..*", FREE, "registers are renamed; a few MOVs remain"),
     Row(r"(?:ld|st)\.(?:param|const).*", FREE, "operands from the constant bank"),
     # Memory
     Row(rf"{_ACCESS}\.shared(?:::cta)?\..*", {"shared": 1}),
     Row(rf"{_ACCESS}\.local\..*", {"local": 1}),
     Row(rf"{_ACCESS}\..*", {"global": 1}, "generic addresses included"),
-    Row(r"cp\.async\.(?:ca|cg)\..*", {"global": 1}, "LDGSTS; not read from SASS"),
+    Row(r"cp\.async\.(?:ca|cg)\..*", {"global": 1}, "LDGSTS"),
     Row(r"cp\.async\.bulk\.(?!commit|wait).*", {"global": 1}, "not read from SASS"),
     Row(r"cp\.async\..*", {"control": 1}, "commit, wait; not read from SASS"),
     Row(r"mbarrier\..*", {"shared": 1}, "SYNCS; not read from SASS"),

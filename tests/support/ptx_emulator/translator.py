@@ -192,6 +192,24 @@ class _FunctionTranslator:
         return f"if ({self.operations.predicate(i.guard)}) {{ {text} }}"
 
 
+def _offsets_of_copies(function: Function) -> set[int]:
+    """The ids of the additions of a constant whose result only cp.async reads, as an address. Other
+    accesses have the constant in their own text."""
+    additions: dict[str, int] = {}  # by the register of the result
+    others: set[str] = set()  # registers that something else reads, or writes again
+    for i in function.instructions():
+        target = i.operands[0] if i.operands else ""
+        is_offset = i.name == "add" and len(i.operands) == 3 and i.operands[2].isdecimal()
+        if is_offset and target not in additions:
+            additions[target] = id(i)
+        elif re.fullmatch(r"%\w+", target):
+            others.add(target)
+        if i.name != "cp":
+            reads = i.operands[1:] if re.fullmatch(r"%\w+", target) else i.operands
+            others.update(re.findall(r"%\w+", " ".join([*reads, i.guard or ""])))
+    return {number for register, number in additions.items() if register not in others}
+
+
 class KernelTranslator:
     """Translates one kernel, with the functions and variables that it uses."""
 
@@ -205,6 +223,7 @@ class KernelTranslator:
         self.globals: list[Variable] = []  # those in global or constant memory
         self.fused = 0  # products that `contract` has fused
         self._folded: set[str] = set()  # registers of this block that their reader computes
+        self._offsets: set[int] = set()  # ids of additions that are part of an address
         self._places: dict[tuple[Source, int], int] = {}
 
     def where(self, i: Instruction) -> str:
@@ -217,10 +236,10 @@ class KernelTranslator:
 
     def count_instruction(self, i: Instruction) -> None:
         """Marks instructions that ptxas folds into a neighbour: 64-bit additions to a wide product,
-        and left shifts before an addition."""
+        left shifts before an addition, and constant offsets of the addresses of cp.async."""
         name = i.full_name
         wide = name in ("add.s64", "add.u64") and self._folded & set(i.operands[1:])
-        if wide or (i.name == "shl" and name.endswith("64")):
+        if wide or (i.name == "shl" and name.endswith("64")) or id(i) in self._offsets:
             name += " folded"
         elif i.name == "mul" and "wide" in i.modifiers:
             self._folded.add(i.operands[0])
@@ -248,6 +267,9 @@ class KernelTranslator:
 
     def translate(self) -> Translation:
         functions, variables = self._used()
+        if self.count:
+            for function in functions:
+                self._offsets |= _offsets_of_copies(function)
         declared, static_shared, dynamic_align = self._lay_out(variables)
         body: list[str] = []
         for function in functions:
