@@ -70,7 +70,9 @@ def _sets(points: int) -> int:
     if points == MILLION:
         return 1
     lanes = next((lanes for lanes in (1, 4, 16, 32) if points <= 64 * lanes), 0)
-    return 1536 // lanes if lanes else 4
+    if lanes:
+        return 1536 // lanes
+    return 16 if points == 5000 else 4
 
 
 def _rows(direction: str, penalty: str, points: int, **options) -> Counted:

@@ -36,8 +36,11 @@ struct DeviceLimits {
   unsigned blocks(int of_multiprocessor) const {
     return static_cast<unsigned>(of_multiprocessor * multiprocessors);
   }
-  // Shared memory of a block if a multiprocessor holds so many. The driver takes 1 KiB of each.
-  int64_t block_shared_bytes(int blocks) const { return shared_bytes / blocks - (1 << 10); }
+  // Dynamic shared memory of a block if a multiprocessor holds so many. The driver takes 1 KiB of
+  // each.
+  int64_t block_shared_bytes(int blocks) const {
+    return shared_bytes / blocks - (1 << 10) - static_shared_bytes;
+  }
 };
 
 // Kernels loop over their work with the grid as stride, so a grid need not cover the work.

@@ -11,6 +11,8 @@
 // Sizes are those in the arithmetic: points of 16 bits are widened when they are staged.
 #pragma once
 
+#include <type_traits>
+
 #include "core/penalties.h"
 #include "cuda/stage_set.cuh"
 #include "cuda/tile_scheduler.cuh"
@@ -22,59 +24,64 @@ constexpr int64_t lane_bytes = 512;
 // Of a set in the shared memory of a block. Each thread has at most max_thread_points of it.
 constexpr int small_threads = 128;
 constexpr int64_t small_bytes = 64 << 10, large_bytes = 128 << 10;
+
+constexpr int few_tiles = 2, many_tiles = 4;
 constexpr int large_threads = 512;
 
 struct LocalArgs {
   ForwardArgs forward;
   TileScheduler scheduler;
+  int tiles;  // in the memory of a team
 };
 
-// Each warp has memory for several tiles. A tile is what the warp solves at a time: a set for each
-// group of lanes. While the warp solves one, the next ones arrive. The grid fills the device once,
-// and each warp takes tiles with the stride of the grid.
-constexpr int pipeline_warps = 6;   // of a block, at most
-constexpr int pipeline_blocks = 2;  // of a multiprocessor
-
-// Tiles in the memory of a warp: more where they are small, so that enough bytes are on their way.
-constexpr int few_tiles = 2, many_tiles = 4;
+// A team is a warp, or a block whose threads solve one set. It has memory for several tiles, each
+// with the sets that it solves at a time: one, or one for each group of lanes. While it solves the
+// sets of a tile, those of the next ones arrive. The grid fills the device once, and each team
+// takes tiles with the stride of the grid.
 template <class ThreadGroup>
-constexpr DDN_HOST_DEVICE int tiles_of(int64_t capacity) {
-  return capacity <= max_thread_points / 2 * ThreadGroup::threads ? many_tiles : few_tiles;
-}
+constexpr bool is_block = ThreadGroup::threads > warp_size;
+template <class ThreadGroup>
+using Team = std::conditional_t<is_block<ThreadGroup>, ThreadGroup, Warp>;
 
-// Numbers that a warp keeps in shared memory: tiles and lists.
+// Threads of a block, at most, and blocks of a multiprocessor.
+template <class ThreadGroup>
+constexpr int pipeline_threads = is_block<ThreadGroup> ? ThreadGroup::threads : 6 * warp_size;
+template <class ThreadGroup>
+constexpr int pipeline_blocks = is_block<ThreadGroup> ? 512 / ThreadGroup::threads : 2;
+
+// Numbers that a team keeps in shared memory: tiles and lists.
 template <class P, class T, class ThreadGroup, bool weighted>
-constexpr DDN_HOST_DEVICE int64_t pipeline_numbers(int64_t capacity) {
+constexpr DDN_HOST_DEVICE int64_t team_numbers(int64_t capacity, int tiles) {
   using Memory = SetMemory<T, ThreadGroup, weighted>;
-  return tiles_of<ThreadGroup>(capacity) * Memory::numbers(capacity) +
+  return tiles * Memory::numbers(capacity) +
          Memory::sets * list_numbers<P, T, ThreadGroup, weighted>(capacity);
 }
 
 template <class P, class T, class ThreadGroup, bool weighted>
-__global__ void __launch_bounds__(pipeline_warps * warp_size, pipeline_blocks)
+__global__ void __launch_bounds__(pipeline_threads<ThreadGroup>, pipeline_blocks<ThreadGroup>)
     local_pipeline(const __grid_constant__ LocalArgs args) {
   using Memory = SetMemory<T, ThreadGroup, weighted>;
   DDN_DYNAMIC_SHARED(T, shared);
   const ForwardArgs& forward = args.forward;
   const TileScheduler& scheduler = args.scheduler;
-  const auto warps = static_cast<int>(blockDim.x) / warp_size;
-  const auto warp = static_cast<int>(threadIdx.x) / warp_size;
-  const int numbers = Memory::numbers(scheduler.capacity);
-  T* const memory = shared + warp * pipeline_numbers<P, T, ThreadGroup, weighted>(scheduler.capacity);
-  const int tiles = tiles_of<ThreadGroup>(scheduler.capacity);
-  T* const lists = memory + tiles * numbers +
-                   lane() / ThreadGroup::threads *
-                       list_numbers<P, T, ThreadGroup, weighted>(scheduler.capacity);
-  const int row = Memory::row_of(scheduler.capacity);
-  const auto tile_memory = [&](int buffer) { return Memory{memory + buffer * numbers, row}; };
+  const int64_t capacity = scheduler.capacity;
+  const int tiles = args.tiles;
+  constexpr int team_threads = Team<ThreadGroup>::threads;
+  const int teams = is_block<ThreadGroup> ? 1 : static_cast<int>(blockDim.x) / team_threads;
+  const int team = is_block<ThreadGroup> ? 0 : static_cast<int>(threadIdx.x) / team_threads;
+  const int group = is_block<ThreadGroup> ? 0 : lane() / ThreadGroup::threads;
+  T* const memory = shared + team * team_numbers<P, T, ThreadGroup, weighted>(capacity, tiles);
+  const int numbers = Memory::numbers(capacity), row = Memory::row_of(capacity);
+  T* const lists =
+      memory + tiles * numbers + group * list_numbers<P, T, ThreadGroup, weighted>(capacity);
+  const auto tile_memory = [&](int tile) { return Memory{memory + tile * numbers, row}; };
 
   const int64_t items = scheduler.items(forward.layout);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * warps * Memory::sets;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * teams * Memory::sets;
   const auto set_of = [&](int64_t first) {
-    const int64_t item = first + lane() / ThreadGroup::threads;
-    return item < items ? scheduler.set(forward.layout, item) : -1;
+    return first + group < items ? scheduler.set(forward.layout, first + group) : -1;
   };
-  int64_t first = (static_cast<int64_t>(blockIdx.x) * warps + warp) * Memory::sets;
+  int64_t first = (static_cast<int64_t>(blockIdx.x) * teams + team) * Memory::sets;
   int64_t next = first;  // the tile to copy
   int to = 0;            // its memory
   const auto copy_next = [&] {
@@ -86,37 +93,18 @@ __global__ void __launch_bounds__(pipeline_warps * warp_size, pipeline_blocks)
   for (int k = 1; k < tiles; ++k) copy_next();
   for (int from = 0; first < items; first += step, from = from + 1 == tiles ? 0 : from + 1) {
     copy_next();
-    if (tiles == many_tiles) {
-      wait_for_async_copies<many_tiles - 1>();
-    } else {
+    if (tiles == 1) {
+      wait_for_async_copies<0>();
+    } else if (tiles == few_tiles) {
       wait_for_async_copies<few_tiles - 1>();
+    } else {
+      wait_for_async_copies<many_tiles - 1>();
     }
-    __syncwarp();
+    Team<ThreadGroup>::sync();
     if (const int64_t set = set_of(first); set >= 0) {
       solve_staged<P, /*global=*/false>(forward, set, tile_memory(from), lists);
     }
-    __syncwarp();  // before the next copies overwrite what a lane still reads
-  }
-}
-
-template <class P, class T, int threads, bool weighted>
-__global__ void __launch_bounds__(threads, 512 / threads)
-    local_shared_memory(const __grid_constant__ LocalArgs args) {
-  using ThreadGroup = Block<threads>;
-  using Memory = SetMemory<T, ThreadGroup, weighted>;
-  DDN_DYNAMIC_SHARED(T, shared);
-  const int64_t capacity = args.scheduler.capacity;
-  const Memory memory{shared, Memory::row_of(capacity)};
-  T* const lists = shared + Memory::numbers(capacity);
-  const int64_t items = args.scheduler.items(args.forward.layout);
-  for (int64_t i = blockIdx.x; i < items; i += gridDim.x) {
-    const int64_t set = args.scheduler.set(args.forward.layout, i);
-    memory.copy(args.forward, set);
-    commit_async_copies();
-    wait_for_async_copies<0>();
-    __syncthreads();
-    solve_staged<P, /*global=*/false>(args.forward, set, memory, lists);
-    __syncthreads();  // before the next copies overwrite what a thread still reads
+    Team<ThreadGroup>::sync();  // before the next copies overwrite what a thread still reads
   }
 }
 
@@ -135,48 +123,37 @@ __global__ void __launch_bounds__(large_threads, 1)
 }
 
 template <class P, class T, class ThreadGroup, bool weighted>
-cudaError_t launch_pipeline(const LocalArgs& args, const DeviceLimits& device,
-                            cudaStream_t stream) {
+cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStream_t stream) {
+  constexpr int max_teams = pipeline_threads<ThreadGroup> / Team<ThreadGroup>::threads;
+  const int64_t capacity = args.scheduler.capacity;
+  const auto team_bytes = [&](int tiles) {
+    return team_numbers<P, T, ThreadGroup, weighted>(capacity, tiles) *
+           static_cast<int64_t>(sizeof(T));
+  };
+  // Small sets need more tiles for the same number of bytes on their way.
+  args.tiles = capacity <= max_thread_points / 2 * ThreadGroup::threads ? many_tiles : few_tiles;
+  if (is_block<ThreadGroup>) {
+    constexpr int at_least = std::min(2, pipeline_blocks<ThreadGroup>);
+    args.tiles = team_bytes(few_tiles) <= device.block_shared_bytes(at_least) ? few_tiles : 1;
+  }
+  const int64_t each = device.block_shared_bytes(pipeline_blocks<ThreadGroup>);
+  const auto teams = std::clamp<int64_t>(each / team_bytes(args.tiles), 1, max_teams);
+  const int64_t bytes = teams * team_bytes(args.tiles);
   using Kernel = void (*)(LocalArgs);
   const Kernel kernel = local_pipeline<P, T, ThreadGroup, weighted>;
-  const int64_t bytes =
-      pipeline_numbers<P, T, ThreadGroup, weighted>(args.scheduler.capacity) * sizeof(T);
-  const int warps = static_cast<int>(
-      std::clamp<int64_t>(device.block_shared_bytes(pipeline_blocks) / bytes, 1, pipeline_warps));
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(warps * bytes));
-  if (error != cudaSuccess) return error;
-  const int64_t tiles = args.forward.layout.num_sets / SetMemory<T, ThreadGroup, weighted>::sets + 1;
-  const unsigned blocks = std::min(grid_for(tiles, warps), device.blocks(pipeline_blocks));
-  DDN_LAUNCH(kernel, blocks, warps * warp_size, static_cast<size_t>(warps * bytes), stream, args);
-  return cudaGetLastError();
-}
-
-// Bytes of shared memory of a block that solves a set.
-template <class P, class T, int threads, bool weighted>
-constexpr int64_t set_bytes(int64_t points) {
-  using ThreadGroup = Block<threads>;
-  return static_cast<int64_t>(sizeof(T)) * (SetMemory<T, ThreadGroup, weighted>::numbers(points) +
-                                            list_numbers<P, T, ThreadGroup, weighted>(points));
-}
-
-template <class P, class T, int threads, bool weighted>
-cudaError_t launch_blocks(const LocalArgs& args, const DeviceLimits& device, cudaStream_t stream) {
-  using Kernel = void (*)(LocalArgs);
-  const Kernel kernel = local_shared_memory<P, T, threads, weighted>;
-  const int64_t bytes = set_bytes<P, T, threads, weighted>(args.scheduler.capacity);
   const cudaError_t error = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   if (error != cudaSuccess) return error;
-  DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), threads,
+  const unsigned blocks = std::min(
+      grid_for(args.forward.layout.num_sets, teams * SetMemory<T, ThreadGroup, weighted>::sets),
+      device.blocks(pipeline_blocks<ThreadGroup>));
+  DDN_LAUNCH(kernel, blocks, static_cast<unsigned>(teams * Team<ThreadGroup>::threads),
              static_cast<size_t>(bytes), stream, args);
   return cudaGetLastError();
 }
 
 template <class P, class T, bool weighted>
-cudaError_t launch_local_global(const LocalArgs& args, const DeviceLimits& device,
-                                cudaStream_t stream) {
+cudaError_t launch_local_global(LocalArgs args, const DeviceLimits& device, cudaStream_t stream) {
   DDN_LAUNCH((local_global_memory<P, T, weighted>), args.scheduler.grid(args.forward.layout, device),
              large_threads, 0, stream, args);
   return cudaGetLastError();
@@ -193,23 +170,26 @@ cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
       std::min<int64_t>(small_threads * max_thread_points, small_bytes / bytes);
   constexpr int64_t large_points =
       std::min<int64_t>(large_threads * max_thread_points, large_bytes / bytes);
-  static_assert(set_bytes<P, T, small_threads, weighted>(small_points) <= max_dynamic_bytes);
-  const bool large_fits = set_bytes<P, T, large_threads, weighted>(large_points) <=
-                          device.block_shared_bytes(1) - static_shared_bytes;
+  using Small = Block<small_threads>;
+  using Large = Block<large_threads>;
+  constexpr auto number = static_cast<int64_t>(sizeof(T));
+  static_assert(team_numbers<P, T, Small, weighted>(small_points, 1) * number <= max_dynamic_bytes);
+  const bool large_fits = team_numbers<P, T, Large, weighted>(large_points, 1) * number <=
+                          device.block_shared_bytes(1);
   const Sizes sizes({lane_points / 2, lane_points, 4 * lane_points, 16 * lane_points,
                      32 * lane_points, small_points, large_fits ? large_points : small_points});
-  using Launch = cudaError_t (*)(const LocalArgs&, const DeviceLimits&, cudaStream_t);
+  using Launch = cudaError_t (*)(LocalArgs, const DeviceLimits&, cudaStream_t);
   constexpr Launch launches[] = {
       launch_pipeline<P, T, Lanes<1>, weighted>,
       launch_pipeline<P, T, Lanes<1>, weighted>,
       launch_pipeline<P, T, Lanes<4>, weighted>,
       launch_pipeline<P, T, Lanes<16>, weighted>,
       launch_pipeline<P, T, Lanes<32>, weighted>,
-      launch_blocks<P, T, small_threads, weighted>,
-      launch_blocks<P, T, large_threads, weighted>,
+      launch_pipeline<P, T, Small, weighted>,
+      launch_pipeline<P, T, Large, weighted>,
       launch_local_global<P, T, weighted>};
   return launch_by_size(args, sizes, stream, [&](int size, const TileScheduler& scheduler) {
-    return launches[size]({args, scheduler}, device, stream);
+    return launches[size]({args, scheduler, 0}, device, stream);
   });
 }
 

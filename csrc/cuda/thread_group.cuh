@@ -110,11 +110,7 @@ struct Block {
       for (int k = 0; k < count; ++k) parts[threadIdx.x / warp_size * count + k] = values[k];
     }
     __syncthreads();
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      values[k] = parts[k];
-      for (int w = 1; w < warps; ++w) values[k] = Op::combine(values[k], parts[w * count + k]);
-    }
+    combine<Op>(parts, values);
   }
 
   // To be called only after a reduce(): its barriers separate the reads of `parts` in the last call
@@ -129,12 +125,7 @@ struct Block {
       for (int k = 0; k < count; ++k) parts[threadIdx.x / warp_size * count + k] = values[k];
     }
     __syncthreads();
-#pragma unroll
-    for (int k = 0; k < count; ++k) {
-      values[k] = parts[k];
-#pragma unroll 1  // all loads in flight together would spill registers
-      for (int w = 1; w < warps; ++w) values[k] += parts[w * count + k];
-    }
+    combine<Add>(parts, values);
   }
 
   // Each thread gets the sums over the threads of smaller rank. To be called only after a reduce(),
@@ -169,6 +160,17 @@ struct Block {
     if (lane() == 0) parts[threadIdx.x / warp_size] = x;
     __syncthreads();
     return largest_in_warp(parts[lane() % warps]);
+  }
+
+ private:
+  // Combines the parts of the warps: each lane reads that of one warp.
+  template <class Op, class V, int count>
+  static __device__ __forceinline__ void combine(const V (&parts)[warps * count],
+                                                 V (&values)[count]) {
+    static_assert((warps & (warps - 1)) == 0);
+#pragma unroll
+    for (int k = 0; k < count; ++k) values[k] = parts[lane() % warps * count + k];
+    reduce_lanes<Op, warps>(full_mask, values);
   }
 };
 
