@@ -30,7 +30,7 @@ namespace {
 bool read(py::handle from, at::Tensor& to) {
   if (!THPVariable_CheckExact(from.ptr())) return false;
   to = THPVariable_Unpack(from.ptr());
-  return !to._fw_grad(/*level=*/0).defined();
+  return !to.is_nested() && !to._fw_grad(/*level=*/0).defined();
 }
 
 bool read(py::handle from, int64_t& to) {
