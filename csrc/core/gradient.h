@@ -68,11 +68,10 @@ DDN_HOST_DEVICE bool is_ordinary(const SetGradient<Real>& set) {
 }
 
 // grad * dy/dx for a point x; zero for a point at infinity, where psi' is zero, and NaN if y is NaN
-// and grad is not zero. (psi' of the
-// quadratic is one there, but `inverse` is zero if the mean is infinite, and NaN if it is NaN.) The
-// quotient w psi' / H, which has no units, is formed first, so that no factor overflows. If grad /
-// H `is_ordinary` and the weight does not change this, the cheaper product of psi' <= 1 with w grad
-// / H is safe. W: One, or V.
+// and grad is not zero. (psi' of the quadratic is one at infinity, but `inverse` is zero if the
+// mean is infinite, and NaN if it is NaN.) The quotient w psi' / H, which has no units, is formed
+// first, so that no factor overflows. If grad / H `is_ordinary` and the weight does not change
+// this, the cheaper product of psi' <= 1 with w grad / H is safe. W: One, or V.
 template <class P, bool is_ordinary = false, class V, class W>
 DDN_HOST_DEVICE V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = set.template terms<P>(x).dpsi;
