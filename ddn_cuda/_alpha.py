@@ -160,9 +160,13 @@ class Scale(nn.Module):
     @torch.no_grad()
     def _write(self, values: Any) -> None:
         """Writes values of this shape to where they are held, in place."""
+        own = self._own()
+        if own is not None and own.numel() == values.size and not has_values(own):
+            # torch.tensor would leave a constant in FakeTensorMode. A deepcopy of any tensor of the
+            # mode also copies the mode, and PyTorch 2.13 then frees the constant's storage twice.
+            return
         values = np.log(values) if self.is_learned else values
         new = torch.tensor(values, dtype=torch.float64, device="cpu")
-        own = self._own()
         if own is not None and own.numel() == new.numel():
             new = new.reshape(own.shape)
             if isinstance(own, dtensor_class()):  # this rank's part, without communication

@@ -73,6 +73,33 @@ def _check_values(function: str, name: str, values: Tensor, good: Tensor, expect
         raise ValueError(f"{function}: `{name}` holds {bad}; expected {expected}")
 
 
+def refuse_kinds(function: str, **values: Any) -> None:
+    """Raises TypeError for kinds of tensors that no pool takes: nested tensors and MaskedTensors.
+
+    `robust_pool` has replaced nested tensors of layout torch.jagged by their values.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            continue
+        if isinstance(value, torch.masked.MaskedTensor):
+            raise TypeError(
+                f"{function}: `{name}` is a MaskedTensor; expected a dense tensor, such as its "
+                "get_data(); its get_mask() can be the weight of robust_pool"
+            )
+        if value.is_nested:
+            pooled = name == "x" and function == "robust_pool"
+            expected = (
+                "a dense tensor, or a nested one of layout torch.jagged, as of "
+                "torch.nested.as_nested_tensor(list(x.unbind()), layout=torch.jagged)"
+                if pooled
+                else "a dense tensor. robust_pool takes nested x of layout torch.jagged"
+            )
+            raise TypeError(
+                f"{function}: `{name}` is a nested tensor of layout {value.layout}; expected "
+                f"{expected}"
+            )
+
+
 class Arguments(NamedTuple):
     """The arguments of a pooling function, by their names.
 
@@ -127,6 +154,7 @@ class Arguments(NamedTuple):
         ):
             if not good:
                 raise TypeError(f"{function}: `{argument}` is {shown(value)}; expected {expected}")
+        refuse_kinds(function, x=x, alpha=alpha, weight=weight, ptr=ptr)
         if isinstance(alpha, _SYMBOLIC):
             alpha = torch.scalar_tensor(cast(Any, alpha), dtype=torch.float64, device=x.device)
         penalty, solver = _printable(penalty), _printable(solver)

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, cast, overload
 import torch
 from torch import Tensor
 
-from ddn_cuda import _C, _operators
+from ddn_cuda import _C, _nested, _operators
 from ddn_cuda._arguments import Arguments, check_flag
 from ddn_cuda._autograd import recorder
 from ddn_cuda._capture import as_node, is_proxy, needs_operators, refuse_script
@@ -125,7 +125,9 @@ def robust_pool(
 
     Args:
         x: points of any shape and strides; float16, bfloat16, float32 or float64. 16-bit points are
-            solved in float32 and the result is rounded once. Autocast has no effect.
+            solved in float32 and the result is rounded once. Autocast has no effect. Or a nested
+            tensor of layout torch.jagged, whose ragged dim is pooled by `segment_robust_pool`; its
+            lengths() may leave gaps between the sets, which may not overlap.
         penalty: a name or short name of `ddn_cuda.PENALTIES`, such as "huber" or "H";
             docs/penalties.md has their formulas.
         alpha: the scale of the penalty, in the units of x; points further than alpha from y count
@@ -133,13 +135,14 @@ def robust_pool(
             tensor on x's device that broadcasts against the output with `keepdim=True`, such as one
             value per channel. A tensor may require gradients. Its values are not checked: a value
             out of range makes the result of its set NaN.
-        dim: the dim or dims to pool jointly; `()` pools all.
+        dim: the dim or dims to pool jointly; `()` pools all. For a nested x the ragged dim alone.
         keepdim: keep the pooled dims with size 1.
         weight: w >= 0, a floating-point tensor that broadcasts against x (without being expanded in
             memory), or a Boolean mask; False excludes the point. None: all ones. A point of zero
             weight is excluded, whatever its value. A set whose weights are all zero gives 0 and
             zero gradients. The values are not checked: a weight that is negative or not finite, or
-            a sum that overflows x's dtype, makes the result of its set NaN.
+            a sum that overflows x's dtype, makes the result of its set NaN. For a nested x: a
+            nested tensor with x's offsets, or a dense one that broadcasts against x.values().
         solver: "global" or "local". Convex penalties have only one minimum, and both give the same.
             For the others, "global" returns a certified global minimum, the smallest one if several
             are equal. "local" returns the minimum that a safeguarded
@@ -157,17 +160,23 @@ def robust_pool(
 
     Returns:
         A tensor of x's dtype and device, with x's shape without the pooled dims. With
-        `return_info=True`, a tuple of this tensor and a `RobustPoolInfo`.
+        `return_info=True`, a tuple of this tensor and a `RobustPoolInfo`. For a nested x of shape
+        (B, j, \*channels), dense tensors of shape (B, \*channels). An empty set of a nested x gives
+        0 with status `empty`.
 
     A NaN among the points makes the result and the gradients of its set NaN, and affects no other
-    set. A point at infinity has zero gradient. It exerts no influence with a non-convex penalty
+    set. The gradients are zero if the loss does not use the NaN, that is, if the incoming gradient
+    is zero. A point at infinity has zero gradient. It exerts no influence with a non-convex penalty
     unless all points are infinite, and has the influence of any far point with a convex one whose
     influence is bounded.
 
     Raises:
-        TypeError: an argument has the wrong type, or x, alpha or weight an unsupported dtype.
+        TypeError: an argument has the wrong type, or x, alpha or weight an unsupported dtype or
+            layout: a nested tensor of layout torch.strided, or a MaskedTensor.
         ValueError: penalty, alpha, dim, solver, max_iter or tol has an invalid value; alpha or
-            weight does not broadcast or is on another device; or a pooled dim is empty.
+            weight does not broadcast or is on another device; a pooled dim is empty; or dim is not
+            the ragged dim of a nested x. Messages about a nested x may name `segment_robust_pool`
+            and show the shape of x.values().
         IndexError: dim is out of range.
         NotImplementedError: for a third derivative, and for a second derivative that is forward
             mode twice.
@@ -185,6 +194,14 @@ def robust_pool(
         options |= {"return_info": return_info, "validate": validate}
         return cast(Tensor, as_node(robust_pool, x, penalty, alpha, **options))
     check_flag("robust_pool", "keepdim", keepdim)
+    if _nested.is_jagged(x):
+        sets = _nested.segments("robust_pool", x, alpha, dim, weight)
+        options = {"weight": sets.weight, "solver": solver, "max_iter": max_iter, "tol": tol}
+        options |= {"return_info": return_info, "validate": validate}
+        found: Any = segment_robust_pool(sets.x, sets.ptr, penalty, sets.alpha, **options)
+        y, info = found if return_info else (found, ())
+        y, *info = (sets.answers(t, keepdim) for t in (y, *info))
+        return (y, RobustPoolInfo(*info)) if return_info else y
     given = Arguments("robust_pool", x, penalty, alpha, dim, weight, None, solver, max_iter, tol)
     dims, y, info = _pool(given, return_info=return_info, validate=validate)
     if not keepdim:

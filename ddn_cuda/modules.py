@@ -81,7 +81,8 @@ class RobustPool(ScaledModule):
     fixed and with a learned alpha load into each other.
 
     Shape:
-        - input, weight: any shape and dtype that `robust_pool` accepts.
+        - input, weight: any shape and dtype that `robust_pool` accepts, also nested tensors of
+          layout torch.jagged.
         - output: the input's shape without the pooled dims, the input's dtype.
 
     Raises:

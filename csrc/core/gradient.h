@@ -52,6 +52,14 @@ DDN_HOST_DEVICE V bounded(V x) {
   return clamp(x, Math<V>::largest());
 }
 
+// A product with the incoming gradient `grad` of the set. If it is zero, the loss does not use the
+// answer, which sends zero back even if it is NaN, as a mean does.
+template <class V>
+DDN_HOST_DEVICE V zero_if_unused(V product, V grad) {
+  const V zero = Math<V>::splat(0);
+  return grad == zero ? zero : product;
+}
+
 // Whether grad / H is far enough from overflow for products with numbers up to 1.
 template <class Real>
 DDN_HOST_DEVICE bool is_ordinary(const SetGradient<Real>& set) {
@@ -59,19 +67,23 @@ DDN_HOST_DEVICE bool is_ordinary(const SetGradient<Real>& set) {
   return ::fabs(scale) <= 0.5 * static_cast<double>(Math<Real>::largest());
 }
 
-// grad * dy/dx for a point x; zero for a point at infinity, where psi' is zero. (psi' of the
-// quadratic is one there, but `inverse` is zero if the mean is infinite, and NaN if it is NaN.) The
-// quotient w psi' / H, which has no units, is formed first, so that no factor overflows. If grad /
-// H `is_ordinary` and the weight does not change this, the cheaper product of psi' <= 1 with w grad
-// / H is safe. W: One, or V.
+// grad * dy/dx for a point x; zero for a point at infinity, where psi' is zero, and NaN if y is NaN
+// and grad is not zero. (psi' of the quadratic is one at infinity, but `inverse` is zero if the
+// mean is infinite, and NaN if it is NaN.) The quotient w psi' / H, which has no units, is formed
+// first, so that no factor overflows. If grad / H `is_ordinary` and the weight does not change
+// this, the cheaper product of psi' <= 1 with w grad / H is safe. W: One, or V.
 template <class P, bool is_ordinary = false, class V, class W>
 DDN_HOST_DEVICE V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = set.template terms<P>(x).dpsi;
   const V scale = (set.inverse * weight) * set.grad;
-  if constexpr (is_ordinary && std::is_same_v<W, One>) return curvature * scale;
+  if constexpr (is_ordinary && std::is_same_v<W, One>) {
+    return zero_if_unused(curvature * scale, set.grad);
+  }
   const V careful = bounded((curvature * (set.inverse * weight)) * set.grad);
-  if constexpr (!is_ordinary) return careful;
-  return absolute(scale) <= Math<V>::splat(0.5) * Math<V>::largest() ? curvature * scale : careful;
+  if constexpr (!is_ordinary) return zero_if_unused(careful, set.grad);
+  const V quick_or_careful =
+      absolute(scale) <= Math<V>::splat(0.5) * Math<V>::largest() ? curvature * scale : careful;
+  return zero_if_unused(quick_or_careful, set.grad);
 }
 
 // grad * dy/dw for a point x, even of zero weight; zero for a point that is not finite. The
@@ -81,7 +93,7 @@ DDN_HOST_DEVICE V weight_gradient(V x, const SetGradient<V>& set) {
   const V psi = set.template terms<P>(x).psi;
   const V most = Math<V>::largest();
   const V finite = absolute(x) <= most ? clip(psi, most) : Math<V>::splat(0);
-  return bounded(-bounded(finite * set.inverse) * set.grad);
+  return zero_if_unused(bounded(-bounded(finite * set.inverse) * set.grad), set.grad);
 }
 
 }  // namespace ddn

@@ -98,6 +98,18 @@ DDN_HOST_DEVICE double direction_derivative(const Points& points, const SetGradi
   return added(sums[0], -alpha_pull, alpha_tangent);
 }
 
+// Whether the set moves: one of its tangents is not zero.
+template <class Points>
+DDN_HOST_DEVICE bool has_direction(const Points& points, double alpha_tangent) {
+  using V = typename Points::V;
+  double sums[1] = {};
+  points.sum(sums, [&](const MovingPoint<V>& point, V(&terms)[1]) {
+    const V zero = Math<V>::splat(0), one = Math<V>::splat(1);
+    terms[0] = (point.x_tangent == zero ? zero : one) + (point.weight_tangent == zero ? zero : one);
+  });
+  return sums[0] != 0 || alpha_tangent != 0;
+}
+
 // Writes the gradients of y' with respect to the points and weights, times the incoming gradient,
 // to the outputs of `points`, and returns that of alpha.
 template <class P, class Points, class Real>
@@ -123,33 +135,38 @@ DDN_HOST_DEVICE double second_order(const Points& points, const SetGradient<Real
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
         const V q = added(d2psi_term(point, at), at.weight_tangent, at.dpsi);
-        return added(q, -total * at.weight, at.dpsi) * shared.grad;
+        return zero_if_unused(added(q, -total * at.weight, at.dpsi) * shared.grad, shared.grad);
       },
       [&](const MovingPoint<V>& point) {
         const PointTerms<V> at = point_terms<P>(point, shared);
         const V moved = added(at.dpsi_dalpha * dpsi_dalpha, at.dpsi, direction - point.x_tangent);
-        return added(-moved, total, at.psi) * shared.inverse * shared.grad;
+        return zero_if_unused(added(-moved, total, at.psi) * shared.inverse * shared.grad,
+                              shared.grad);
       });
-  return added(-sums[1], sums[0], alpha_pull) * static_cast<double>(set.grad);
+  const double grad = static_cast<double>(set.grad);
+  return zero_if_unused(added(-sums[1], sums[0], alpha_pull) * grad, grad);
 }
 
 template <class P, class Points, class Real>
 DDN_HOST_DEVICE void write_alpha_gradient(const BackwardArgs& args, int64_t set,
                                           const Points& points, const SetGradient<Real>& shared) {
   if (args.grad_alpha == nullptr) return;
-  const double gradient = alpha_derivative<P>(points, shared) * static_cast<double>(shared.grad);
+  const double grad = static_cast<double>(shared.grad);
+  const double gradient = zero_if_unused(alpha_derivative<P>(points, shared) * grad, grad);
   if (points.rank() == 0) static_cast<Real*>(args.grad_alpha)[set] = static_cast<Real>(gradient);
 }
 
 template <class P, class Points, class Real>
 DDN_HOST_DEVICE void write_second_order(const BackwardArgs& args, int64_t set, const Points& points,
-                                        const SetGradient<Real>& shared) {
+                                        SetGradient<Real> shared) {
   const double alpha_tangent =
       args.tangent_alpha == nullptr
           ? 0
           : static_cast<double>(static_cast<const Real*>(args.tangent_alpha)[set]);
   double alpha_pull;
-  const double y_tangent = direction_derivative<P>(points, shared, alpha_tangent, alpha_pull);
+  double y_tangent = direction_derivative<P>(points, shared, alpha_tangent, alpha_pull);
+  // A NaN answer has zero derivatives in the direction zero, whose products above are NaN.
+  if (y_tangent != y_tangent && !has_direction(points, alpha_tangent)) y_tangent = shared.grad = 0;
   if (args.tangent_y != nullptr) {
     if (points.rank() == 0) store_real<Real>(args.tangent_y, args.dtype, set, y_tangent);
     return;

@@ -8,8 +8,8 @@
 
 namespace ddn::cpu {
 
-// Calls body(begin, end) on pieces of [begin, end) of at least `grain`, in parallel. No result
-// depends on the pieces.
+// Calls body(begin, end) on pieces of [begin, end) of at least `grain`, in parallel, each with the
+// floating-point state of the caller (cpu/float_state.h). No result depends on the pieces.
 using Range = std::function<void(int64_t begin, int64_t end)>;
 using ParallelFor = std::function<void(int64_t begin, int64_t end, int64_t grain, const Range&)>;
 

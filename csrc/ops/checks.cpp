@@ -28,6 +28,9 @@ bool broadcasts_to(const c10::SymInt& size, const c10::SymInt& wanted) {
 }
 
 void check_dense(const at::Tensor& t, const char* op, const char* name) {
+  TORCH_CHECK_TYPE(!t.is_nested(), op, ": `", name,
+                   "` is a nested tensor; expected a dense one, such as the values() of a nested "
+                   "tensor of layout torch.jagged");
   TORCH_CHECK_TYPE(t.layout() == at::kStrided, op, ": `", name, "` has layout ", t.layout(),
                    "; expected a dense (strided) tensor");
 }

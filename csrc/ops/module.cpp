@@ -30,7 +30,7 @@ namespace {
 bool read(py::handle from, at::Tensor& to) {
   if (!THPVariable_CheckExact(from.ptr())) return false;
   to = THPVariable_Unpack(from.ptr());
-  return !to._fw_grad(/*level=*/0).defined();
+  return !to.is_nested() && !to._fw_grad(/*level=*/0).defined();
 }
 
 bool read(py::handle from, int64_t& to) {
@@ -60,9 +60,12 @@ bool read(py::handle from, std::string_view& to) {
   if (!PyUnicode_CheckExact(from.ptr())) return false;
   Py_ssize_t size = 0;
   const char* text = PyUnicode_AsUTF8AndSize(from.ptr(), &size);
-  if (text == nullptr) PyErr_Clear();
+  if (text == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
   to = std::string_view(text, static_cast<size_t>(size));
-  return text != nullptr;
+  return to.find('\0') == std::string_view::npos;  // messages are C strings, which end there
 }
 
 template <class T>

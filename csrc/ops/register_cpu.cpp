@@ -1,5 +1,6 @@
 #include <ATen/Parallel.h>
 
+#include "cpu/float_state.h"
 #include "cpu/robust_pool_cpu.h"
 #include "ops/device_operators.h"
 
@@ -7,7 +8,11 @@ namespace ddn {
 namespace {
 
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const cpu::Range& body) {
-  at::parallel_for(begin, end, grain, body);
+  const cpu::FloatState of_caller = cpu::float_state();
+  at::parallel_for(begin, end, grain, [&](int64_t first, int64_t past) {
+    const cpu::ScopedFloatState scope(of_caller);
+    body(first, past);
+  });
 }
 
 struct Cpu {

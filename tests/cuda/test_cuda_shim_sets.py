@@ -236,6 +236,39 @@ def test_derivatives_are_those_of_the_cpu(penalty, dtype, n, ragged, shim):
         )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("n", "ragged"), [(9, False), (1025, False), (300, True)])
+def test_unused_nan_answers_send_zero_back(penalty, dtype, n, ragged, shim):
+    """Sets 0 and 1 have NaN answers. The loss does not use 0, or 0 has no tangents."""
+    x = points(n, dtype)
+    x[:2, n // 2] = np.nan
+    weight = np.ones_like(x)
+    tangent = np.ones_like(x)
+    tangent[0] = 0
+    if ragged:
+        x, weight, tangent = (t.reshape(-1, 1) for t in (x, weight, tangent))
+    options = {"weight": weight, "ptr": np.array([0, n, 2 * n, 3 * n]) if ragged else None}
+    alpha = np.ones(3, dtype)
+    answer = shim.forward(x, penalty, alpha, **options)
+    assert np.isnan(answer.y).tolist() == [True, True, False]
+    grad = np.array([0, 1, 1], dtype)
+    moving = Direction(tangent, tangent, np.array([0, 1, 1], dtype))
+
+    def kinds(found):
+        found = found.reshape(3, -1)
+        assert not found[0].any()
+        assert np.isnan(found[1]).all()
+        assert np.isfinite(found[2]).all()
+
+    for of in ("points", "weights", "alpha"):
+        kinds(shim.backward(grad, x, answer, penalty, alpha, of=of, **options))
+        ones = np.ones(3, dtype)  # zero because of the direction, then because of the gradient
+        kinds(shim.backward(ones, x, answer, penalty, alpha, of=of, direction=moving, **options))
+        whole = Direction(np.ones_like(x), np.ones_like(x), ones)
+        kinds(shim.backward(grad, x, answer, penalty, alpha, of=of, direction=whole, **options))
+    kinds(shim.backward(grad, x, answer, penalty, alpha, of="answer", direction=moving, **options))
+
+
 @pytest.mark.parametrize("n", [33, 1030])
 def test_parts_of_a_direction_may_be_missing(penalty, n, dtype, shim):
     """The derivative is linear in the direction."""

@@ -202,6 +202,8 @@ BEYOND_C = [  # numbers and names of Python that C++'s types cannot hold
     ({"dim": 2**63}, IndexError, "dim", (str(2**63), "-3 to 2")),
     ({"dim": (0, -(10**400))}, IndexError, "dim", ("bits", "-3 to 2")),
     ({"penalty": "\ud800"}, ValueError, "penalty", (r"'\\ud800'", "huber")),
+    ({"penalty": "huber\0"}, ValueError, "penalty", (r"'huber\\x00'", r"huber \(H\)")),
+    ({"solver": "local\0x"}, ValueError, "solver", (r"'local\\x00x'", "'local'", "'global'")),
     ({"solver": "l\udcff"}, ValueError, "solver", (r"'l\\udcff'", "'local' or 'global'")),
     ({"penalty": "hüber"}, ValueError, "penalty", ("'hüber'", "huber")),
 ]

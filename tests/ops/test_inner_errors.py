@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from ddn_cuda import _operators
+
 
 @pytest.mark.parametrize(
     "bad",
@@ -116,6 +118,32 @@ def test_the_inner_derivatives_refuse_a_direction_on_another_device(name):
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("x_device", ["cpu", "meta"])
+def test_called_by_name_the_inner_operators_refuse_tensors_on_two_devices(x_device):
+    """The dispatcher chooses the fake kernel if any tensor is on the meta device. Its outputs would
+    be on x's device, with values that nothing has written."""
+    other = "meta" if x_device == "cpu" else "cpu"
+    here = {"device": x_device}
+    tensors = {
+        **{name: torch.ones(3, 4, **here) for name in ("x_tangent", "weight_tangent", "weight")},
+        **{name: torch.ones(3, 1, **here) for name in ("alpha_tangent", "alpha", "grad")},
+        **{name: torch.ones(3, 1, **here) for name in ("y", "remainder", "curvature")},
+        "ptr": torch.tensor([0, 3, 3, 3], **here),
+    }
+    constants = {"x": torch.ones(3, 4, **here), "penalty": "huber", "alpha_value": 1.0}
+    constants |= {"dim": [0], "solver": "local", "max_iter": None, "tol": None}
+    constants |= {"wanted": [True] * 3}
+    for operator in _operators.OPERATORS:
+        for name in operator.arguments:
+            if name not in tensors:
+                continue
+            given = constants | tensors
+            given[name] = torch.empty_like(tensors[name], device=other)
+            message = f"^segment_robust_pool: `{name}` is on {other} but x is on {x_device}; expec"
+            with pytest.raises(ValueError, match=message):
+                operator.op(*[given[argument] for argument in operator.arguments])
 
 
 @pytest.mark.parametrize("name", DIRECTION_PARTS)

@@ -183,6 +183,15 @@ def test_fake_tensors(given, learn_alpha):
         assert repr(twin.half()) == "RobustGlobalPool2d(method=Huber, alpha=0.3)"
 
 
+def test_fake_modules_leave_no_constants(alpha, learn_alpha):
+    """With constants in the mode, copy.deepcopy of a module corrupts the heap (PyTorch 2.13)."""
+    with FakeTensorMode() as mode:
+        pool = made(alpha, learn_alpha)
+        pool.reset_parameters()
+        pool.alpha = 0.5
+    assert not mode.fake_tensor_converter.constant_storage_mapping
+
+
 def test_a_fake_copy(alpha, learn_alpha):
     pool, fake = made(alpha, learn_alpha), FakeTensorMode()
     with FakeCopyMode(fake):

@@ -113,6 +113,31 @@ def test_with_any_number_of_threads(n, penalty, dtype):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("flush", [True, False])
+@pytest.mark.parametrize("shape", [(9000, 4), (200, 200)], ids=str)
+def test_subnormal_points_follow_the_thread_that_calls(shape, flush, penalty, dtype):
+    """torch.set_flush_denormal sets the state of one thread, to which OpenMP's threads are deaf."""
+    tiny = {torch.float32: 2.0**-149, torch.float64: 2.0**-1074}[dtype]
+    x = (tiny * torch.randint(1, 99, shape).double()).to(dtype)
+    threads, found = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    ddn_cuda.robust_pool(x, penalty)  # starts the threads, in their own state
+    try:
+        if not torch.set_flush_denormal(flush):
+            pytest.skip("this processor cannot flush subnormal numbers")
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(pool_and_gradient(x, penalty))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one.view(torch.uint8), two.view(torch.uint8))
+    assert found[0][0].any() != flush
+    again = pool_and_gradient(x, penalty)  # the threads have their own state again
+    assert again[0].all()
+
+
 def test_in_another_process(device):
     """Nothing depends on memory addresses."""
     script = (
