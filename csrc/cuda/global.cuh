@@ -55,8 +55,7 @@ __global__ void __launch_bounds__(threads, (min_blocks<P, T, threads, weighted>)
     commit_async_copies();
     wait_for_async_copies<0>();
     __syncthreads();
-    solve_staged<P, /*global=*/true>(forward, set, memory, static_cast<T*>(nullptr),
-                                      &workspace);
+    solve_staged<P, /*global=*/true>(forward, set, memory, static_cast<T*>(nullptr), &workspace);
     __syncthreads();  // before the next copies overwrite what a thread still reads
   }
 }
@@ -107,9 +106,8 @@ cudaError_t launch_global_shared(const GlobalArgs& args, const DeviceLimits& dev
   const Kernel kernel = global_shared_memory<P, T, threads, weighted>;
   constexpr int64_t max_bytes = bytes(global_shared_bytes / point_bytes<T, weighted>);
   static_assert(max_bytes <= max_dynamic_bytes);
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(max_bytes));
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(max_bytes));
   if (error != cudaSuccess) return error;
   DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), threads,
              static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);

@@ -81,18 +81,14 @@ __global__ void __launch_bounds__(pipeline_threads<ThreadGroup>, pipeline_blocks
   const auto set_of = [&](int64_t first) {
     return first + group < items ? scheduler.set(forward.layout, first + group) : -1;
   };
-  int64_t first = (static_cast<int64_t>(blockIdx.x) * teams + team) * Memory::sets;
-  int64_t next = first;  // the tile to copy
-  int to = 0;            // its memory
-  const auto copy_next = [&] {
+  int64_t next = (static_cast<int64_t>(blockIdx.x) * teams + team) * Memory::sets;
+  int64_t first = next;
+  const auto after = [&](int tile) { return tile + 1 == tiles ? 0 : tile + 1; };
+  for (int to = 0, from = 0, ahead = 0; first < items; to = after(to)) {
     if (next < items) tile_memory(to).copy(forward, set_of(next));
     commit_async_copies();
     next += step;
-    to = to + 1 == tiles ? 0 : to + 1;
-  };
-  for (int k = 1; k < tiles; ++k) copy_next();
-  for (int from = 0; first < items; first += step, from = from + 1 == tiles ? 0 : from + 1) {
-    copy_next();
+    if (++ahead < tiles) continue;  // fills the memory first
     if (tiles == 1) {
       wait_for_async_copies<0>();
     } else if (tiles == few_tiles) {
@@ -105,6 +101,8 @@ __global__ void __launch_bounds__(pipeline_threads<ThreadGroup>, pipeline_blocks
       solve_staged<P, /*global=*/false>(forward, set, tile_memory(from), lists);
     }
     Team<ThreadGroup>::sync();  // before the next copies overwrite what a thread still reads
+    first += step;
+    from = after(from);
   }
 }
 
@@ -154,8 +152,8 @@ cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStre
 
 template <class P, class T, bool weighted>
 cudaError_t launch_local_global(LocalArgs args, const DeviceLimits& device, cudaStream_t stream) {
-  DDN_LAUNCH((local_global_memory<P, T, weighted>), args.scheduler.grid(args.forward.layout, device),
-             large_threads, 0, stream, args);
+  DDN_LAUNCH((local_global_memory<P, T, weighted>),
+             args.scheduler.grid(args.forward.layout, device), large_threads, 0, stream, args);
   return cudaGetLastError();
 }
 
@@ -170,24 +168,24 @@ cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
       std::min<int64_t>(small_threads * max_thread_points, small_bytes / bytes);
   constexpr int64_t large_points =
       std::min<int64_t>(large_threads * max_thread_points, large_bytes / bytes);
+  // Fewer kernels for double precision.
+  constexpr bool is_double = sizeof(T) == sizeof(double);
+  using Few = std::conditional_t<is_double, Warp, Lanes<4>>;
+  using Some = std::conditional_t<is_double, Warp, Lanes<16>>;
   using Small = Block<small_threads>;
   using Large = Block<large_threads>;
   constexpr auto number = static_cast<int64_t>(sizeof(T));
   static_assert(team_numbers<P, T, Small, weighted>(small_points, 1) * number <= max_dynamic_bytes);
-  const bool large_fits = team_numbers<P, T, Large, weighted>(large_points, 1) * number <=
-                          device.block_shared_bytes(1);
+  const bool large_fits =
+      team_numbers<P, T, Large, weighted>(large_points, 1) * number <= device.block_shared_bytes(1);
   const Sizes sizes({lane_points / 2, lane_points, 4 * lane_points, 16 * lane_points,
                      32 * lane_points, small_points, large_fits ? large_points : small_points});
   using Launch = cudaError_t (*)(LocalArgs, const DeviceLimits&, cudaStream_t);
   constexpr Launch launches[] = {
-      launch_pipeline<P, T, Lanes<1>, weighted>,
-      launch_pipeline<P, T, Lanes<1>, weighted>,
-      launch_pipeline<P, T, Lanes<4>, weighted>,
-      launch_pipeline<P, T, Lanes<16>, weighted>,
-      launch_pipeline<P, T, Lanes<32>, weighted>,
-      launch_pipeline<P, T, Small, weighted>,
-      launch_pipeline<P, T, Large, weighted>,
-      launch_local_global<P, T, weighted>};
+      launch_pipeline<P, T, Lanes<1>, weighted>,  launch_pipeline<P, T, Lanes<1>, weighted>,
+      launch_pipeline<P, T, Few, weighted>,       launch_pipeline<P, T, Some, weighted>,
+      launch_pipeline<P, T, Lanes<32>, weighted>, launch_pipeline<P, T, Small, weighted>,
+      launch_pipeline<P, T, Large, weighted>,     launch_local_global<P, T, weighted>};
   return launch_by_size(args, sizes, stream, [&](int size, const TileScheduler& scheduler) {
     return launches[size]({args, scheduler, 0}, device, stream);
   });

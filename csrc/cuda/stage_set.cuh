@@ -17,29 +17,75 @@ constexpr int64_t point_bytes = static_cast<int64_t>(sizeof(T)) * (weighted ? 2 
 // Loads of a thread in flight together, where registers hold them.
 constexpr int loads = 8;
 
+// How numbers are stored: S, and their conversion. Both types of 16 bits are one, since each type
+// takes as much code as the whole copy.
+template <class T>
+struct AsStored {
+  using S = T;
+  __device__ __forceinline__ T operator()(T x) const { return x; }
+};
+template <class T, class Storage>
+struct Converted {
+  using S = Storage;
+  __device__ __forceinline__ T operator()(S x) const { return static_cast<T>(to_real(x)); }
+};
+template <class T>
+struct From16Bits {
+  using S = uint16_t;
+  bool is_half;
+  __device__ __forceinline__ T operator()(S bits) const {
+    return is_half ? to_float(Half{bits}) : to_float(BFloat16{bits});
+  }
+};
+
+// Calls f with one of these.
+template <class T, class F>
+__device__ __forceinline__ void with_points_as(DType dtype, const F& f) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if (dtype != DType::float32) return f(From16Bits<T>{dtype == DType::float16});
+  }
+  f(AsStored<T>{});
+}
+template <class T, class F>
+__device__ __forceinline__ void with_weights_as(DType dtype, const F& f) {
+  using Other = std::conditional_t<sizeof(T) == sizeof(float), double, float>;
+  if (dtype == (sizeof(T) == sizeof(float) ? DType::float32 : DType::float64)) {
+    f(AsStored<T>{});
+  } else if (dtype == DType::boolean) {
+    f(Converted<T, uint8_t>{});
+  } else if (dtype == DType::float16 || dtype == DType::bfloat16) {
+    f(From16Bits<T>{dtype == DType::float16});
+  } else {
+    f(Converted<T, Other>{});
+  }
+}
+
 // Copies number i of a set from x[i * stride] to shared memory for each i. Threads other than the
 // one that copied a number may read it after wait_for_async_copies() and a barrier. Numbers in the
 // type of the computation are copied asynchronously, `width` of them at a time.
-template <class ThreadGroup, int width, class T, class S>
-__device__ __forceinline__ void copy_in_line(T* to, int n, const S* x, int64_t stride) {
+template <class ThreadGroup, int width, class T, class As>
+__device__ __forceinline__ void copy_in_line(T* to, int n, const typename As::S* x, int64_t stride,
+                                             const As& as) {
+  using S = typename As::S;
+  constexpr bool is_async = std::is_same_v<As, AsStored<T>>;
   constexpr int step = width * ThreadGroup::threads;
   const int64_t x_step = step * stride;
   const auto copy = [&](auto whole, int i) {
-    S numbers[loads];
+    [[maybe_unused]] S numbers[loads];
 #pragma unroll
     for (int k = 0; k < loads; ++k, x += x_step) {
       const bool exists = decltype(whole)::value || i + k * step < n;
-      if constexpr (std::is_same_v<S, T>) {
+      if constexpr (is_async) {
         if (exists) copy_async<width * sizeof(T)>(to + i + k * step, x);
       } else {
         numbers[k] = exists ? *x : S{};
       }
     }
-    if constexpr (!std::is_same_v<S, T>) {
+    if constexpr (!is_async) {
 #pragma unroll
       for (int k = 0; k < loads; ++k) {
         const bool exists = decltype(whole)::value || i + k * step < n;
-        if (exists) to[i + k * step] = static_cast<T>(to_real(numbers[k]));
+        if (exists) to[i + k * step] = as(numbers[k]);
       }
     }
   };
@@ -51,42 +97,48 @@ __device__ __forceinline__ void copy_in_line(T* to, int n, const S* x, int64_t s
 }
 
 // Copies the numbers of a set. `to` is aligned to 16 bytes, unless the group is one lane.
-template <class ThreadGroup, class T, class S>
-__device__ __forceinline__ void copy_set(T* to, int n, const S* x, const Dims& dims) {
+template <class ThreadGroup, class T, class As>
+__device__ __forceinline__ void copy_set(T* to, int n, const typename As::S* x, const Dims& dims,
+                                         const As& as) {
   if (dims.rank > 1) {
 #pragma unroll 1
     for (int i = ThreadGroup::rank(); i < n; i += ThreadGroup::threads) {
-      to[i] = static_cast<T>(to_real(x[dims.offset(i)]));
+      to[i] = as(x[dims.offset(i)]);
     }
     return;
   }
   const int64_t stride = dims.rank == 0 ? 1 : dims.stride[0];
-  constexpr int width = std::is_same_v<S, T> && ThreadGroup::threads > 1 ? 16 / sizeof(T) : 1;
-  if (stride != 1) {
-    copy_in_line<ThreadGroup, 1>(to, n, x, stride);
-  } else if (width > 1 && n % width == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
-    copy_in_line<ThreadGroup, width>(to, n, x, 1);
-  } else {
-    copy_in_line<ThreadGroup, 1>(to, n, x, 1);
+  if constexpr (std::is_same_v<As, AsStored<T>> && ThreadGroup::threads > 1) {
+    constexpr int width = 16 / sizeof(T);
+    if (stride == 1 && n % width == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0) {
+      copy_in_line<ThreadGroup, width>(to, n, x, 1, as);
+      return;
+    }
+    if (stride == 1) {
+      copy_in_line<ThreadGroup, 1>(to, n, x, 1, as);
+      return;
+    }
   }
+  copy_in_line<ThreadGroup, 1>(to, n, x, stride, as);
 }
 
 // Copies the sets of 32 lanes, whose points follow each other in memory, to rows of shared memory.
 // from_of(r): the set of lane r, and points_of(r) its number of points. longest: the largest one.
-template <class T, class S, class FromOf, class PointsOf>
-__device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const FromOf& from_of,
-                                          const PointsOf& points_of) {
+template <class T, class As, class FromOf, class PointsOf>
+__device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const As& as,
+                                          const FromOf& from_of, const PointsOf& points_of) {
+  using S = typename As::S;
   // So many lanes copy a row together, in one or two steps.
   static_assert(max_thread_points <= 2 * warp_size);
   const int sharers = longest > 16 ? 32 : longest > 8 ? 16 : 8;
   const int step = warp_size / sharers, i = lane() % sharers;
   int r = lane() / sharers;
   T* to = rows + r * row + i;
-  const auto copy = [](T* to, const S* from) {
-    if constexpr (std::is_same_v<S, T>) {
+  const auto copy = [&](T* to, const S* from) {
+    if constexpr (std::is_same_v<As, AsStored<T>>) {
       copy_async<sizeof(T)>(to, from);
     } else {
-      *to = static_cast<T>(to_real(*from));
+      *to = as(*from);
     }
   };
 #pragma unroll 8
@@ -99,12 +151,14 @@ __device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const F
 }
 
 // Copies the set of each lane to its row. place: of the lane's set, of no points if there is none.
-template <class T, class S>
-__device__ __forceinline__ void copy_sets_of_lanes(T* rows, int row, const S* x, const Dims& dims,
-                                                   const Place& place) {
+template <class T, class As>
+__device__ __forceinline__ void copy_sets_of_lanes(T* rows, int row, const typename As::S* x,
+                                                   const Dims& dims, const Place& place,
+                                                   const As& as) {
+  using S = typename As::S;
   const auto n = static_cast<int>(place.num_points);
   if (dims.rank > 1 || (dims.rank == 1 && dims.stride[0] != 1)) {
-    copy_set<Lane>(rows + lane() * row, n, x + place.first, dims);
+    copy_set<Lane>(rows + lane() * row, n, x + place.first, dims, as);
     return;
   }
   // Sets of one size at equal distances, as those of a dense tensor are, need no shuffles.
@@ -115,8 +169,8 @@ __device__ __forceinline__ void copy_sets_of_lanes(T* rows, int row, const S* x,
   if (__all_sync(full_mask, regular)) {
     const S* from = x + first + lane() / (every > 16 ? 32 : every > 8 ? 16 : 8) * distance;
     const int64_t step = (every > 16 ? 1 : every > 8 ? 2 : 4) * distance;
-    copy_rows<T, S>(
-        rows, row, every,
+    copy_rows(
+        rows, row, every, as,
         [&](int) {
           const S* const at = from;
           from += step;
@@ -124,8 +178,8 @@ __device__ __forceinline__ void copy_sets_of_lanes(T* rows, int row, const S* x,
         },
         [&](int) { return every; });
   } else {
-    copy_rows<T, S>(
-        rows, row, __reduce_max_sync(full_mask, n),
+    copy_rows(
+        rows, row, __reduce_max_sync(full_mask, n), as,
         [&](int r) { return x + __shfl_sync(full_mask, place.first, r); },
         [&](int r) { return __shfl_sync(full_mask, n, r); });
   }
@@ -142,11 +196,12 @@ constexpr DDN_HOST_DEVICE int list_numbers(int64_t capacity) {
   return ThreadGroup::warps * ListingPoints<T>::list_capacity(capacity, ThreadGroup::warps);
 }
 
-// The memory of the sets that a warp, or a block, solves side by side: a row of points for each and,
-// after all of these, rows of weights.
+// The memory of the sets that a warp, or a block, solves side by side: a row of points for each
+// and, after all of these, rows of weights.
 template <class T, class ThreadGroup, bool weighted>
 struct SetMemory {
-  static constexpr int sets = ThreadGroup::threads < warp_size ? warp_size / ThreadGroup::threads : 1;
+  static constexpr int sets =
+      ThreadGroup::threads < warp_size ? warp_size / ThreadGroup::threads : 1;
 
   T* memory;
   int row;  // numbers
@@ -167,17 +222,18 @@ struct SetMemory {
   __device__ __forceinline__ T* points() const { return memory + group() * row; }
   __device__ __forceinline__ T* weights() const { return memory + (sets + group()) * row; }
 
-  // Begins to copy the set of this group; no set if `set` is negative. All lanes of a warp call this.
+  // Begins to copy the set of this group; no set if `set` is negative. All lanes of a warp call
+  // this.
   __device__ __forceinline__ void copy(const ForwardArgs& args, int64_t set) const {
     const Place place = set < 0 ? Place{0, 0} : args.layout.place(set);
-    with_storage<T>(args.dtype, [&](auto zero) {
-      copy_to(memory, static_cast<const decltype(zero)*>(args.x), args.layout.points, place);
+    with_points_as<T>(args.dtype, [&](const auto& as) {
+      copy_to(memory, args.x, args.layout.points, place, as);
     });
     if constexpr (weighted) {
       const int64_t first = set < 0 ? 0 : args.weight_layout.place(set).first;
-      with_weight_storage(args.weight_dtype, [&](auto zero) {
-        copy_to(memory + sets * row, static_cast<const decltype(zero)*>(args.weight),
-             args.weight_layout.points, {first, place.num_points});
+      with_weights_as<T>(args.weight_dtype, [&](const auto& as) {
+        copy_to(memory + sets * row, args.weight, args.weight_layout.points,
+                {first, place.num_points}, as);
       });
     }
   }
@@ -187,14 +243,15 @@ struct SetMemory {
     return sets > 1 ? lane() / ThreadGroup::threads : 0;
   }
 
-  template <class S>
-  __device__ __forceinline__ void copy_to(T* to, const S* x, const Dims& dims,
-                                          const Place& place) const {
+  template <class As>
+  __device__ __forceinline__ void copy_to(T* to, const void* array, const Dims& dims,
+                                          const Place& place, const As& as) const {
+    const auto* const x = static_cast<const typename As::S*>(array);
     if constexpr (ThreadGroup::threads == 1) {
-      copy_sets_of_lanes(to, row, x, dims, place);
+      copy_sets_of_lanes(to, row, x, dims, place, as);
     } else {
-      copy_set<ThreadGroup>(to + group() * row, static_cast<int>(place.num_points),
-                            x + place.first, dims);
+      copy_set<ThreadGroup>(to + group() * row, static_cast<int>(place.num_points), x + place.first,
+                            dims, as);
     }
   }
 };
@@ -211,8 +268,8 @@ __device__ __forceinline__ void solve_set(
 // Solves a set whose copies have arrived. lists: memory of `keeps_lists`.
 template <class P, bool global, class T, class ThreadGroup, bool weighted>
 __device__ __forceinline__ void solve_staged(
-    const ForwardArgs& args, int64_t set, const SetMemory<T, ThreadGroup, weighted>& memory, T* lists,
-    const GroupWorkspace<T, weighted>* workspace = nullptr) {
+    const ForwardArgs& args, int64_t set, const SetMemory<T, ThreadGroup, weighted>& memory,
+    T* lists, const GroupWorkspace<T, weighted>* workspace = nullptr) {
   const auto n = static_cast<int>(args.layout.place(set).num_points);
   WeightStatistics statistics{};
   if constexpr (weighted) {
@@ -224,15 +281,15 @@ __device__ __forceinline__ void solve_staged(
     for (int i = ThreadGroup::rank(); i < n; i += ThreadGroup::threads) {
       weights[i] = static_cast<T>(static_cast<double>(weights[i]) * inverse);
     }
-    solve_set<P, global, T, ThreadGroup>(
-        args, set, n, WeightedSharedMemoryPoints<T>{memory.points(), weights}, statistics,
-        workspace);
+    solve_set<P, global, T, ThreadGroup>(args, set, n,
+                                         WeightedSharedMemoryPoints<T>{memory.points(), weights},
+                                         statistics, workspace);
   } else if constexpr (!global && keeps_lists<P, ThreadGroup, weighted>) {
-    solve_set<P, global, T, ThreadGroup>(
-        args, set, n, ListingPoints<T>{{memory.points()}, lists}, statistics, workspace);
+    solve_set<P, global, T, ThreadGroup>(args, set, n, ListingPoints<T>{{memory.points()}, lists},
+                                         statistics, workspace);
   } else {
-    solve_set<P, global, T, ThreadGroup>(
-        args, set, n, SharedMemoryPoints<T>{memory.points()}, statistics, workspace);
+    solve_set<P, global, T, ThreadGroup>(args, set, n, SharedMemoryPoints<T>{memory.points()},
+                                         statistics, workspace);
   }
 }
 

@@ -1,5 +1,6 @@
-// A thread group: the threads that solve one set together, some lanes of a warp or a block. Reductions give every
-// thread the same bits, so that all threads take the same branches in the solver.
+// A thread group: the threads that solve one set together, some lanes of a warp or a block.
+// Reductions give every thread the same bits, so that all threads take the same branches in the
+// solver.
 #pragma once
 
 #include "core/math.h"
