@@ -31,7 +31,8 @@ constexpr int large_threads = 512;
 struct LocalArgs {
   ForwardArgs forward;
   TileScheduler scheduler;
-  int tiles;  // in the memory of a team
+  int tiles;     // in the memory of a team
+  bool columns;  // the sets of a block are copied together, see launch_pipeline
 };
 
 // A team is a warp, or a block whose threads solve one set. It has memory for several tiles, each
@@ -48,17 +49,21 @@ template <class ThreadGroup>
 constexpr int pipeline_threads = is_block<ThreadGroup> ? ThreadGroup::threads : 6 * warp_size;
 template <class ThreadGroup>
 constexpr int pipeline_blocks = is_block<ThreadGroup> ? 512 / ThreadGroup::threads : 2;
+// The threads of a block that copies its sets together.
+constexpr int column_threads = 8 * warp_size;
 
 // Numbers that a team keeps in shared memory: tiles and lists.
 template <class P, class T, class ThreadGroup, bool weighted>
 constexpr DDN_HOST_DEVICE int64_t team_numbers(int64_t capacity, int tiles) {
   using Memory = SetMemory<T, ThreadGroup, weighted>;
-  return tiles * Memory::numbers(capacity) +
-         Memory::sets * list_numbers<P, T, ThreadGroup, weighted>(capacity);
+  const int64_t numbers = tiles * Memory::numbers(capacity) +
+                          Memory::sets * list_numbers<P, T, ThreadGroup, weighted>(capacity);
+  return (numbers + 31) / 32 * 32 + 4;  // the memory of neighbouring teams begins in other banks
 }
 
 template <class P, class T, class ThreadGroup, bool weighted>
-__global__ void __launch_bounds__(pipeline_threads<ThreadGroup>, pipeline_blocks<ThreadGroup>)
+__global__ void __launch_bounds__(is_block<ThreadGroup> ? ThreadGroup::threads : 12 * warp_size,
+                                  is_block<ThreadGroup> ? pipeline_blocks<ThreadGroup> : 1)
     local_pipeline(const __grid_constant__ LocalArgs args) {
   using Memory = SetMemory<T, ThreadGroup, weighted>;
   DDN_DYNAMIC_SHARED(T, shared);
@@ -84,8 +89,21 @@ __global__ void __launch_bounds__(pipeline_threads<ThreadGroup>, pipeline_blocks
   int64_t next = (static_cast<int64_t>(blockIdx.x) * teams + team) * Memory::sets;
   int64_t first = next;
   const auto after = [&](int tile) { return tile + 1 == tiles ? 0 : tile + 1; };
+  const auto sync = [&] { args.columns ? __syncthreads() : Team<ThreadGroup>::sync(); };
   for (int to = 0, from = 0, ahead = 0; first < items; to = after(to)) {
-    if (next < items) tile_memory(to).copy(forward, set_of(next));
+    if (next >= items) {
+    } else if (is_block<ThreadGroup> || ThreadGroup::threads == 1 || !args.columns) {
+      tile_memory(to).copy(forward, set_of(next));
+    } else {
+      // Neighbouring threads copy points of neighbouring sets.
+      constexpr int columns = column_threads / ThreadGroup::threads;
+      const int column = static_cast<int>(threadIdx.x) % columns;
+      const int64_t set = next - team * Memory::sets + column;
+      const auto owner = column / Memory::sets;
+      T* const theirs = shared + owner * team_numbers<P, T, ThreadGroup, weighted>(capacity, tiles);
+      const Memory memory{theirs + to * numbers, row};
+      memory.copy_column(forward, set, column % Memory::sets, threadIdx.x / columns);
+    }
     commit_async_copies();
     next += step;
     if (++ahead < tiles) continue;  // fills the memory first
@@ -96,11 +114,11 @@ __global__ void __launch_bounds__(pipeline_threads<ThreadGroup>, pipeline_blocks
     } else {
       wait_for_async_copies<many_tiles - 1>();
     }
-    Team<ThreadGroup>::sync();
+    sync();
     if (const int64_t set = set_of(first); set >= 0) {
       solve_staged<P, /*global=*/false>(forward, set, tile_memory(from), lists);
     }
-    Team<ThreadGroup>::sync();  // before the next copies overwrite what a thread still reads
+    sync();  // before the next copies overwrite what a thread still reads
     first += step;
     from = after(from);
   }
@@ -120,6 +138,13 @@ __global__ void __launch_bounds__(large_threads, 1)
   }
 }
 
+// Whether each `columns` sets from a multiple of `columns` on lie side by side.
+inline bool has_columns(const SetLayout& layout, int columns) {
+  const Dims& sets = layout.sets;
+  return layout.points.rank == 1 && layout.points.stride[0] != 1 && sets.rank > 0 &&
+         sets.stride[sets.rank - 1] == 1 && sets.size[sets.rank - 1] % columns == 0;
+}
+
 template <class P, class T, class ThreadGroup, bool weighted>
 cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStream_t stream) {
   constexpr int max_teams = pipeline_threads<ThreadGroup> / Team<ThreadGroup>::threads;
@@ -134,8 +159,21 @@ cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStre
     constexpr int at_least = std::min(2, pipeline_blocks<ThreadGroup>);
     args.tiles = team_bytes(few_tiles) <= device.block_shared_bytes(at_least) ? few_tiles : 1;
   }
-  const int64_t each = device.block_shared_bytes(pipeline_blocks<ThreadGroup>);
-  const auto teams = std::clamp<int64_t>(each / team_bytes(args.tiles), 1, max_teams);
+  int blocks_each = pipeline_blocks<ThreadGroup>;
+  auto teams = static_cast<int>(std::clamp<int64_t>(
+      device.block_shared_bytes(blocks_each) / team_bytes(args.tiles), 1, max_teams));
+  // Where neighbouring sets lie side by side in memory, as the channels of a tensor with channels
+  // last do, the threads of a warp would read from as many sectors of memory as points. The warps
+  // of a block therefore copy their sets together.
+  constexpr int columns = column_threads / ThreadGroup::threads, warps = column_threads / warp_size;
+  args.columns = !is_block<ThreadGroup> && ThreadGroup::threads > 1 &&
+                 args.scheduler.segments == nullptr && has_columns(args.forward.layout, columns) &&
+                 (!weighted || has_columns(args.forward.weight_layout, columns)) &&
+                 warps * team_bytes(args.tiles) <= device.block_shared_bytes(1);
+  if (args.columns) {
+    blocks_each = 1;
+    teams = warps;
+  }
   const int64_t bytes = teams * team_bytes(args.tiles);
   using Kernel = void (*)(LocalArgs);
   const Kernel kernel = local_pipeline<P, T, ThreadGroup, weighted>;
@@ -144,7 +182,7 @@ cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStre
   if (error != cudaSuccess) return error;
   const unsigned blocks = std::min(
       grid_for(args.forward.layout.num_sets, teams * SetMemory<T, ThreadGroup, weighted>::sets),
-      device.blocks(pipeline_blocks<ThreadGroup>));
+      device.blocks(blocks_each));
   DDN_LAUNCH(kernel, blocks, static_cast<unsigned>(teams * Team<ThreadGroup>::threads),
              static_cast<size_t>(bytes), stream, args);
   return cudaGetLastError();
@@ -187,7 +225,7 @@ cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
       launch_pipeline<P, T, Lanes<32>, weighted>, launch_pipeline<P, T, Small, weighted>,
       launch_pipeline<P, T, Large, weighted>,     launch_local_global<P, T, weighted>};
   return launch_by_size(args, sizes, stream, [&](int size, const TileScheduler& scheduler) {
-    return launches[size]({args, scheduler, 0}, device, stream);
+    return launches[size]({args, scheduler, 0, false}, device, stream);
   });
 }
 

@@ -65,7 +65,7 @@ __device__ __forceinline__ void with_weights_as(DType dtype, const F& f) {
 // type of the computation are copied asynchronously, `width` of them at a time.
 template <class ThreadGroup, int width, class T, class As>
 __device__ __forceinline__ void copy_in_line(T* to, int n, const typename As::S* x, int64_t stride,
-                                             const As& as) {
+                                             const As& as, int rank = ThreadGroup::rank()) {
   using S = typename As::S;
   constexpr bool is_async = std::is_same_v<As, AsStored<T>>;
   constexpr int step = width * ThreadGroup::threads;
@@ -89,7 +89,7 @@ __device__ __forceinline__ void copy_in_line(T* to, int n, const typename As::S*
       }
     }
   };
-  int i = ThreadGroup::rank() * width;
+  int i = rank * width;
   x += i * stride;
 #pragma unroll 1
   for (; i + (loads - 1) * step < n; i += loads * step) copy(std::true_type{}, i);
@@ -234,6 +234,29 @@ struct SetMemory {
       with_weights_as<T>(args.weight_dtype, [&](const auto& as) {
         copy_to(memory + sets * row, args.weight, args.weight_layout.points,
                 {first, place.num_points}, as);
+      });
+    }
+  }
+
+  // Begins to copy points of one of the sets, such that neighbouring sets lie side by side. rank:
+  // of this thread among those that copy the set, as many as solve it.
+  __device__ __forceinline__ void copy_column(const ForwardArgs& args, int64_t set, int group,
+                                              int rank) const {
+    const Place place = args.layout.place(set);
+    const auto n = static_cast<int>(place.num_points);
+    with_points_as<T>(args.dtype, [&](const auto& as) {
+      using S = typename std::decay_t<decltype(as)>::S;
+      copy_in_line<ThreadGroup, 1>(memory + group * row, n,
+                                   static_cast<const S*>(args.x) + place.first,
+                                   args.layout.points.stride[0], as, rank);
+    });
+    if constexpr (weighted) {
+      const int64_t first = args.weight_layout.place(set).first;
+      with_weights_as<T>(args.weight_dtype, [&](const auto& as) {
+        using S = typename std::decay_t<decltype(as)>::S;
+        copy_in_line<ThreadGroup, 1>(memory + (sets + group) * row, n,
+                                     static_cast<const S*>(args.weight) + first,
+                                     args.weight_layout.points.stride[0], as, rank);
       });
     }
   }
