@@ -22,4 +22,15 @@ inline unsigned grid_for(int64_t work, int64_t per_block) {
   return static_cast<unsigned>(std::min((work + per_block - 1) / per_block, max_blocks));
 }
 
+// The grid of a kernel whose blocks stay for the whole launch and share the work out: as many as
+// all multiprocessors of the current device hold.
+inline unsigned persistent_grid(int64_t work, int blocks_per_multiprocessor) {
+  int device = 0, multiprocessors = 1;
+  if (cudaGetDevice(&device) == cudaSuccess) {
+    cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  }
+  return static_cast<unsigned>(
+      std::min<int64_t>(work, int64_t{multiprocessors} * blocks_per_multiprocessor));
+}
+
 }  // namespace ddn::cuda

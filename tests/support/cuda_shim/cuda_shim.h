@@ -65,6 +65,17 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 using cudaStream_t = struct CUstream_st*;
 
+// The device has one multiprocessor, so that few sets make a persistent block loop over its work.
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 1;
+  return cudaSuccess;
+}
+
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaPeekAtLastError();
 cudaError_t cudaGetLastError();
@@ -215,6 +226,7 @@ int reduce(const Site& site, unsigned mask, int value, const Combine& combine) {
 
 #define DDN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ::cuda_shim::launch(kernel, #kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define DDN_OPAQUE(variable) static_cast<void>(variable)
 #define DDN_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::cuda_shim::dynamic_shared())
 
 template <class F>
