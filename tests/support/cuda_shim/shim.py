@@ -149,6 +149,9 @@ class Problem(NamedTuple):
 class Shim:
     """A library of compiled kernels. Not thread-safe."""
 
+    # Whether the emulator aligns arrays like tensors on a GPU, or as little as their dtype permits.
+    aligned = False
+
     def __init__(self, library: Path) -> None:
         self.path = library
         self._c = ctypes.CDLL(str(library))
