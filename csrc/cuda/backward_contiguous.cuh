@@ -539,9 +539,14 @@ struct BackwardTile {
     place_of_segment = 0;
     if (threadIdx.x == 0) table.held = segments;
     const int64_t begin = static_cast<int64_t>(segment) * args.channels + channel;
+    const bool has_empty = !dense && segments * args.width > hi - lo;
     for (int i = threadIdx.x; i < segments * args.width; i += block_threads) {
       const int s = args.by_width(i), column = i - s * args.width;
       if (channel + column >= args.channels) continue;
+      if (has_empty) {
+        const int before = s == 0 ? lo : table.ends[s - 1] * args.width;
+        if (table.ends[s] * args.width <= before) continue;
+      }
       const int64_t set = begin + place(i, s);
       const int slot = table.slot(i);
       table.put(slot, set_gradient<T>(args, set));
