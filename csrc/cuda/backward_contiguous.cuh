@@ -18,12 +18,13 @@
 
 namespace ddn::cuda {
 
+// std::min and std::max are not device functions.
 template <class Integer>
-__device__ __forceinline__ Integer lesser(Integer a, Integer b) {
+__device__ __forceinline__ Integer min_int(Integer a, Integer b) {
   return a < b ? a : b;
 }
 template <class Integer>
-__device__ __forceinline__ Integer greater(Integer a, Integer b) {
+__device__ __forceinline__ Integer max_int(Integer a, Integer b) {
   return a > b ? a : b;
 }
 
@@ -34,7 +35,7 @@ template <class S, class T, bool dense>
 struct TileShape {
   // Blocks that a multiprocessor holds, and vectors of 16 bytes that a thread takes of a tile: as
   // many as registers allow without spills. Those of the next tile are in flight while a tile is
-  // computed, so they should amount to 48 KiB in a multiprocessor.
+  // computed, at least 48 KiB in a multiprocessor.
   static constexpr int blocks = dense && sizeof(T) == sizeof(float) ? 4 : 3;
   static constexpr int vectors = !dense && sizeof(S) == sizeof(float) ? 5 : 4;
   static constexpr int vector = vector_bytes / static_cast<int>(sizeof(S));  // elements
@@ -69,8 +70,8 @@ struct ContiguousArgs : BackwardArgs {
   int tile_rows, last_rows;  // rows of a tile, and of the last one of its channels
   int row_tiles;             // tiles of the same channels
   int tiles;
-  // From a tile to the next one of the same channels, in segments and further rows.
   int vector_step;  // from a vector to the thread's next in memory, in elements
+  // From a tile to the next one of the same channels, in segments and further rows.
   int step_segments;
   int step_rows;
   Quotient by_width, by_points;
@@ -102,16 +103,15 @@ inline bool is_contiguous(const SetLayout& layout, int64_t channels) {
   return true;
 }
 
-// The number of channels of [rows, channels]; dense tensors may have one.
+// The number of channels of [rows, channels]: of the last set dims that are denser in memory than
+// the points.
 inline int64_t channels_of(const SetLayout& layout) {
   if (layout.ptr != nullptr) return layout.channels;
-  const Dims& points = layout.points;
-  const bool along_points = layout.num_points == 1 || points.stride[points.rank - 1] == 1;
   const Dims& sets = layout.sets;
-  if (along_points || sets.rank == 0) return 1;
-  // The last set dims up to the stride of points.
+  const Dims& points = layout.points;
   int64_t channels = 1;
-  for (int d = sets.rank - 1; d >= 0 && channels < points.stride[points.rank - 1]; --d) {
+  for (int d = sets.rank - 1; d >= 0 && points.rank > 0; --d) {
+    if (sets.stride[d] >= points.stride[points.rank - 1]) break;
     channels *= sets.size[d];
   }
   return channels;
@@ -346,7 +346,7 @@ struct BackwardTile {
     lo = hi = begin * args.width;
     if (begin >= end) return false;
     const int64_t* const ptr = args.layout.ptr + segment;
-    const int most = lesser(args.table_segments, args.segments - segment);
+    const int most = min_int(args.table_segments, args.segments - segment);
     __syncthreads();
     for (int i = threadIdx.x; i < most; i += block_threads) {
       const int row_begin = within_tile(ptr[i]), row_end = within_tile(ptr[i + 1]);
@@ -358,7 +358,7 @@ struct BackwardTile {
     }
     __syncthreads();
     count = table.count;
-    hi = lesser(static_cast<int>(table.ends[count - 1]), end) * args.width;
+    hi = min_int(static_cast<int>(table.ends[count - 1]), end) * args.width;
     if (place_of_segment + count > held) hold(count);
     __syncthreads();
     if (threadIdx.x == 0) table.count = args.table_segments;
@@ -486,10 +486,10 @@ struct BackwardTile {
   }
   // The vectors that are in this part.
   __device__ __forceinline__ int first_whole() const {
-    return lesser((lo + vector - 1) / vector * vector, hi);
+    return min_int((lo + vector - 1) / vector * vector, hi);
   }
   __device__ __forceinline__ int past_whole() const {
-    return greater(hi / vector * vector, first_whole());
+    return max_int(hi / vector * vector, first_whole());
   }
   // Writes the wanted gradients of the elements of this part but those in [begin, end).
   __device__ __forceinline__ void write_rest(int begin, int end) const {
@@ -532,7 +532,7 @@ struct BackwardTile {
 
   __device__ __forceinline__ int within_tile(int64_t some_row) const {
     return static_cast<int>(
-        greater(lesser(some_row - row(), static_cast<int64_t>(rows())), int64_t{0}));
+        max_int(min_int(some_row - row(), static_cast<int64_t>(rows())), int64_t{0}));
   }
   // Fills the table with the sets of these segments, the first ones of the part.
   __device__ __forceinline__ void hold(int segments) {
@@ -576,7 +576,7 @@ __global__ void __launch_bounds__(block_threads, TileShape<S, T, dense>::blocks)
   // The first blocks take one tile more than the others.
   const auto block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
   const int share = args.tiles / blocks, larger_shares = args.tiles - share * blocks;
-  BackwardTile<P, S, T, dense> tile(args, table, block * share + lesser(block, larger_shares));
+  BackwardTile<P, S, T, dense> tile(args, table, block * share + min_int(block, larger_shares));
   int left = share + (block < larger_shares ? 1 : 0);
   Vector pending[Shape::vectors];
   if (args.vectors) tile.template load<0, Shape::vectors>(pending);
