@@ -88,7 +88,7 @@ MUTATIONS = (
         "vectors that are in a part of a tile",
         "cuda/backward_contiguous.cuh",
         r"l \+ vector <= hi",
-        "l + vector <= hi + 1",
+        "l + vector <= hi + 3",
         0,
         "backward.cu",
     ),
