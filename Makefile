@@ -79,7 +79,8 @@ test-ptx: build
 PTX_TESTS := $(PY) -m pytest --kernels=ptx
 test-ptx-kernels:
 	@$(PTX_TESTS) tests/cuda/test_cuda_shim.py tests/cuda/test_cuda_shim_global.py \
-		tests/cuda/test_cuda_shim_weights.py tests/cuda/test_shim.py $(PYTEST_ARGS)
+		tests/cuda/test_cuda_shim_weights.py tests/cuda/test_cuda_shim_backward.py \
+		tests/cuda/test_shim.py $(PYTEST_ARGS)
 test-ptx-sets:
 	@$(PTX_TESTS) tests/cuda/test_cuda_shim_sets.py tests/cuda/test_cuda_shim_sharded.py \
 		tests/cuda/test_ptx_emulator.py tests/cuda/test_gpu_model_command.py $(PYTEST_ARGS)

@@ -32,6 +32,7 @@ ORDER = (
 DESCENT_BYTES = (8 << 10, 64 << 10)
 SEARCH_BYTES = (8 << 10, 32 << 10)
 SMALL = 33  # points: more than the lanes of a warp, for each kind of set
+MANY_OFFSETS = 2048  # more than a block scans (csrc/cuda/segment_offsets.cu)
 MOST_WARP_SUMS = 1024  # the largest set whose sums one warp computes (csrc/cuda/backward.cu)
 
 
@@ -59,6 +60,7 @@ class Case:
         second_order: whether these and the answer are differentiated in a direction.
         info: whether the forward pass also reports its info.
         passes: of the distributed solver, by their numbers, that are run over the points.
+        empty: number of empty segments after the others.
     """
 
     penalty: str
@@ -72,6 +74,7 @@ class Case:
     second_order: bool = False
     info: bool = False
     passes: tuple[int, ...] = ()
+    empty: int = 0
 
     @property
     def real(self) -> str:
@@ -151,6 +154,7 @@ def _cases() -> Iterator[Case]:
             for weight in (None, "bool"):
                 _, shared = size_limits(penalty, solver, dtype, weight is not None)
                 yield Case(penalty, solver, dtype, shared + 1, layout="segments", weight=weight)
+    yield Case("quadratic", "local", "float32", SMALL, layout="segments", empty=MANY_OFFSETS)
     # 16-bit points, info, and sets that are not contiguous.
     for penalty, solver in pools:
         small, shared = size_limits(penalty, solver, "float32", weighted=False)
@@ -164,6 +168,8 @@ def _cases() -> Iterator[Case]:
                     penalty, solver, "float32", points, layout=layout, weight="float32",
                     gradients=("points", "weights"),
                 )  # fmt: skip
+        for dtype in ("float64", *HALVES):
+            yield Case(penalty, solver, dtype, SMALL, layout="image")
     # Weights of every dtype, staged and read in place.
     for penalty, solver in pools:
         _, shared = size_limits(penalty, solver, "float32", weighted=True)
@@ -196,7 +202,7 @@ def lengths(case: Case) -> list[int]:
     weighted = case.weight is not None
     limits = size_limits(case.penalty, case.solver, case.dtype, weighted)
     sizes = {most for most in limits if most < case.points} | {case.points}
-    return [SMALL, 0, *sorted(sizes), 1]
+    return [SMALL, 0, *sorted(sizes), 1, *[0] * case.empty]
 
 
 def arrays(case: Case) -> Arrays:

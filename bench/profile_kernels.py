@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KERNELS = (
     "local_shared_memory",
     "global_shared_memory",
-    "backward",
+    "backward_contiguous",
 )  # in the order of their launches
 SECTIONS = (
     "SpeedOfLight",

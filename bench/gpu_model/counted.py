@@ -12,6 +12,7 @@ PENALTIES = ("quadratic", "huber", "pseudo_huber", "welsch", "truncated_quadrati
 GLOBAL = ("welsch", "truncated_quadratic")
 SIZES = (10, 32, 49, 64, 128, 1000, 1023, 1024, 2047, 2048, 5000, 20000)
 FULL_POINTS = 1 << 28  # 1 GiB of float32
+BACKWARD_POINTS = 1 << 19
 MILLION = 1_000_000
 LONGEST = 30  # points of a segment; the shortest has one
 QUICK = (64, 2048)
@@ -65,8 +66,11 @@ class Counted(NamedTuple):
         return points * (moved + 4 * self.weighted)
 
 
-def _sets(points: int) -> int:
-    """The number of counted rows: so many that each warp of a multiprocessor takes several."""
+def _sets(direction: str, points: int) -> int:
+    """The number of counted rows. Blocks stay for a whole launch, on the one multiprocessor of the
+    emulated device: each should take several tiles."""
+    if direction == "backward":
+        return BACKWARD_POINTS // points
     if points == MILLION:
         return 1
     lanes = next((lanes for lanes in (1, 4, 16, 32) if points <= 64 * lanes), 0)
@@ -77,7 +81,7 @@ def _sets(points: int) -> int:
 
 def _rows(direction: str, penalty: str, points: int, **options) -> Counted:
     full = 64 if points == MILLION else max(1, FULL_POINTS // points)
-    shape = (_sets(points), points)
+    shape = (_sets(direction, points), points)
     return Counted(direction, penalty, "rows", shape, (full, points), **options)
 
 
@@ -115,13 +119,12 @@ def _channels_last() -> Iterator[Counted]:
 
 
 def _segments() -> Iterator[Counted]:
-    ragged, narrow = ((300, 64), (1 << 17, 64)), ((1000, 1), (1 << 20, 1))
-    for (direction, shapes), penalty in itertools.product(
-        itertools.product(("forward", "backward"), (ragged, narrow)), ("huber", "welsch")
-    ):
-        yield Counted(direction, penalty, "segments", *shapes)
-    # The search for the segment of a row takes longer with more segments, including empty ones.
-    yield Counted("backward", "huber", "segments", (30_000, 1), (1 << 23, 1))
+    ragged = ((300, 64), (1 << 17, 64))
+    narrow = {"forward": ((1000, 1), (1 << 20, 1)), "backward": ((30_000, 1), (1 << 23, 1))}
+    for direction, penalty in itertools.product(narrow, ("huber", "welsch")):
+        for shapes in (ragged, narrow[direction]):
+            yield Counted(direction, penalty, "segments", *shapes)
+    # Most segments are empty.
     yield Counted("backward", "huber", "segments", (MILLION, 1), (1 << 23, 1), rows=30_000)
 
 

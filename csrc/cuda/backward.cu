@@ -2,9 +2,9 @@
 // weights once and writes each gradient once. The kernel for the gradient of alpha and for second
 // order reads both in each of its passes over a set.
 #include "core/penalties.h"
-#include "cuda/backward_segments.cuh"
+#include "cuda/backward_contiguous.cuh"
+#include "cuda/backward_strided.cuh"
 #include "cuda/backward_sums.cuh"
-#include "cuda/backward_tiles.cuh"
 #include "cuda/robust_pool_cuda.h"
 
 namespace ddn::cuda {
@@ -25,18 +25,31 @@ void launch_sums(const BackwardArgs& args, cudaStream_t stream) {
   }
 }
 
+template <class P, class S, class T, bool dense>
+bool launch_contiguous(const BackwardArgs& args, int64_t channels, cudaStream_t stream) {
+  using Shape = TileShape<S, T, dense>;
+  ContiguousArgs planned{args};
+  if (!plan<Shape>(planned, channels)) return false;
+  DeviceLimits device;
+  if (device.read() != cudaSuccess) return true;  // which cudaGetLastError() returns
+  const unsigned grid = std::min(grid_for(planned.tiles, 1), device.blocks(Shape::blocks));
+  DDN_LAUNCH((backward_contiguous<P, S, T, dense>), grid, block_threads, 0, stream, planned);
+  return true;
+}
+
 template <class P, class S, class T>
 void launch_points(const BackwardArgs& args, cudaStream_t stream) {
-  if (args.layout.ptr != nullptr) {
-    DDN_LAUNCH(
-        (backward_segments<P, S, T>),
-        grid_for(args.layout.num_points * args.layout.channels, elements_per_lane * block_threads),
-        block_threads, 0, stream, args);
-  } else {
-    const int64_t tiles = args.layout.num_sets * ((args.layout.num_points + tile - 1) / tile);
-    DDN_LAUNCH((backward<P, S, T>), grid_for(tiles, block_threads / warp_size), block_threads, 0,
-               stream, args);
+  const SetLayout& layout = args.layout;
+  const bool dense = layout.ptr == nullptr;
+  const int64_t channels = channels_of(layout);
+  if (dense ? launch_contiguous<P, S, T, true>(args, channels, stream)
+            : launch_contiguous<P, S, T, false>(args, channels, stream)) {
+    return;
   }
+  DDN_LAUNCH((backward_strided<P, S, T>),
+             grid_for(layout.num_points * (dense ? layout.num_sets : layout.channels),
+                      strided_elements * block_threads),
+             block_threads, 0, stream, StridedArgs{args, channels});
 }
 
 template <class T>

@@ -6,14 +6,14 @@
 
 namespace ddn::cuda {
 
-// The `Lister` of BreakpointSums. Each warp, or group of fewer lanes, lists its own points and shares
-// them out evenly among its lanes. The last row is padded with points at infinity, beyond
+// The `Lister` of BreakpointSums. Each warp, or group of fewer lanes, lists its own points and
+// shares them out evenly among its lanes. The last row is padded with points at infinity, beyond
 // their breakpoints on the right; as many points on the left balance them.
 template <class T, class ThreadGroup, class Points>
 struct GroupBreakpointLister {
   static constexpr bool bounded = true;
   // That share a list.
-  using Sharers = Lanes<ThreadGroup::threads < warp_size ? ThreadGroup::threads : warp_size>;
+  using Sharers = Lanes < ThreadGroup::threads<warp_size ? ThreadGroup::threads : warp_size>;
   static constexpr int sharers = Sharers::threads;
 
   const GroupPoints<T, ThreadGroup, Points>& set;

@@ -10,6 +10,9 @@
 #define DDN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   kernel<<<(grid), (block), (shared_bytes), (stream)>>>(__VA_ARGS__)
 
+// The compiler takes the variable, an integer, to have an unknown value from here on.
+#define DDN_OPAQUE(variable) asm volatile("" : "+r"(variable))
+
 #define DDN_DYNAMIC_SHARED(T, name)                             \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   T* const name = reinterpret_cast<T*>(name##_bytes)

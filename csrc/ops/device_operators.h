@@ -3,6 +3,7 @@
 //   guard(x)               returns an object that lives while kernels for x are launched
 //   forward(args, x)       robust_pool_forward of the device
 //   backward(args)         robust_pool_backward of the device
+//   safe_offsets(ptr, rows)  see PoolCall
 //   sharded(launch)        sharded_passes of the device
 //
 // and this header converts the arguments of the schemas into those of ops/pool.h.
@@ -22,7 +23,8 @@ struct Operators {
                                 const OptionalTensor& ptr, at::IntArrayRef dim,
                                 c10::string_view solver, std::optional<int64_t> max_iter,
                                 std::optional<double> tol) {
-    return run_forward({x, penalty, alpha_value, alpha, weight, ptr, dim}, {solver, max_iter, tol},
+    return run_forward({x, penalty, alpha_value, alpha, weight, ptr, dim, Device::safe_offsets},
+                       {solver, max_iter, tol},
                        /*with_info=*/false)
         .answer();
   }
@@ -31,7 +33,8 @@ struct Operators {
                                   const OptionalTensor& ptr, at::IntArrayRef dim,
                                   c10::string_view solver, std::optional<int64_t> max_iter,
                                   std::optional<double> tol) {
-    return run_forward({x, penalty, alpha_value, alpha, weight, ptr, dim}, {solver, max_iter, tol},
+    return run_forward({x, penalty, alpha_value, alpha, weight, ptr, dim, Device::safe_offsets},
+                       {solver, max_iter, tol},
                        /*with_info=*/true)
         .answer_and_info();
   }
@@ -41,8 +44,9 @@ struct Operators {
                             const OptionalTensor& alpha, const OptionalTensor& weight,
                             const OptionalTensor& ptr, at::IntArrayRef dim, Wanted wanted) {
     [[maybe_unused]] const auto guard = Device::guard(x);
-    const BackwardLaunch launch({x, penalty, alpha_value, alpha, weight, ptr, dim},
-                                {y, remainder, curvature}, grad, wanted);
+    const BackwardLaunch launch(
+        {x, penalty, alpha_value, alpha, weight, ptr, dim, Device::safe_offsets},
+        {y, remainder, curvature}, grad, wanted);
     if (launch.has_work()) Device::backward(launch.args);
     return launch.gradients();
   }
@@ -53,9 +57,9 @@ struct Operators {
                         const OptionalTensor& alpha, const OptionalTensor& weight,
                         const OptionalTensor& ptr, at::IntArrayRef dim) {
     [[maybe_unused]] const auto guard = Device::guard(x);
-    const BackwardLaunch launch({x, penalty, alpha_value, alpha, weight, ptr, dim},
-                                {y, remainder, curvature},
-                                {x_tangent, weight_tangent, alpha_tangent});
+    const BackwardLaunch launch(
+        {x, penalty, alpha_value, alpha, weight, ptr, dim, Device::safe_offsets},
+        {y, remainder, curvature}, {x_tangent, weight_tangent, alpha_tangent});
     if (launch.has_work()) Device::backward(launch.args);
     return launch.jvp();
   }
@@ -69,8 +73,9 @@ struct Operators {
                                    at::IntArrayRef dim, Wanted wanted) {
     [[maybe_unused]] const auto guard = Device::guard(x);
     const Direction direction{x_tangent, weight_tangent, alpha_tangent};
-    const BackwardLaunch launch({x, penalty, alpha_value, alpha, weight, ptr, dim},
-                                {y, remainder, curvature}, grad, wanted, &direction);
+    const BackwardLaunch launch(
+        {x, penalty, alpha_value, alpha, weight, ptr, dim, Device::safe_offsets},
+        {y, remainder, curvature}, grad, wanted, &direction);
     if (launch.has_work()) Device::backward(launch.args);
     return launch.gradients();
   }

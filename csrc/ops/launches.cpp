@@ -59,6 +59,19 @@ void add_direction(Operands& operands, const PoolCall& call, const Direction& di
   }
 }
 
+// Points in no segment have zero gradients.
+void clear_outside(at::Tensor& gradient, const at::Tensor& ptr) {
+  if (gradient.dim() == 1 && gradient.numel() == 0) return;  // not wanted
+  if (ptr.is_cuda()) {                                       // the offsets are not known here
+    gradient.zero_();
+    return;
+  }
+  const int64_t* const offsets = ptr.const_data_ptr<int64_t>();
+  const int64_t end = offsets[ptr.size(0) - 1], rows = gradient.size(0);
+  gradient.narrow(0, 0, offsets[0]).zero_();
+  gradient.narrow(0, end, rows - end).zero_();
+}
+
 }  // namespace
 
 ForwardLaunch::ForwardLaunch(const PoolCall& call, const SolverOptions& solver, bool with_info)
@@ -104,9 +117,13 @@ BackwardLaunch::BackwardLaunch(const PoolCall& call, const Answer& given,
   grad_x = wanted[0] ? at::empty_like(x) : at::empty({0}, x.options());
   grad_weight = wanted[1] ? at::empty_like(x, real) : at::empty({0}, real);
   grad_alpha = at::empty(wanted[2] ? call.shape_of_answer() : std::vector<int64_t>{0}, real);
-  if (is_zero || operands.ptr.defined()) {  // points in no segment have zero gradients
-    grad_x.zero_();
-    grad_weight.zero_();
+  const bool all_written = x.is_cuda() && direction == nullptr && call.shape_of_answer()[0] > 0;
+  for (at::Tensor* t : {&grad_x, &grad_weight}) {
+    if (is_zero) {
+      t->zero_();
+    } else if (operands.ptr.defined() && !all_written) {
+      clear_outside(*t, operands.ptr);
+    }
   }
   if (is_zero) {
     grad_alpha.zero_();

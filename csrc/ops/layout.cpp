@@ -43,13 +43,6 @@ DType dtype_of(const at::Tensor& x) {
   }
 }
 
-// Offsets that satisfy what the kernels rely on, whatever the values of ptr: ascending, from 0 to
-// the number of points.
-at::Tensor safe_offsets(const std::optional<at::Tensor>& ptr, const at::Tensor& x) {
-  if (!ptr.has_value()) return {};
-  return std::get<0>(ptr->clamp(0, x.size(0)).cummax(0)).contiguous();
-}
-
 }  // namespace
 
 std::vector<int64_t> PoolCall::shape_of_answer() const {
@@ -65,8 +58,8 @@ at::Tensor expanded(const std::optional<at::Tensor>& t, at::IntArrayRef shape,
   return t->to(dtype).expand(shape);
 }
 
-Operands::Operands(const PoolCall& call)
-    : dim(call.dim.vec()), ptr(safe_offsets(call.ptr, call.x)), x(call.x) {
+Operands::Operands(const PoolCall& call) : dim(call.dim.vec()), x(call.x) {
+  if (call.ptr.has_value()) ptr = call.safe_offsets(*call.ptr, x.size(0));
   if (call.weight.has_value()) weight = call.weight->expand(x.sizes());
   if (call.alpha.has_value()) {
     alpha = expanded(call.alpha, call.shape_of_answer(), opmath(x)).contiguous();

@@ -28,6 +28,9 @@ struct PoolCall {
   OptionalTensor weight;  // broadcasts against x
   OptionalTensor ptr;     // offsets of segments along the first dim
   at::IntArrayRef dim;    // as the user gave it; for inner operators sorted and non-negative
+  // Of inner operators: makes offsets from ptr that the kernels can rely on, whatever its values:
+  // clamped to [0, rows] and raised to the largest one before. Contiguous.
+  at::Tensor (*safe_offsets)(const at::Tensor& ptr, int64_t rows) = nullptr;
 
   Checks checks() const { return checks_for(ptr); }
   std::vector<int64_t> shape_of_answer() const;

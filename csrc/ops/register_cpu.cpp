@@ -21,6 +21,9 @@ struct Cpu {
     cpu::robust_pool_forward(args, parallel_for);
   }
   static void backward(const BackwardArgs& args) { cpu::robust_pool_backward(args, parallel_for); }
+  static at::Tensor safe_offsets(const at::Tensor& ptr, int64_t rows) {
+    return std::get<0>(ptr.clamp(0, rows).cummax(0)).contiguous();
+  }
   static void sharded(const ShardedLaunch& launch) {
     cpu::sharded_passes(launch.args, parallel_for);
   }

@@ -1,6 +1,7 @@
 // The CUDA kernels of the inner operators. Only sharded() synchronises with the device; no other
 // function called from here reads from it, so the launches can be captured in a CUDA graph.
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -25,6 +26,16 @@ struct Cuda {
   }
   static void backward(const BackwardArgs& args) {
     C10_CUDA_CHECK(cuda::robust_pool_backward(args, c10::cuda::getCurrentCUDAStream()));
+  }
+  static at::Tensor safe_offsets(const at::Tensor& ptr, int64_t rows) {
+    const at::Tensor given = ptr.contiguous(), safe = at::empty_like(given);
+    const int64_t count = given.numel();
+    const at::Tensor largest = at::empty({cuda::segment_offsets_workspace(count)}, given.options());
+    C10_CUDA_CHECK(
+        cuda::segment_offsets({given.const_data_ptr<int64_t>(), safe.mutable_data_ptr<int64_t>(),
+                               largest.mutable_data_ptr<int64_t>(), count, rows},
+                              c10::cuda::getCurrentCUDAStream()));
+    return safe;
   }
   static void sharded(ShardedLaunch& launch) {
     const at::Device device = launch.numbers.device();

@@ -48,6 +48,8 @@ def run_case(shim, case):
     alpha = kernel_cases.ALPHA if given.alpha is None else given.alpha.reshape(-1)
     options = {"weight": weight, "ptr": given.ptr}
     info = Info.empty(given.grad.size) if case.info else None
+    if given.ptr is not None:
+        np.testing.assert_array_equal(shim.offsets(given.ptr, len(x)), given.ptr)
     answer = shim.forward(x, case.penalty, alpha, solver=case.solver, info=info, **options)
     for kind in case.passes:
         asked = kernel_cases.PASS_SETS, kernel_cases.PASS_PARAMETERS

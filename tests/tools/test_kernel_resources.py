@@ -107,7 +107,7 @@ def test_kernels_are_listed_and_functions_only_where_they_spill(capsys):
     [
         ("f<Huber, float, Block<256>, false>", "f<Huber, Block<256>>"),
         ("global<Welsch, double, 128, true>", "global<Welsch, 128>"),
-        ("backward<Huber, Half, float>", "backward<Huber>"),
+        ("backward_strided<Huber, Half, float>", "backward_strided<Huber>"),
         ("sort_by_size", "sort_by_size"),
     ],
 )
@@ -171,9 +171,9 @@ def test_kernels_are_profiled_or_it_is_said_why_not(tmp_path):
     assert "LibraryNotLoaded" in found["text"]
     found, good = profile_kernels.profile(stub_ncu(tmp_path, f"{write}({RAW_PAGE!r})"), "python3")
     assert not good
-    assert "missing: ['backward']" in found["error"]
+    assert "missing: ['backward_contiguous']" in found["error"]
     assert len(found["launches"]) == 2
-    whole = RAW_PAGE + '"2","python3","backward","(256, 1, 1)","3","40"\n'
+    whole = RAW_PAGE + '"2","python3","backward_contiguous","(256, 1, 1)","3","40"\n'
     found, good = profile_kernels.profile(stub_ncu(tmp_path, f"{write}({whole!r})"), "python3")
     assert good
     assert len(found["launches"]) == 3

@@ -256,6 +256,7 @@ int reduce(const Site& site, unsigned mask, int value, const Combine& combine) {
 
 #define DDN_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   ::cuda_shim::launch(kernel, #kernel, grid, block, shared_bytes, stream, __VA_ARGS__)
+#define DDN_OPAQUE(variable) static_cast<void>(variable)
 #define DDN_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::cuda_shim::dynamic_shared())
 
 template <class F>

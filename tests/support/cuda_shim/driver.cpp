@@ -125,6 +125,14 @@ int shim_backward(const Sets* sets, const void* y, const void* remainder, const 
   return ddn::cuda::robust_pool_backward(args, nullptr);
 }
 
+int shim_offsets(const int64_t* given, int64_t* safe, int64_t count, int64_t rows) {
+  std::vector<int64_t> largest(static_cast<size_t>(ddn::cuda::segment_offsets_workspace(count)));
+  if (cuda_shim::backend != nullptr) {
+    cuda_shim::backend->allow(largest.data(), largest.size() * sizeof(int64_t), true);
+  }
+  return ddn::cuda::segment_offsets({given, safe, largest.data(), count, rows}, nullptr);
+}
+
 // parameters: [requests] of ddn::PassRequest.
 int shim_sharded(const Sets* sets, int pass, int64_t requests, const int64_t* of,
                  const void* parameters, double* numbers) {

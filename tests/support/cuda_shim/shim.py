@@ -149,6 +149,9 @@ class Problem(NamedTuple):
 class Shim:
     """A library of compiled kernels. Not thread-safe."""
 
+    # Whether the emulator aligns arrays like tensors on a GPU, or as little as their dtype permits.
+    aligned = False
+
     def __init__(self, library: Path) -> None:
         self.path = library
         self._c = ctypes.CDLL(str(library))
@@ -212,8 +215,8 @@ class Shim:
         result = output.array if into is None else into
         assert grad.dtype == x.dtype
         assert (result.shape, result.dtype) == shapes[of]
-        if problem.ptr is not None:
-            result[...] = 0  # rows in no segment are not written
+        if problem.ptr is not None and (direction is not NO_DIRECTION or 0 in problem.shape()):
+            result[...] = 0  # second derivatives of rows in no segment are not written
         self._call(
             self._c.shim_backward,
             *self._sets(problem),
@@ -229,6 +232,14 @@ class Shim:
         )
         output.check()
         return result.view(type(x)) if of in ("points", "answer") else result
+
+    def offsets(self, given: np.ndarray, rows: int) -> np.ndarray:
+        """The offsets of segments as the kernels need them, for any given."""
+        output = Guarded(given.shape, given.dtype)
+        sizes = (ctypes.c_int64(given.size), ctypes.c_int64(rows))
+        function = self._c.shim_offsets
+        self._call(function, self._input(given), self._pointer(output.array), *sizes)
+        return output.check()
 
     def sharded(
         self,
@@ -281,7 +292,7 @@ class Shim:
             for name, address in self.addresses().items()
             if re.search(
                 r"^(void )?ddn::cuda::.*"
-                r"\(ddn::(BackwardArgs|ShardedArgs|cuda::(LocalArgs|GlobalArgs|SegmentLists))\)$",
+                r"\(ddn::(BackwardArgs|ShardedArgs|cuda::(\w+Args|SegmentLists))\)$",
                 name,
             )
         }

@@ -112,10 +112,13 @@ class Emulator(Shim):
         """The pointer to a copy for the kernels of the next call, which is written back after the
         call.
 
-        It is aligned to the size of its elements only or, while counting, like tensors on a GPU."""
+        It is aligned to the size of its elements only or, while counting or if `aligned`, like
+        tensors on a GPU."""
         if array is None or array.size == 0:
             return super()._pointer(array)
-        copy = _Copy(array, writable, TENSOR_ALIGNMENT if self.blocks else array.itemsize)
+        as_on_gpu = self.aligned or bool(self.blocks)
+        alignment = TENSOR_ALIGNMENT if as_on_gpu else array.itemsize
+        copy = _Copy(array, writable, alignment)
         self._copies.append(copy)
         self._c.ptx_allow(ctypes.c_void_p(copy.begin), ctypes.c_size_t(copy.size), int(writable))
         return ctypes.c_void_p(copy.begin + array.ctypes.data - copy.of)
