@@ -247,7 +247,12 @@ def test_segments_of_one_class(lengths, shim):
 
 # ---- The same bits whatever else is in the batch -------------------------------------------------
 
-DEVICES = ({}, {"multiprocessors": 3}, {"shared_kib": 164}, {"shared_kib": 100})
+DEVICES: tuple[dict[str, int], ...] = (
+    {},
+    {"multiprocessors": 3},
+    {"shared_kib": 164},
+    {"shared_kib": 100},
+)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
