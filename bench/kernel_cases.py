@@ -26,11 +26,17 @@ ORDER = (
     "alpha",
 )  # the gradients in the order in which the operators return them
 
-# The largest sets, in bytes with their weights, for the kernels of small sets and for the kernels
-# that use shared memory: of descents (csrc/cuda/local.cuh) and of the global search
-# (csrc/cuda/global.cuh).
-DESCENT_BYTES = (8 << 10, 64 << 10)
-SEARCH_BYTES = (8 << 10, 32 << 10)
+# The largest sets for each kernel that uses shared memory: points, and bytes with their weights. Of
+# descents (csrc/cuda/local.cuh) and of the global search (csrc/cuda/global.cuh).
+DESCENT_LIMITS = (
+    (64, 512),
+    (256, 2 << 10),
+    (1024, 8 << 10),
+    (2048, 16 << 10),
+    (8192, 64 << 10),
+    (32_768, 128 << 10),
+)
+SEARCH_LIMITS = ((2048, 8 << 10), (8192, 32 << 10))
 SMALL = 33  # points: more than the lanes of a warp, for each kind of set
 MANY_OFFSETS = 2048  # more than a block scans (csrc/cuda/segment_offsets.cu)
 MOST_WARP_SUMS = 1024  # the largest set whose sums one warp computes (csrc/cuda/backward.cu)
@@ -105,12 +111,12 @@ class Arrays(NamedTuple):
     direction: Direction
 
 
-def size_limits(penalty: str, solver: str, dtype: str, weighted: bool) -> tuple[int, int]:
-    """The largest numbers of points of a small set and of a set in shared memory."""
+def size_limits(penalty: str, solver: str, dtype: str, weighted: bool) -> list[int]:
+    """The most points of a set for each kernel that uses shared memory, in ascending order."""
     searched = solver == "global" and penalty in NONCONVEX
     number = (8 if dtype == "float64" else 4) * (2 if weighted else 1)
-    small, shared = (most // number for most in (SEARCH_BYTES if searched else DESCENT_BYTES))
-    return small, shared
+    limits = SEARCH_LIMITS if searched else DESCENT_LIMITS
+    return [min(points, most // number) for points, most in limits]
 
 
 def cases() -> list[Case]:
@@ -126,8 +132,8 @@ def _cases() -> Iterator[Case]:
     for dtype in reals:
         for penalty, solver in pools:
             for weight in (None, dtype):
-                small, shared = size_limits(penalty, solver, dtype, weight is not None)
-                for points in (SMALL, small, shared, shared + 1):
+                limits = size_limits(penalty, solver, dtype, weight is not None)
+                for points in (SMALL, *limits, limits[-1] + 1):
                     gradients = ("points",) if weight is None else ("points", "weights")
                     yield Case(penalty, solver, dtype, points, weight=weight, gradients=gradients)
     # Sums over a set.
@@ -152,13 +158,13 @@ def _cases() -> Iterator[Case]:
     for dtype in (*reals, *HALVES):
         for penalty, solver in pools:
             for weight in (None, "bool"):
-                _, shared = size_limits(penalty, solver, dtype, weight is not None)
-                yield Case(penalty, solver, dtype, shared + 1, layout="segments", weight=weight)
+                most = size_limits(penalty, solver, dtype, weight is not None)[-1]
+                yield Case(penalty, solver, dtype, most + 1, layout="segments", weight=weight)
     yield Case("quadratic", "local", "float32", SMALL, layout="segments", empty=MANY_OFFSETS)
     # 16-bit points, info, and sets that are not contiguous.
     for penalty, solver in pools:
-        small, shared = size_limits(penalty, solver, "float32", weighted=False)
-        for points in (SMALL, small + 1, shared + 1):
+        limits = size_limits(penalty, solver, "float32", weighted=False)
+        for points in (SMALL, *(most + 1 for most in limits)):
             for dtype in HALVES:
                 yield Case(penalty, solver, dtype, points)
             yield Case(penalty, solver, "float32", points, info=True)
@@ -172,9 +178,9 @@ def _cases() -> Iterator[Case]:
             yield Case(penalty, solver, dtype, SMALL, layout="image")
     # Weights of every dtype, staged and read in place.
     for penalty, solver in pools:
-        _, shared = size_limits(penalty, solver, "float32", weighted=True)
+        most = size_limits(penalty, solver, "float32", weighted=True)[-1]
         for weight in ("bool", *HALVES, "float64"):
-            for points in (SMALL, shared + 1):
+            for points in (SMALL, most + 1):
                 yield Case(penalty, solver, "float32", points, weight=weight)
 
 
@@ -214,7 +220,7 @@ def arrays(case: Case) -> Arrays:
         shape: tuple[int, ...] = (int(ptr[-1]) + 1, CHANNELS)
         answers: tuple[int, ...] = (len(ptr) - 1, CHANNELS)
     else:
-        count = 9 if case.points == SMALL else 2  # more than a block has warps
+        count = 40 if case.points == SMALL else 2  # more than a warp has lanes
         columns = math.ceil(case.points / IMAGE_ROWS)
         image = case.layout == "image"
         shape = (count, IMAGE_ROWS, columns) if image else (count, case.points)

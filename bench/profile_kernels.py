@@ -27,7 +27,7 @@ import ddn_cuda
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = (
-    "local_shared_memory",
+    "local_pipeline",
     "global_shared_memory",
     "backward_contiguous",
 )  # in the order of their launches

@@ -184,4 +184,5 @@ def ptx_only(request):
 @pytest.fixture
 def shim(library):
     library.shim.configure()
+    library.shim.use_device()
     return library.shim

@@ -34,7 +34,7 @@ __global__ void toy(float* x, double* y) {
 KERNEL = """
 #include "cuda/local.cuh"
 namespace ddn::cuda {
-template __global__ void local_shared_memory<Welsch, float, Warp, false>(
+template __global__ void local_pipeline<Welsch, float, Warp, false>(
     const __grid_constant__ LocalArgs);
 }
 """

@@ -68,7 +68,11 @@ def test_the_command_writes_and_prints(monkeypatch, table_file, tmp_path, capsys
     assert "What these predictions do not see" in first
     emulated.counts = invented(block_load_chain=8)
     assert command.main(["--only", "^forward huber 64$", "--write-table"]) == 0
-    assert re.search(r"forward huber 64 +11\.5 +11\.5 +\S+ +\S+", capsys.readouterr().out)
+    changed = re.search(r"forward huber 64 +(\S+) +(\S+) +(\S+) +(\S+)\n", capsys.readouterr().out)
+    assert changed
+    before, after, *predicted = changed.groups()
+    assert before == after
+    assert float(predicted[0]) < float(predicted[1])  # a chain twice as long
     out = tmp_path / "out.json"
     assert command.main([*only, "--machine", "A100", "--json", str(out)]) == 0
     printed = capsys.readouterr().out

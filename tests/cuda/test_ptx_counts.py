@@ -111,6 +111,14 @@ def test_an_asynchronous_copy_is_a_load_and_a_store_of_one_instruction(counts):
     assert {unit: n for unit, n in units.items() if n} == {"global": 1, "control": 2}
 
 
+def test_constant_offsets_of_copies_are_part_of_their_addresses(counts):
+    """Of four addresses three; two more sums are part of a wide product."""
+    found = counts("copied_at_offsets")
+    assert found.traffic["global_load"].requests == 4
+    assert opcodes(found.instructions, "mul.wide") == 1
+    assert found.instructions["add.s64 folded"] == 3 + 2
+
+
 @pytest.mark.parametrize(("valid", "sectors"), [(0, 0), (1, 1), (9, 2), (32, 4)])
 def test_zeros_are_not_loaded(counts, valid, sectors):
     found = counts("copied_or_zero", valid)

@@ -255,16 +255,23 @@ def test_contraction_changes_only_what_may_be_contracted(ptx_only, host_objects,
 
 
 @pytest.fixture(scope="module")
-def quick(host_objects, tmp_path_factory):
+def quick_kernels(host_objects, tmp_path_factory):
     """A kernel of each kind."""
     return build.build(tmp_path_factory.mktemp("quick"), host_objects, [HERE / "quick.cu"])
 
 
+@pytest.fixture
+def quick(quick_kernels):
+    quick_kernels.configure()
+    quick_kernels.use_device()
+    return quick_kernels
+
+
 QUICK = [
     ("huber", torch.float32, 33, "local"),
-    ("huber", torch.float32, 1000, "local"),
+    ("huber", torch.float32, 1300, "local"),
     ("huber", torch.float32, 5000, "local"),
-    ("huber", torch.float32, 16_500, "local"),
+    ("huber", torch.float32, 33_000, "local"),
     ("truncated_quadratic", torch.float64, 500, "local"),
     ("welsch", torch.float32, 600, "global"),
 ]
@@ -290,7 +297,43 @@ def test_answers(penalty, dtype, n, solver, noise, quick):
             assert abs(ref.psi(found - points, penalty, 1.0).sum()) <= n * d
 
 
-def test_the_quick_kernels_stay_within_every_architecture(quick):
+# Sets, points and shared memory for one team, which fills each tile of its memory twice.
+TILES = [
+    ("huber", np.float32, 180, 33, 48),
+    ("huber", np.float32, 180, 57, 64),
+    ("truncated_quadratic", np.float64, 11, 500, 80),
+    ("huber", np.float32, 5, 1300, 48),
+    ("huber", np.float32, 5, 3000, 228),
+]
+
+
+@pytest.mark.parametrize(("penalty", "dtype", "count", "n", "shared_kib"), TILES)
+def test_tiles_in_turn(penalty, dtype, count, n, shared_kib, quick):
+    """Rows of any alignment, and strided ones, have the same bits."""
+    x = np.random.default_rng(n).standard_normal((count, n)).astype(dtype)
+    expected = quick.forward(x, penalty)
+    quick.use_device(shared_kib=shared_kib)
+    room = np.full((count, 2 * n), np.nan, dtype)
+    # Of rows one point apart some are aligned to 16 bytes.
+    for seed, view in enumerate((x, room[:, : n + 1].copy()[:, :n], room[:, ::2])):
+        view[...] = x
+        quick.configure(ORDERS[seed], seed, most_blocks=1)
+        np.testing.assert_array_equal(quick.forward(view, penalty), expected)
+
+
+@pytest.mark.parametrize("shared_kib", [228, 164, 100])
+def test_the_quick_kernels_stay_within_every_architecture(shared_kib, quick):
+    """Of compute capability 9.0, 8.0 and 8.6, at sizes that take most shared memory."""
+    quick.use_device(shared_kib=shared_kib)
+    for penalty, count, n, solver in (
+        ("huber", 40, 63, "local"),
+        ("huber", 1, 2048, "local"),
+        ("huber", 1, 8192, "local"),
+        ("welsch", 1, 2048, "global"),
+    ):
+        x = np.linspace(-1, 1, count * n, dtype=np.float32).reshape(count, n)
+        quick.forward(x, penalty, solver=solver)
+    quick.forward(np.linspace(-1, 1, 512)[None], "truncated_quadratic")
     assert {name: use.excesses() for name, use in quick.uses().items() if use.excesses()} == {}
 
 
@@ -317,12 +360,21 @@ def test_nothing_is_left_to_contract():
         assert text == KernelTranslator(module, kernel).translate().text
 
 
-BLOCK = "local_shared_memory<Huber, float, Block<256>, false>(const __grid_constant__ LocalArgs)"
+WARP = "local_pipeline<Huber, float, Warp, false>(const __grid_constant__ LocalArgs)"
+BLOCK = "local_pipeline<Huber, float, Block<128>, false>(const __grid_constant__ LocalArgs)"
 SEARCH = "global_shared_memory<Welsch, float, 128, false>(const __grid_constant__ GlobalArgs)"
+
+
+def run_warp(library):
+    """Several tiles of one warp, the only one for which there is memory."""
+    x = np.random.default_rng(0).standard_normal((10, 1300)).astype(np.float32)
+    library.use_device(shared_kib=48)
+    library.forward(x, "huber")
 
 
 def run_block(library):
     x = np.random.default_rng(0).standard_normal((3, 3000)).astype(np.float32)
+    library.use_device()
     library.forward(x, "huber")
 
 
@@ -331,13 +383,17 @@ def run_search(library):
     broad = -3.5 + 7 * (np.arange(256) + 0.5) / 256
     narrow = 14 + np.where(np.arange(138) % 2, 0.9, -0.9)
     x = np.concatenate([broad, narrow]).astype(np.float32)[None]
+    library.use_device()
     library.forward(x, "welsch", solver="global", max_iter=6)
 
 
-READS = r"at < n \? x\[place\(at\)\] : S\{\}"
+COPY = r"(copy_async<width \* sizeof\(T\)>)\(to \+ i \+ k \* step, x\)"
+TEAM_SYNC = r"Team<ThreadGroup>::sync\(\);"
+LIST_SYNC = r"Sharers::sync\(\);"
+IN_FLIGHT = "race: reads what an asynchronous copy in flight writes"
 MUTATIONS = [
     (
-        Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 1),
+        Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 2),
         BLOCK,
         "race: |never written|divergent barriers",
     ),
@@ -345,36 +401,73 @@ MUTATIONS = [
         Mutation(
             "mask of half a warp",
             "cuda/thread_group.cuh",
-            r"(shfl_xor_sync)\(full_mask",
-            r"\1(0xffffu",
+            r"reduce_lanes<Op>\(full_mask",
+            "reduce_lanes<Op>(0xffffu",
         ),
         BLOCK,
         "lacks its caller|reads from inactive lane",
     ),
     (
         Mutation(
-            "load past the end",
+            "copy past the end",
             "cuda/stage_set.cuh",
-            READS,
-            "x[place(at)]",
+            r"decltype\(whole\)::value \|\| i \+ k \* step < n",
+            "true",
         ),
         BLOCK,
-        "load of global memory out of bounds",
+        "out of bounds",
     ),
     (
         Mutation(
-            "misaligned load",
+            "misaligned copy",
             "cuda/stage_set.cuh",
-            READS,
-            "at < n ? *reinterpret_cast<const S*>(reinterpret_cast<const char*>(x + at) + 2) : S{}",
+            COPY,
+            r"\1(to + i + k * step, reinterpret_cast<const char*>(x) + 2)",
         ),
         BLOCK,
         "misaligned access to global memory",
     ),
     (
-        Mutation("store past the end", "cuda/stage_set.cuh", r"staged\[i\] =", "staged[i + n] ="),
+        Mutation(
+            "wide copies of rows that are not aligned",
+            "cuda/stage_set.cuh",
+            r" && reinterpret_cast<uintptr_t>\(x\) % 16 == 0",
+            "",
+        ),
+        BLOCK,
+        "misaligned access to global memory",
+    ),
+    (
+        Mutation(
+            "copy past its row", "cuda/stage_set.cuh", COPY, r"\1(to + i + k * step + 4 * n, x)"
+        ),
         BLOCK,
         "access to shared memory out of bounds|never written",
+    ),
+    *(
+        (Mutation(name, "cuda/local.cuh", pattern, replacement, nth), WARP, message)
+        for name, pattern, replacement, nth, message in (
+            ("barrier after copies", TEAM_SYNC, "", 0, "race: reads what "),
+            ("barrier before the next copies", TEAM_SYNC, "", 1, "race: overwrites what "),
+            ("wait for few tiles", r"copies<few_tiles - 1>", "copies<few_tiles>", 0, IN_FLIGHT),
+        )
+    ),
+    (
+        Mutation(
+            "rows of warps that overlap",
+            "cuda/stage_set.cuh",
+            r"\(capacity \+ multiple - 1\) / multiple \* multiple",
+            "capacity - multiple",
+        ),
+        WARP,
+        "race: ",
+    ),
+    *(
+        (Mutation(name, "cuda/group_breakpoint_lister.cuh", LIST_SYNC, "", nth), WARP, message)
+        for name, nth, message in (
+            ("barrier before a list is overwritten", 0, "(race|weakly ordered): overwrites what "),
+            ("barrier after a list", 1, "(race|weakly ordered): reads what |never written"),
+        )
     ),
     (
         Mutation(
@@ -407,7 +500,7 @@ def test_mutation_is_caught(mutation, kernel, message, ptx_only, host_objects, t
         f"namespace ddn::cuda {{\ntemplate __global__ void {kernel};\n}}\n"
     )
     broken = build.build(tmp_path / "ptx", host_objects, [source], csrc=csrc)
-    run = run_block if kernel == BLOCK else run_search
+    run = {WARP: run_warp, BLOCK: run_block, SEARCH: run_search}[kernel]
 
     def run_in_all_orders():
         for order in ORDERS:
@@ -421,5 +514,6 @@ def test_mutation_is_caught(mutation, kernel, message, ptx_only, host_objects, t
 def test_the_mutants_workloads_are_sound(quick):
     for order in ORDERS:
         quick.configure(order)
+        run_warp(quick)
         run_block(quick)
         run_search(quick)

@@ -1,5 +1,7 @@
 """The PTX translator: its errors, and its output for a few instructions."""
 
+from collections import Counter
+
 import pytest
 
 from tests.support.ptx_emulator import parser
@@ -90,6 +92,39 @@ def test_contraction_fuses_what_ptx_permits():
         assert (translator.fused, cpp.count("ptx::fma(")) == (fused, fused), text
 
 
+COPY = "add.s32 %r1, %r2, 128; add.s64 %rd1, %rd2, 256; cp.async.ca.shared.global [%r1], [%rd1], 4;"
+
+
+@pytest.mark.parametrize(
+    ("text", "folded"),
+    [
+        (COPY, ["add.s32", "add.s64"]),
+        (
+            f"{COPY} {COPY.replace('%r1', '%r3').replace('%rd1', '%rd3')}",
+            2 * ["add.s32", "add.s64"],
+        ),
+        (COPY.replace(", 128", ", %r4"), ["add.s64"]),  # not a constant
+        (COPY.replace("add.s64", "sub.s64"), ["add.s32"]),
+        (f"{COPY} ld.global.f32 %f1, [%rd1];", ["add.s32"]),
+        (f"{COPY} st.shared.f32 [%r1], %f1;", ["add.s64"]),
+        (f"{COPY} mov.u32 %r5, %r1;", ["add.s64"]),
+        (f"{COPY} setp.eq.s64 %p1, %rd1, 0;", ["add.s32"]),
+        (f"{COPY} add.s32 %r1, %r1, 128;", ["add.s64"]),  # one that advances
+        (COPY.replace(", 4;", ", 4, %r1;"), ["add.s64"]),  # also the number of valid bytes
+        (f"{COPY} mov.u64 %rd1, %rd3;", ["add.s32"]),  # of two values
+        (COPY.partition("cp")[0], ["add.s32", "add.s64"]),  # which nothing reads
+    ],
+)
+def test_constant_offsets_of_copies_are_folded(text, folded):
+    """Unless another instruction reads the register of the address or writes it again."""
+    _, translator = translated(text, count=True)
+    opcodes = Counter()
+    for block in translator.blocks:
+        opcodes += block.opcodes
+    found = Counter({name: n for name, n in opcodes.items() if name.endswith(" folded")})
+    assert found == Counter(f"{name} folded" for name in folded)
+
+
 def test_objects_in_shared_memory_are_aligned_as_declared_and_no_better():
     declared = ".shared .align 4 .b8 a[16];\n.shared .align 8 .b8 b[16];\n"
     text, translator = translated(f"{declared}mov.u64 %rd1, a; mov.u64 %rd2, b;")
@@ -97,11 +132,8 @@ def test_objects_in_shared_memory_are_aligned_as_declared_and_no_better():
     assert "shared_begin + 24" in text
 
 
-def test_uses_beyond_an_architecture_are_named():
-    assert Use(256, 256, 1024, 98 << 10).excesses() == []
-    assert Use(0, 256, 0, 0).excesses() == []
-    assert Use(0, 512, 0, 0).excesses() == ["512 threads, of a kernel without __launch_bounds__"]
-    assert Use(256, 256, 1024, 99 << 10).excesses() == [
-        f"{(99 << 10) + 1024} bytes of shared memory on sm_86"
-    ]
-    assert len(Use(256, 256, 49 << 10, 200 << 10).excesses()) == 4
+def test_uses_beyond_the_limits_are_named():
+    assert Use(256, 256, 48 << 10).excesses() == []
+    assert Use(0, 256, 0).excesses() == []
+    assert Use(0, 512, 0).excesses() == ["512 threads, of a kernel without __launch_bounds__"]
+    assert Use(512, 512, 49 << 10).excesses() == ["50176 bytes of static shared memory"]

@@ -155,6 +155,14 @@ def test_impossible_launches_are_reported(name, message, ordered):
         ordered.toy(name)
 
 
+def test_a_device_limits_shared_memory(ordered):
+    ordered.use_device(shared_kib=100)
+    with pytest.raises(ShimError, match="cannot allow 232448 bytes"):
+        ordered.toy("large_shared")
+    ordered.use_device()
+    ordered.toy("large_shared")
+
+
 # ---- Mutated kernels do not pass -----------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from bench.gpu_model.counted import Counted
 from tests.support.ptx_emulator.counts import KernelCounts, Traffic
 
 KERNEL = (
-    "void ddn::cuda::local_shared_memory<ddn::Huber, float, ddn::cuda::Warp, false>"
+    "void ddn::cuda::local_pipeline<ddn::Huber, float, ddn::cuda::Lanes<32>, false>"
     "(ddn::cuda::LocalArgs)"
 )
 SETS = Counted("forward", "huber", "rows", (16, 256), (1 << 20, 256))

@@ -139,14 +139,14 @@ RAW_PAGE = """==PROF== Connected to process 1 (/usr/bin/python3)
 ==PROF== Disconnected from process 1
 "ID","Process Name","Kernel Name","Block Size","gpu__time_duration.sum","launch__registers"
 "","","","","ns","register/thread"
-"0","python3","local_shared_memory","(256, 1, 1)","1,234.5","64"
+"0","python3","local_pipeline","(256, 1, 1)","1,234.5","64"
 "1","python3","global_shared_memory","(128, 1, 1)","2","nan"
 """
 
 
 def test_raw_pages_of_ncu_are_parsed():
     first, second = profile_kernels.parse(RAW_PAGE)
-    assert first["Kernel Name"] == "local_shared_memory"
+    assert first["Kernel Name"] == "local_pipeline"
     assert first["metrics"]["gpu__time_duration.sum"] == [1234.5, "ns"]
     assert second["metrics"]["launch__registers"][1] == "register/thread"
     with pytest.raises(ValueError, match="no table"):

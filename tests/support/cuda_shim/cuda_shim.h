@@ -86,20 +86,12 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 
 using cudaStream_t = struct CUstream_st*;
 
-// A device of one multiprocessor of compute capability 9.0: so that blocks of a grid that fills it
-// once take several sets each.
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrMaxSharedMemoryPerMultiprocessor = 81,
 };
-inline cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return cudaSuccess;
-}
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : 228 << 10;
-  return cudaSuccess;
-}
+cudaError_t cudaGetDevice(int* device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaPeekAtLastError();
@@ -107,9 +99,20 @@ cudaError_t cudaGetLastError();
 
 namespace cuda_shim {
 
-constexpr size_t shared_limit = 48 << 10;          // without cudaFuncSetAttribute
-constexpr size_t shared_limit_opt_in = 227 << 10;  // compute capability 9.0
+constexpr size_t shared_limit = 48 << 10;  // without cudaFuncSetAttribute
 constexpr unsigned threads_limit = 1024;
+
+// What a kernel's launcher can ask about the device. By default it has one multiprocessor, so that
+// blocks of a grid that fills it once take several sets each, of compute capability 9.0.
+struct Device {
+  int multiprocessors = 1;
+  int shared_bytes = 228 << 10;  // of a multiprocessor
+
+  // Of a block, at most.
+  int block_shared_bytes() const { return shared_bytes - (1 << 10); }
+};
+const Device& device();
+void set_device(const Device& device);
 
 enum class Order { forward, reversed, random };
 // Forward: the first of the runnable threads runs next. `seed` is for random.

@@ -73,6 +73,9 @@ void shim_configure(int order, uint64_t seed, unsigned most_blocks) {
   cuda_shim::set_order(static_cast<cuda_shim::Order>(order), seed);
   cuda_shim::set_most_blocks(most_blocks);
 }
+void shim_use_device(int multiprocessors, int shared_bytes) {
+  cuda_shim::set_device({multiprocessors, shared_bytes});
+}
 const char* shim_error() { return cuda_shim::error(); }
 void shim_clear_error() { cuda_shim::clear_error(); }
 int shim_was_launched(const void* kernel) { return cuda_shim::was_launched(kernel); }

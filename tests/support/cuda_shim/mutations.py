@@ -20,14 +20,19 @@ class Mutation(NamedTuple):
 
 
 BARRIER = r"__syncthreads\(\);"
-REDUCTION = r"(reduce_warp<Op>\(values\);\s*)" + BARRIER
+REDUCTION = r"(reduce_lanes<Op>\(full_mask, values\);\s*)" + BARRIER
+TEAM_BARRIER = r"Team<ThreadGroup>::sync\(\);"
 MUTATIONS = (
     Mutation("barrier before a reduction writes", "cuda/thread_group.cuh", REDUCTION, r"\1"),
-    Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 1),
-    Mutation("barrier before numbers of points are read", "cuda/thread_group.cuh", BARRIER, "", 2),
+    Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 2),
+    Mutation("barrier before numbers of points are read", "cuda/thread_group.cuh", BARRIER, "", 3),
     Mutation(
-        "mask of half a warp", "cuda/thread_group.cuh", r"(shfl_xor_sync)\(full_mask", r"\1(0xffffu"
+        "mask of half a warp",
+        "cuda/thread_group.cuh",
+        r"reduce_lanes<Op>\(full_mask",
+        "reduce_lanes<Op>(0xffffu",
     ),
+    Mutation("mask of another group", "cuda/thread_group.cuh", r"<< \(lane\(\) - rank\(\)\)", ""),
     Mutation(
         "tail of a sum",
         "cuda/group_points.cuh",
@@ -63,9 +68,9 @@ MUTATIONS = (
     *(
         Mutation(name, "cuda/thread_group.cuh", BARRIER, "", nth, "global_float32.cu")
         for nth, name in (
-            (3, "barrier before sums over threads are read"),
-            (4, "barrier before the largest of warps is written"),
-            (5, "barrier before the largest of warps is read"),
+            (4, "barrier before sums over threads are read"),
+            (5, "barrier before the largest of warps is written"),
+            (6, "barrier before the largest of warps is read"),
         )
     ),
     *(
@@ -81,8 +86,26 @@ MUTATIONS = (
     Mutation(
         "places past the end of a list", "cuda/group_breakpoint_lister.cuh", r" \+ numbers\[3\]", ""
     ),
-    Mutation(
-        "tail of staging", "cuda/stage_set.cuh", r"if \(at < n\) stage", "if (at + 1 < n) stage"
+    *(
+        Mutation(name, "cuda/stage_set.cuh", pattern, replacement)
+        for name, pattern, replacement in (
+            ("tail of a copy in line", r"i \+ k \* step < n", "i + k * step + width < n"),
+            ("rows of lanes, beyond a warp", r"left > warp_size", "left > warp_size + 1"),
+            ("tail of rows of lanes", r"left > 0", "left > 1"),
+            ("rows of lanes that overlap", r"\(capacity\) \| 1", "(capacity) - 1"),
+            ("rows of groups that overlap", r"banks \+ Thread", "banks - 4 + Thread"),
+            ("rows of warps that overlap", r"multiple - 1\)", "multiple - 2)"),
+        )
+    ),
+    *(
+        Mutation(name, "cuda/local.cuh", pattern, replacement)
+        for name, pattern, replacement in (
+            ("barrier after copies", TEAM_BARRIER, ""),
+            ("wait for one tile", r"copies<0>", "copies<1>"),
+            ("wait for few tiles", r"copies<few_tiles - 1>", "copies<few_tiles>"),
+            ("wait for many tiles", r"copies<many_tiles - 1>", "copies<many_tiles>"),
+            ("the next tile's memory", r"to \+ 1 == tiles", "to + 2 == tiles"),
+        )
     ),
     Mutation(
         "vectors that are in a part of a tile",

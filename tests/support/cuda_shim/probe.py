@@ -17,11 +17,24 @@ PENALTIES = ("huber", "welsch")
 SEARCHED = ("welsch", "truncated_quadratic")
 
 
+# For each forward kernel a small batch, and the shared memory of a multiprocessor in KiB: so little
+# that few teams solve the batch, each several tiles of sets.
+BATCHES = (
+    ((70, 32), 48),
+    ((80, 33), 48),
+    ((40, 100), 48),
+    ((14, 400), 48),
+    ((7, 1281), 48),
+    ((3, 2055), 100),
+    ((3, 6000), 100),
+    ((3, 16_500), 228),
+    ((2, 33_000), 228),
+)
+
+
 def probe_sets() -> list[np.ndarray]:
-    """A small batch for each forward kernel."""
     rng = np.random.default_rng(0)
-    shapes = [(20, 33), (3, 1279), (3, 2055), (3, 16_500)]
-    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    return [rng.standard_normal(shape).astype(np.float32) for shape, _ in BATCHES]
 
 
 def searched_sets() -> list[np.ndarray]:
@@ -41,7 +54,8 @@ def main(library: Path, out: Path) -> None:
         # Few blocks, so that each takes several sets.
         shim.configure(order, seed=1, most_blocks=2)
         try:
-            for i, x in enumerate(probe_sets()):
+            for i, (x, (_, shared_kib)) in enumerate(zip(probe_sets(), BATCHES, strict=True)):
+                shim.use_device(shared_kib=shared_kib)
                 for penalty in PENALTIES:
                     answer = shim.forward(x, penalty, ALPHA)
                     grad = np.ones(len(x), np.float32)
@@ -49,6 +63,7 @@ def main(library: Path, out: Path) -> None:
                     found[f"{order}/{penalty}/{i}/gradient"] = shim.backward(
                         grad, x, answer, penalty, ALPHA
                     )
+            shim.use_device()
             for i, x in enumerate(searched_sets()):
                 for penalty in SEARCHED:
                     y = shim.forward(x, penalty, ALPHA, solver="global").y

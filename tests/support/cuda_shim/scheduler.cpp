@@ -38,6 +38,7 @@ struct Block {
 Order thread_order = Order::forward;
 uint64_t random_seed = 0, random_state = 0;
 unsigned most_blocks = INT32_MAX;
+Device current_device;
 std::set<const void*> launched_kernels;
 std::map<const void*, size_t> shared_limits;
 const char* kernel_name = "";
@@ -355,6 +356,8 @@ void set_order(Order order, uint64_t seed) {
   random_seed = seed;
 }
 void set_most_blocks(unsigned most) { most_blocks = most; }
+const Device& device() { return current_device; }
+void set_device(const Device& device) { current_device = device; }
 bool was_launched(const void* kernel) { return launched_kernels.count(kernel) != 0; }
 void forget_launches() { launched_kernels.clear(); }
 const char* error() { return first_error.c_str(); }
@@ -365,7 +368,7 @@ void clear_error() {
 
 cudaError_t set_shared_limit(const void* kernel, cudaFuncAttribute attribute, int bytes) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || bytes < 0 ||
-      static_cast<size_t>(bytes) > shared_limit_opt_in) {
+      bytes > current_device.block_shared_bytes()) {
     kernel_name = "cudaFuncSetAttribute";
     record(cudaErrorInvalidValue, "cannot allow " + std::to_string(bytes) + " bytes");
     return last_error;
@@ -376,6 +379,17 @@ cudaError_t set_shared_limit(const void* kernel, cudaFuncAttribute attribute, in
 
 }  // namespace cuda_shim
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
+  if (device != 0) return cudaErrorInvalidValue;
+  const cuda_shim::Device& current = cuda_shim::device();
+  *value =
+      attribute == cudaDevAttrMultiProcessorCount ? current.multiprocessors : current.shared_bytes;
+  return cudaSuccess;
+}
 cudaError_t cudaPeekAtLastError() { return cuda_shim::last_error; }
 cudaError_t cudaGetLastError() { return std::exchange(cuda_shim::last_error, cudaSuccess); }
 const char* cudaGetErrorString(cudaError_t error) {

@@ -154,15 +154,23 @@ class Shim:
 
     def __init__(self, library: Path) -> None:
         self.path = library
+        self._kernels: dict[str, int] = {}  # their addresses
         self._c = ctypes.CDLL(str(library))
         self._c.shim_error.restype = ctypes.c_char_p
         self.configure()
+        self.use_device()
 
     def configure(self, order: str = "forward", seed: int = 0, most_blocks: int = ALL_BLOCKS):
         """The order of threads and blocks; `seed` is for the random one."""
         self._c.shim_configure(
             ORDERS.index(order), ctypes.c_uint64(seed), ctypes.c_uint(most_blocks)
         )
+
+    def use_device(self, multiprocessors: int = 1, shared_kib: int = 228) -> None:
+        """The device that launchers ask about: its multiprocessors and the shared memory of each,
+        in KiB: 228 with compute capability 9.0, 164 with 8.0, 100 with 8.6 and 8.9. A block may
+        have 1 KiB less."""
+        self._c.shim_use_device(multiprocessors, shared_kib << 10)
 
     def forward(
         self,
@@ -287,14 +295,25 @@ class Shim:
         was loaded or forget_launches() was called.
 
         A pooling kernel is recognised by its single argument, passed by value."""
+        if not self._kernels:
+            kernel = re.compile(
+                r"^(void )?ddn::cuda::.*"
+                r"\(ddn::(BackwardArgs|ShardedArgs|cuda::(\w+Args|SegmentLists))\)$"
+            )
+            found = self.addresses()
+            self._kernels = {name: at for name, at in found.items() if kernel.search(name)}
         return {
             name: bool(self._c.shim_was_launched(ctypes.c_void_p(address)))
-            for name, address in self.addresses().items()
-            if re.search(
-                r"^(void )?ddn::cuda::.*"
-                r"\(ddn::(BackwardArgs|ShardedArgs|cuda::(\w+Args|SegmentLists))\)$",
-                name,
-            )
+            for name, address in self._kernels.items()
+        }
+
+    def launched(self) -> set[str]:
+        """The names of the pooling kernels launched, with their template arguments but without
+        namespaces."""
+        return {
+            re.sub(r"\(ddn::.*|^void |ddn::|cuda::", "", name)
+            for name, launched in self.kernels().items()
+            if launched
         }
 
     def forget_launches(self) -> None:

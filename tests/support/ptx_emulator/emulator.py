@@ -14,9 +14,7 @@ import numpy as np
 from tests.support.cuda_shim.shim import Shim, ShimError
 from tests.support.ptx_emulator.counts import Block, KernelCounts, kernel_counts
 
-# The limits of a block by architecture: bytes of static and dynamic shared memory.
-SHARED_LIMITS = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_90": 227 << 10}
-STATIC_LIMIT = 48 << 10
+STATIC_LIMIT = 48 << 10  # bytes of static shared memory
 TENSOR_ALIGNMENT = 256  # of tensors on a GPU
 REGISTERS = 64 << 10  # of a multiprocessor
 MOST_REGISTERS = 255  # of a thread
@@ -28,22 +26,16 @@ class Use(NamedTuple):
     max_threads: int  # its launch bound, or 0
     threads: int
     static_shared: int
-    dynamic_shared: int
 
     def excesses(self) -> list[str]:
-        """The resources that exceed the limits of an architecture."""
+        """The resources that exceed the limits of every architecture; a launch with more shared
+        memory than the device has fails."""
         found = []
         # A launch bound limits the registers; without one a kernel may use the maximum per thread.
         if self.max_threads == 0 and self.threads * MOST_REGISTERS > REGISTERS:
             found.append(f"{self.threads} threads, of a kernel without __launch_bounds__")
         if self.static_shared > STATIC_LIMIT:
             found.append(f"{self.static_shared} bytes of static shared memory")
-        shared = self.static_shared + self.dynamic_shared
-        found += [
-            f"{shared} bytes of shared memory on {arch}"
-            for arch, limit in SHARED_LIMITS.items()
-            if shared > limit
-        ]
         return found
 
 

@@ -116,6 +116,18 @@ __global__ void copied_chain(const __grid_constant__ Arguments a) {
   a.y[threadIdx.x] = numbers[threadIdx.x];
 }
 
+// Four copies at constant distances in global memory.
+__global__ void copied_at_offsets(const __grid_constant__ Arguments a) {
+  __shared__ float numbers[128];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    copy_async<4>(numbers + threadIdx.x + 32 * k, a.x + threadIdx.x + 32 * k);
+  }
+  commit_async_copies();
+  wait_for_async_copies();
+  a.y[threadIdx.x] = numbers[threadIdx.x];
+}
+
 // 100 instructions and more pass between the copy and the wait.
 __global__ void copied_early(const __grid_constant__ Arguments a) {
   __shared__ float numbers[32];
@@ -229,6 +241,7 @@ const Known known[] = {
     {"copied", copied, 1, 32},
     {"copied_or_zero", copied_or_zero, 1, 32},
     {"copied_chain", copied_chain, 1, 32},
+    {"copied_at_offsets", copied_at_offsets, 1, 32},
     {"copied_early", copied_early, 1, 32},
     {"one_tile_ahead", copied_tiles<1>, 1, 32},
     {"four_tiles_ahead", copied_tiles<4>, 1, 32},

@@ -204,9 +204,10 @@ def _offsets_of_copies(function: Function) -> set[int]:
             additions[target] = id(i)
         elif re.fullmatch(r"%\w+", target):
             others.add(target)
-        if i.name != "cp":
-            reads = i.operands[1:] if re.fullmatch(r"%\w+", target) else i.operands
-            others.update(re.findall(r"%\w+", " ".join([*reads, i.guard or ""])))
+        is_result = re.fullmatch(r"%\w+", target)
+        # Of cp.async, the first two are addresses.
+        reads = i.operands[2:] if i.name == "cp" else i.operands[1 if is_result else 0 :]
+        others.update(re.findall(r"%\w+", " ".join([*reads, i.guard or ""])))
     return {number for register, number in additions.items() if register not in others}
 
 

@@ -25,7 +25,6 @@ std::vector<const Kernel*>& kernels() {
 // Peak resources over all launches of a kernel.
 struct Use {
   unsigned max_threads, threads, static_shared;
-  size_t dynamic_shared;
 };
 
 std::map<const void*, const Kernel*> translated_kernels;  // of the kernels that the host compiled
@@ -83,18 +82,22 @@ void run(const void* kernel, const char* name, dim3 grid, dim3 block, size_t sha
                                      std::to_string(translated.max_threads));
     return;
   }
+  const size_t all_shared = translated.static_shared + shared_bytes;
+  if (all_shared > static_cast<size_t>(cuda_shim::device().block_shared_bytes())) {
+    cuda_shim::fail_launch(name, "launched with " + std::to_string(all_shared) +
+                                     " bytes of static and dynamic shared memory");
+    return;
+  }
   Use& use = uses[translated.name];
   use.max_threads = translated.max_threads;
   use.threads = std::max(use.threads, threads);
   use.static_shared = translated.static_shared;
-  use.dynamic_shared = std::max(use.dynamic_shared, shared_bytes);
 
   const Arguments copies(translated, arguments);
   begin_launch(translated.static_shared, translated.dynamic_align, shared_bytes);
   // The counters learn the threads and blocks of the launch at its start.
   blockDim = block;
-  counters::begin_launch(translated.name, translated.basic_blocks,
-                         static_cast<u32>(translated.static_shared + shared_bytes));
+  counters::begin_launch(translated.name, translated.basic_blocks, static_cast<u32>(all_shared));
   for (unsigned i = 0; i < translated.num_parameters; ++i) {
     allow_argument(copies.places()[i], translated.parameters[i].bytes);
   }
@@ -170,7 +173,7 @@ const char* ptx_uses() {
   out << '{';
   for (const auto& [name, use] : ptx::uses) {
     out << (out.tellp() > 1 ? "," : "") << '"' << name << "\":[" << use.max_threads << ','
-        << use.threads << ',' << use.static_shared << ',' << use.dynamic_shared << ']';
+        << use.threads << ',' << use.static_shared << ']';
   }
   out << '}';
   text = out.str();
