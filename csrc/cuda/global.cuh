@@ -104,10 +104,8 @@ cudaError_t launch_global_shared(const GlobalArgs& args, const DeviceLimits& dev
   };
   using Kernel = void (*)(GlobalArgs);
   const Kernel kernel = global_shared_memory<P, T, threads, weighted>;
-  constexpr int64_t max_bytes = bytes(global_shared_bytes / point_bytes<T, weighted>);
-  static_assert(max_bytes <= max_dynamic_bytes);
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(max_bytes));
+  static_assert(bytes(global_shared_bytes / point_bytes<T, weighted>) <= max_dynamic_bytes);
+  const cudaError_t error = allow_shared_memory(kernel, device);
   if (error != cudaSuccess) return error;
   DDN_LAUNCH(kernel, args.scheduler.grid(args.forward.layout, device), threads,
              static_cast<size_t>(bytes(args.scheduler.capacity)), stream, args);

@@ -43,6 +43,18 @@ struct DeviceLimits {
   }
 };
 
+// Permits a kernel as much dynamic shared memory as the device has: the same number in each call,
+// as several threads may launch the kernel. Shared memory takes precedence over the L1 cache.
+template <class Kernel>
+cudaError_t allow_shared_memory(Kernel kernel, const DeviceLimits& device) {
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(device.block_shared_bytes(1)));
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              cudaSharedmemCarveoutMaxShared);
+}
+
 // Kernels loop over their work with the grid as stride, so a grid need not cover the work.
 inline unsigned grid_for(int64_t work, int64_t per_block) {
   constexpr int64_t max_blocks = 1 << 20;

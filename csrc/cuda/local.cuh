@@ -177,8 +177,7 @@ cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStre
   const int64_t bytes = teams * team_bytes(args.tiles);
   using Kernel = void (*)(LocalArgs);
   const Kernel kernel = local_pipeline<P, T, ThreadGroup, weighted>;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const cudaError_t error = allow_shared_memory(kernel, device);
   if (error != cudaSuccess) return error;
   const unsigned blocks = std::min(
       grid_for(args.forward.layout.num_sets, teams * SetMemory<T, ThreadGroup, weighted>::sets),

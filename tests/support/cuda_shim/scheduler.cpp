@@ -367,6 +367,7 @@ void clear_error() {
 }
 
 cudaError_t set_shared_limit(const void* kernel, cudaFuncAttribute attribute, int bytes) {
+  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || bytes < 0 ||
       bytes > current_device.block_shared_bytes()) {
     kernel_name = "cudaFuncSetAttribute";
