@@ -3,7 +3,7 @@
 A register with a value loaded from global memory has a time at which it is ready. A load is issued
 when its address is ready, which depends on the loads that the address computation in the basic
 block uses. Any other instruction that reads such a register waits. Asynchronous copies have no
-register; runtime/async_copies.cpp keeps their times.
+register; runtime/copies_in_flight.cpp keeps their times.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ template __global__ void local_pipeline<Huber, float, Lanes<1>, false>(
     const __grid_constant__ LocalArgs);
 template __global__ void local_pipeline<TruncatedQuadratic, double, Lanes<16>, false>(
     const __grid_constant__ LocalArgs);
+template __global__ void local_pipeline<Quadratic, float, Warp, false>(
+    const __grid_constant__ LocalArgs);
 template __global__ void local_pipeline<Huber, float, Warp, false>(
     const __grid_constant__ LocalArgs);
 template __global__ void local_pipeline<Huber, float, Block<small_threads>, false>(

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "arithmetic.h"
-#include "async_copies.h"
 #include "collectives.h"
+#include "copies_in_flight.h"
 #include "counters.h"
 #include "memory.h"
 #include "translated.h"

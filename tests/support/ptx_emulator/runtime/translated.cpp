@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "arithmetic.h"
-#include "async_copies.h"
+#include "copies_in_flight.h"
 #include "counters.h"
 #include "memory.h"
 #include "races.h"

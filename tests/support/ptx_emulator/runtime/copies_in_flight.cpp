@@ -1,4 +1,4 @@
-#include "async_copies.h"
+#include "copies_in_flight.h"
 
 #include <algorithm>
 
