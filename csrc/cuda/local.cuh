@@ -25,24 +25,24 @@ constexpr int64_t lane_bytes = 512;
 constexpr int small_threads = 128;
 constexpr int64_t small_bytes = 64 << 10, large_bytes = 128 << 10;
 
-constexpr int few_tiles = 2, many_tiles = 4;
+constexpr int few_stages = 2, many_stages = 4;
 constexpr int large_threads = 512;
 
 struct LocalArgs {
   ForwardArgs forward;
   TileScheduler scheduler;
-  int tiles;     // in the memory of a team
+  int stages;    // of a worker
   bool columns;  // the sets of a block are copied together, see launch_pipeline
 };
 
-// A team is a warp, or a block whose threads solve one set. It has memory for several tiles, each
-// with the sets that it solves at a time: one, or one for each group of lanes. While it solves the
-// sets of a tile, those of the next ones arrive. The grid fills the device once, and each team
-// takes tiles with the stride of the grid.
+// A worker is a warp, or a block whose threads solve one set together. Each has a ring of stages in
+// shared memory. A stage holds a tile: one set, or a set for each group of lanes. While a worker
+// solves the sets of one tile, the next tiles arrive. The grid fills the device once, and each
+// worker takes tiles with the stride of the grid.
 template <class ThreadGroup>
 constexpr bool is_block = ThreadGroup::threads > warp_size;
 template <class ThreadGroup>
-using Team = std::conditional_t<is_block<ThreadGroup>, ThreadGroup, Warp>;
+using Worker = std::conditional_t<is_block<ThreadGroup>, ThreadGroup, Warp>;
 
 // Threads of a block, at most, and blocks of a multiprocessor.
 template <class ThreadGroup>
@@ -52,13 +52,13 @@ constexpr int pipeline_blocks = is_block<ThreadGroup> ? 512 / ThreadGroup::threa
 // The threads of a block that copies its sets together.
 constexpr int column_threads = 8 * warp_size;
 
-// Numbers that a team keeps in shared memory: tiles and lists.
+// Numbers that a worker keeps in shared memory: its stages and lists.
 template <class P, class T, class ThreadGroup, bool weighted>
-constexpr DDN_HOST_DEVICE int64_t team_numbers(int64_t capacity, int tiles) {
+constexpr DDN_HOST_DEVICE int64_t worker_numbers(int64_t capacity, int stages) {
   using Memory = SetMemory<T, ThreadGroup, weighted>;
-  const int64_t numbers = tiles * Memory::numbers(capacity) +
+  const int64_t numbers = stages * Memory::numbers(capacity) +
                           Memory::sets * list_numbers<P, T, ThreadGroup, weighted>(capacity);
-  return (numbers + 31) / 32 * 32 + 4;  // the memory of neighbouring teams begins in other banks
+  return (numbers + 31) / 32 * 32 + 4;  // the memory of neighbouring workers begins in other banks
 }
 
 template <class P, class T, class ThreadGroup, bool weighted>
@@ -70,53 +70,57 @@ __global__ void __launch_bounds__(is_block<ThreadGroup> ? ThreadGroup::threads :
   const ForwardArgs& forward = args.forward;
   const TileScheduler& scheduler = args.scheduler;
   const int64_t capacity = scheduler.capacity;
-  const int tiles = args.tiles;
-  constexpr int team_threads = Team<ThreadGroup>::threads;
-  const int teams = is_block<ThreadGroup> ? 1 : static_cast<int>(blockDim.x) / team_threads;
-  const int team = is_block<ThreadGroup> ? 0 : static_cast<int>(threadIdx.x) / team_threads;
+  const int stages = args.stages;
+  constexpr bool has_groups = !is_block<ThreadGroup> && ThreadGroup::threads > 1;
+  constexpr int worker_threads = Worker<ThreadGroup>::threads;
+  const int workers = is_block<ThreadGroup> ? 1 : static_cast<int>(blockDim.x) / worker_threads;
+  const int worker = is_block<ThreadGroup> ? 0 : static_cast<int>(threadIdx.x) / worker_threads;
   const int group = is_block<ThreadGroup> ? 0 : lane() / ThreadGroup::threads;
-  T* const memory = shared + team * team_numbers<P, T, ThreadGroup, weighted>(capacity, tiles);
+  T* const memory = shared + worker * worker_numbers<P, T, ThreadGroup, weighted>(capacity, stages);
   const int numbers = Memory::numbers(capacity), row = Memory::row_of(capacity);
   T* const lists =
-      memory + tiles * numbers + group * list_numbers<P, T, ThreadGroup, weighted>(capacity);
-  const auto tile_memory = [&](int tile) { return Memory{memory + tile * numbers, row}; };
+      memory + stages * numbers + group * list_numbers<P, T, ThreadGroup, weighted>(capacity);
+  const auto stage_memory = [&](int stage) { return Memory{memory + stage * numbers, row}; };
 
   const int64_t items = scheduler.items(forward.layout);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * teams * Memory::sets;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * workers * Memory::sets;
   const auto set_of = [&](int64_t first) {
     return first + group < items ? scheduler.set(forward.layout, first + group) : -1;
   };
-  int64_t next = (static_cast<int64_t>(blockIdx.x) * teams + team) * Memory::sets;
+  int64_t next = (static_cast<int64_t>(blockIdx.x) * workers + worker) * Memory::sets;
   int64_t first = next;
-  const auto after = [&](int tile) { return tile + 1 == tiles ? 0 : tile + 1; };
-  const auto sync = [&] { args.columns ? __syncthreads() : Team<ThreadGroup>::sync(); };
+  const auto after = [&](int stage) { return stage + 1 == stages ? 0 : stage + 1; };
+  const auto sync = [&] { args.columns ? __syncthreads() : Worker<ThreadGroup>::sync(); };
   for (int to = 0, from = 0, ahead = 0; first < items; to = after(to)) {
-    if (next >= items) {
-    } else if (is_block<ThreadGroup> || ThreadGroup::threads == 1 || !args.columns) {
-      tile_memory(to).copy(forward, set_of(next));
-    } else {
-      // Neighbouring threads copy points of neighbouring sets.
-      constexpr int columns = column_threads / ThreadGroup::threads;
-      const int column = static_cast<int>(threadIdx.x) % columns;
-      const int64_t set = next - team * Memory::sets + column;
-      const auto owner = column / Memory::sets;
-      T* const theirs = shared + owner * team_numbers<P, T, ThreadGroup, weighted>(capacity, tiles);
-      const Memory memory{theirs + to * numbers, row};
-      memory.copy_column(forward, set, column % Memory::sets, threadIdx.x / columns);
+    if (next < items) {
+      if constexpr (has_groups) {
+        if (args.columns) {
+          // Neighbouring threads copy points of neighbouring sets.
+          constexpr int columns = column_threads / ThreadGroup::threads;
+          const int column = static_cast<int>(threadIdx.x) % columns;
+          const int owner = column / Memory::sets;
+          T* const theirs =
+              shared + owner * worker_numbers<P, T, ThreadGroup, weighted>(capacity, stages);
+          const Memory stage{theirs + to * numbers, row};
+          stage.copy_column(forward, next - worker * Memory::sets + column, column % Memory::sets,
+                            static_cast<int>(threadIdx.x) / columns);
+        }
+      }
+      if (!has_groups || !args.columns) stage_memory(to).copy(forward, set_of(next));
     }
     commit_async_copies();
     next += step;
-    if (++ahead < tiles) continue;  // fills the memory first
-    if (tiles == 1) {
+    if (++ahead < stages) continue;  // fills the memory first
+    if (stages == 1) {
       wait_for_async_copies<0>();
-    } else if (tiles == few_tiles) {
-      wait_for_async_copies<few_tiles - 1>();
+    } else if (stages == few_stages) {
+      wait_for_async_copies<few_stages - 1>();
     } else {
-      wait_for_async_copies<many_tiles - 1>();
+      wait_for_async_copies<many_stages - 1>();
     }
     sync();
     if (const int64_t set = set_of(first); set >= 0) {
-      solve_staged<P, /*global=*/false>(forward, set, tile_memory(from), lists);
+      solve_staged<P, /*global=*/false>(forward, set, stage_memory(from), lists);
     }
     sync();  // before the next copies overwrite what a thread still reads
     first += step;
@@ -147,21 +151,21 @@ inline bool has_columns(const SetLayout& layout, int columns) {
 
 template <class P, class T, class ThreadGroup, bool weighted>
 cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStream_t stream) {
-  constexpr int max_teams = pipeline_threads<ThreadGroup> / Team<ThreadGroup>::threads;
+  constexpr int max_workers = pipeline_threads<ThreadGroup> / Worker<ThreadGroup>::threads;
   const int64_t capacity = args.scheduler.capacity;
-  const auto team_bytes = [&](int tiles) {
-    return team_numbers<P, T, ThreadGroup, weighted>(capacity, tiles) *
+  const auto worker_bytes = [&](int stages) {
+    return worker_numbers<P, T, ThreadGroup, weighted>(capacity, stages) *
            static_cast<int64_t>(sizeof(T));
   };
-  // Small sets need more tiles for the same number of bytes on their way.
-  args.tiles = capacity <= max_thread_points / 2 * ThreadGroup::threads ? many_tiles : few_tiles;
+  // Small sets need more stages for the same number of bytes on their way.
+  args.stages = capacity <= max_thread_points / 2 * ThreadGroup::threads ? many_stages : few_stages;
   if (is_block<ThreadGroup>) {
     constexpr int at_least = std::min(2, pipeline_blocks<ThreadGroup>);
-    args.tiles = team_bytes(few_tiles) <= device.block_shared_bytes(at_least) ? few_tiles : 1;
+    args.stages = worker_bytes(few_stages) <= device.block_shared_bytes(at_least) ? few_stages : 1;
   }
   int blocks_each = pipeline_blocks<ThreadGroup>;
-  auto teams = static_cast<int>(std::clamp<int64_t>(
-      device.block_shared_bytes(blocks_each) / team_bytes(args.tiles), 1, max_teams));
+  auto workers = static_cast<int>(std::clamp<int64_t>(
+      device.block_shared_bytes(blocks_each) / worker_bytes(args.stages), 1, max_workers));
   // Where neighbouring sets lie side by side in memory, as the channels of a tensor with channels
   // last do, the threads of a warp would read from as many sectors of memory as points. The warps
   // of a block therefore copy their sets together.
@@ -169,20 +173,20 @@ cudaError_t launch_pipeline(LocalArgs args, const DeviceLimits& device, cudaStre
   args.columns = !is_block<ThreadGroup> && ThreadGroup::threads > 1 &&
                  args.scheduler.segments == nullptr && has_columns(args.forward.layout, columns) &&
                  (!weighted || has_columns(args.forward.weight_layout, columns)) &&
-                 warps * team_bytes(args.tiles) <= device.block_shared_bytes(1);
+                 warps * worker_bytes(args.stages) <= device.block_shared_bytes(1);
   if (args.columns) {
     blocks_each = 1;
-    teams = warps;
+    workers = warps;
   }
-  const int64_t bytes = teams * team_bytes(args.tiles);
+  const int64_t bytes = workers * worker_bytes(args.stages);
   using Kernel = void (*)(LocalArgs);
   const Kernel kernel = local_pipeline<P, T, ThreadGroup, weighted>;
   const cudaError_t error = allow_shared_memory(kernel, device);
   if (error != cudaSuccess) return error;
   const unsigned blocks = std::min(
-      grid_for(args.forward.layout.num_sets, teams * SetMemory<T, ThreadGroup, weighted>::sets),
+      grid_for(args.forward.layout.num_sets, workers * SetMemory<T, ThreadGroup, weighted>::sets),
       device.blocks(blocks_each));
-  DDN_LAUNCH(kernel, blocks, static_cast<unsigned>(teams * Team<ThreadGroup>::threads),
+  DDN_LAUNCH(kernel, blocks, static_cast<unsigned>(workers * Worker<ThreadGroup>::threads),
              static_cast<size_t>(bytes), stream, args);
   return cudaGetLastError();
 }
@@ -212,9 +216,10 @@ cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
   using Small = Block<small_threads>;
   using Large = Block<large_threads>;
   constexpr auto number = static_cast<int64_t>(sizeof(T));
-  static_assert(team_numbers<P, T, Small, weighted>(small_points, 1) * number <= max_dynamic_bytes);
-  const bool large_fits =
-      team_numbers<P, T, Large, weighted>(large_points, 1) * number <= device.block_shared_bytes(1);
+  static_assert(worker_numbers<P, T, Small, weighted>(small_points, 1) * number <=
+                max_dynamic_bytes);
+  const bool large_fits = worker_numbers<P, T, Large, weighted>(large_points, 1) * number <=
+                          device.block_shared_bytes(1);
   const Sizes sizes({lane_points / 2, lane_points, 4 * lane_points, 16 * lane_points,
                      32 * lane_points, small_points, large_fits ? large_points : small_points});
   using Launch = cudaError_t (*)(LocalArgs, const DeviceLimits&, cudaStream_t);

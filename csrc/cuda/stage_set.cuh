@@ -122,15 +122,20 @@ __device__ __forceinline__ void copy_set(T* to, int n, const typename As::S* x, 
   copy_in_line<ThreadGroup, 1>(to, n, x, stride, as);
 }
 
+// So many lanes copy a row of shared memory together, in one or two steps.
+__device__ __forceinline__ int lanes_a_row(int longest) {
+  static_assert(max_thread_points <= 2 * warp_size);
+  return longest > 16 ? 32 : longest > 8 ? 16 : 8;
+}
+
 // Copies the sets of 32 lanes, whose points follow each other in memory, to rows of shared memory.
-// from_of(r): the set of lane r, and points_of(r) its number of points. longest: the largest one.
+// from_of(r): the set of lane r, for the rows of this lane in ascending order; points_of(r): its
+// number of points. longest: the most points of a set.
 template <class T, class As, class FromOf, class PointsOf>
 __device__ __forceinline__ void copy_rows(T* rows, int row, int longest, const As& as,
                                           const FromOf& from_of, const PointsOf& points_of) {
   using S = typename As::S;
-  // So many lanes copy a row together, in one or two steps.
-  static_assert(max_thread_points <= 2 * warp_size);
-  const int sharers = longest > 16 ? 32 : longest > 8 ? 16 : 8;
+  const int sharers = lanes_a_row(longest);
   const int step = warp_size / sharers, i = lane() % sharers;
   int r = lane() / sharers;
   T* to = rows + r * row + i;
@@ -165,18 +170,16 @@ __device__ __forceinline__ void copy_sets_of_lanes(T* rows, int row, const typen
   const int every = __shfl_sync(full_mask, n, 0);
   const int64_t first = __shfl_sync(full_mask, place.first, 0);
   const int64_t distance = __shfl_sync(full_mask, place.first, 1) - first;
-  const bool regular = n == every && place.first == first + lane() * distance;
-  if (__all_sync(full_mask, regular)) {
-    const S* from = x + first + lane() / (every > 16 ? 32 : every > 8 ? 16 : 8) * distance;
-    const int64_t step = (every > 16 ? 1 : every > 8 ? 2 : 4) * distance;
-    copy_rows(
-        rows, row, every, as,
-        [&](int) {
-          const S* const at = from;
-          from += step;
-          return at;
-        },
-        [&](int) { return every; });
+  if (__all_sync(full_mask, n == every && place.first == first + lane() * distance)) {
+    const int sharers = lanes_a_row(every);
+    const S* next = x + first + lane() / sharers * distance;
+    const int64_t step = warp_size / sharers * distance;
+    const auto from_next = [&](int) {
+      const S* const from = next;
+      next += step;
+      return from;
+    };
+    copy_rows(rows, row, every, as, from_next, [&](int) { return every; });
   } else {
     copy_rows(
         rows, row, __reduce_max_sync(full_mask, n), as,
@@ -225,40 +228,25 @@ struct SetMemory {
   // Begins to copy the set of this group; no set if `set` is negative. All lanes of a warp call
   // this.
   __device__ __forceinline__ void copy(const ForwardArgs& args, int64_t set) const {
-    const Place place = set < 0 ? Place{0, 0} : args.layout.place(set);
-    with_points_as<T>(args.dtype, [&](const auto& as) {
-      copy_to(memory, args.x, args.layout.points, place, as);
+    copy_with(args, set, [&](T* to, auto* x, const Dims& dims, const Place& place, auto& as) {
+      if constexpr (ThreadGroup::threads == 1) {
+        copy_sets_of_lanes(to, row, x, dims, place, as);
+      } else {
+        const auto n = static_cast<int>(place.num_points);
+        copy_set<ThreadGroup>(to + group() * row, n, x + place.first, dims, as);
+      }
     });
-    if constexpr (weighted) {
-      const int64_t first = set < 0 ? 0 : args.weight_layout.place(set).first;
-      with_weights_as<T>(args.weight_dtype, [&](const auto& as) {
-        copy_to(memory + sets * row, args.weight, args.weight_layout.points,
-                {first, place.num_points}, as);
-      });
-    }
   }
 
-  // Begins to copy points of one of the sets, such that neighbouring sets lie side by side. rank:
-  // of this thread among those that copy the set, as many as solve it.
+  // Begins to copy points of the set of any group. Neighbouring threads call this for sets that lie
+  // side by side in memory. rank: of this thread among those that copy the set, as many as solve
+  // it.
   __device__ __forceinline__ void copy_column(const ForwardArgs& args, int64_t set, int group,
                                               int rank) const {
-    const Place place = args.layout.place(set);
-    const auto n = static_cast<int>(place.num_points);
-    with_points_as<T>(args.dtype, [&](const auto& as) {
-      using S = typename std::decay_t<decltype(as)>::S;
-      copy_in_line<ThreadGroup, 1>(memory + group * row, n,
-                                   static_cast<const S*>(args.x) + place.first,
-                                   args.layout.points.stride[0], as, rank);
+    copy_with(args, set, [&](T* to, auto* x, const Dims& dims, const Place& place, auto& as) {
+      const auto n = static_cast<int>(place.num_points);
+      copy_in_line<ThreadGroup, 1>(to + group * row, n, x + place.first, dims.stride[0], as, rank);
     });
-    if constexpr (weighted) {
-      const int64_t first = args.weight_layout.place(set).first;
-      with_weights_as<T>(args.weight_dtype, [&](const auto& as) {
-        using S = typename std::decay_t<decltype(as)>::S;
-        copy_in_line<ThreadGroup, 1>(memory + (sets + group) * row, n,
-                                     static_cast<const S*>(args.weight) + first,
-                                     args.weight_layout.points.stride[0], as, rank);
-      });
-    }
   }
 
  private:
@@ -266,15 +254,22 @@ struct SetMemory {
     return sets > 1 ? lane() / ThreadGroup::threads : 0;
   }
 
-  template <class As>
-  __device__ __forceinline__ void copy_to(T* to, const void* array, const Dims& dims,
-                                          const Place& place, const As& as) const {
-    const auto* const x = static_cast<const typename As::S*>(array);
-    if constexpr (ThreadGroup::threads == 1) {
-      copy_sets_of_lanes(to, row, x, dims, place, as);
-    } else {
-      copy_set<ThreadGroup>(to + group() * row, static_cast<int>(place.num_points), x + place.first,
-                            dims, as);
+  // Calls copy(to, x, dims, place, as) for the points and the weights.
+  template <class Copy>
+  __device__ __forceinline__ void copy_with(const ForwardArgs& args, int64_t set,
+                                            const Copy& copy) const {
+    const Place place = set < 0 ? Place{0, 0} : args.layout.place(set);
+    with_points_as<T>(args.dtype, [&](const auto& as) {
+      using S = typename std::decay_t<decltype(as)>::S;
+      copy(memory, static_cast<const S*>(args.x), args.layout.points, place, as);
+    });
+    if constexpr (weighted) {
+      const int64_t first = set < 0 ? 0 : args.weight_layout.place(set).first;
+      with_weights_as<T>(args.weight_dtype, [&](const auto& as) {
+        using S = typename std::decay_t<decltype(as)>::S;
+        copy(memory + sets * row, static_cast<const S*>(args.weight), args.weight_layout.points,
+             Place{first, place.num_points}, as);
+      });
     }
   }
 };

@@ -313,7 +313,7 @@ def test_little_shared_memory(dtype, weighted, shim):
     assert found.y[0] == y[0]
 
 
-# Batches with so little shared memory that one team solves all of them: sets, points, and the
+# Batches with so little shared memory that one warp or block solves all of them: sets, points, and the
 # memory of a multiprocessor in KiB. Each tile in its memory has sets at least twice.
 RINGS = (
     (300, 33, 48),
@@ -330,7 +330,7 @@ RINGS = (
 @pytest.mark.parametrize(("count", "n", "shared_kib"), RINGS)
 @pytest.mark.parametrize("layout", ["rows", "columns", "bfloat16"])
 def test_tiles_in_turn(count, n, shared_kib, layout, shim):
-    """One block with as few teams as fit gives the bits of a large device."""
+    """One block with as few warps as fit gives the bits of a large device."""
     x = points(n, np.float32, count)
     if layout == "columns":
         x = np.asfortranarray(x)

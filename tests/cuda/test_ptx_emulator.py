@@ -297,7 +297,7 @@ def test_answers(penalty, dtype, n, solver, noise, quick):
             assert abs(ref.psi(found - points, penalty, 1.0).sum()) <= n * d
 
 
-# Sets, points and shared memory for one team, which fills each tile of its memory twice.
+# Sets, points and shared memory for one warp or block, which uses each of its stages twice.
 TILES = [
     ("huber", np.float32, 180, 33, 48),
     ("huber", np.float32, 180, 57, 64),
@@ -467,7 +467,7 @@ MUTATIONS = [
     ),
     (
         Mutation(
-            "wait for few tiles", "cuda/local.cuh", r"copies<few_tiles - 1>", "copies<few_tiles>"
+            "wait for few stages", "cuda/local.cuh", r"copies<few_stages - 1>", "copies<few_stages>"
         ),
         WARP,
         IN_FLIGHT,

@@ -102,9 +102,9 @@ MUTATIONS = (
         for name, pattern, replacement in (
             ("barrier after copies", TEAM_BARRIER, ""),
             ("wait for one tile", r"copies<0>", "copies<1>"),
-            ("wait for few tiles", r"copies<few_tiles - 1>", "copies<few_tiles>"),
-            ("wait for many tiles", r"copies<many_tiles - 1>", "copies<many_tiles>"),
-            ("the next tile's memory", r"to \+ 1 == tiles", "to + 2 == tiles"),
+            ("wait for few stages", r"copies<few_stages - 1>", "copies<few_stages>"),
+            ("wait for many stages", r"copies<many_stages - 1>", "copies<many_stages>"),
+            ("the next stage", r"stage \+ 1 == stages", "stage + 2 == stages"),
         )
     ),
     Mutation(
