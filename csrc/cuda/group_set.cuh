@@ -173,7 +173,7 @@ class GroupSet : public GroupCollectives<ThreadGroup> {
   GroupPoints<T, ThreadGroup, Points> points_;
   WeightStatistics weights_;
   const Workspace* workspace_;
-  mutable BreakpointPass known_;  // about the list that follows the points in shared memory
+  mutable BreakpointPass known_;  // about the list in shared memory
 };
 
 }  // namespace ddn::cuda

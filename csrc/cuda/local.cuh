@@ -5,7 +5,7 @@
 //   up to 64, 256, 1024 and   1, 4, 16 and 32 lanes of a warp, the points in shared memory (float64
 //   2048                      with weights: half as many points)
 //   up to 64 KiB, 8192        128, the points in shared memory
-//   up to 128 KiB, 32768      512, the same, on a device that has so much shared memory
+//   up to 128 KiB, 32768      512, the same, as far as the device has shared memory
 //   more                      512, the points in global memory, read in each pass
 //
 // Sizes are those in the arithmetic: points of 16 bits are widened when they are staged.
@@ -207,21 +207,24 @@ cudaError_t launch_local(const ForwardArgs& args, cudaStream_t stream) {
   constexpr int64_t lane_points = std::min<int64_t>(max_thread_points, lane_bytes / bytes);
   constexpr int64_t small_points =
       std::min<int64_t>(small_threads * max_thread_points, small_bytes / bytes);
-  constexpr int64_t large_points =
-      std::min<int64_t>(large_threads * max_thread_points, large_bytes / bytes);
   // Fewer kernels for double precision.
   constexpr bool is_double = sizeof(T) == sizeof(double);
   using Few = std::conditional_t<is_double, Warp, Lanes<4>>;
   using Some = std::conditional_t<is_double, Warp, Lanes<16>>;
   using Small = Block<small_threads>;
   using Large = Block<large_threads>;
-  constexpr auto number = static_cast<int64_t>(sizeof(T));
-  static_assert(worker_numbers<P, T, Small, weighted>(small_points, 1) * number <=
-                max_dynamic_bytes);
-  const bool large_fits = worker_numbers<P, T, Large, weighted>(large_points, 1) * number <=
-                          device.block_shared_bytes(1);
+  const auto fits = [](auto group, int64_t points, int64_t available) {
+    return worker_numbers<P, T, decltype(group), weighted>(points, 1) *
+               static_cast<int64_t>(sizeof(T)) <=
+           available;
+  };
+  static_assert(fits(Small{}, small_points, max_dynamic_bytes));
+  // As many as the device has shared memory for; those of compute capability 8.6 have too little.
+  int64_t large_points = std::min<int64_t>(large_threads * max_thread_points, large_bytes / bytes);
+  while (large_points > small_points && !fits(Large{}, large_points, device.block_shared_bytes(1)))
+    large_points -= 1024;
   const Sizes sizes({lane_points / 2, lane_points, 4 * lane_points, 16 * lane_points,
-                     32 * lane_points, small_points, large_fits ? large_points : small_points});
+                     32 * lane_points, small_points, std::max(large_points, small_points)});
   using Launch = cudaError_t (*)(LocalArgs, const DeviceLimits&, cudaStream_t);
   constexpr Launch launches[] = {
       launch_pipeline<P, T, Lanes<1>, weighted>,  launch_pipeline<P, T, Lanes<1>, weighted>,

@@ -69,7 +69,8 @@ struct SharedMemoryPoints {
   __device__ __forceinline__ One weight(int64_t) const { return {}; }
 };
 
-// The same, with memory for lists of points near their breakpoints, one a warp.
+// The same, with memory for lists of points near their breakpoints: one for each warp, or for the
+// group if it is smaller.
 template <class T>
 struct ListingPoints : SharedMemoryPoints<T> {
   static constexpr bool has_lists = true;

@@ -218,7 +218,7 @@ struct SetMemory {
     return (past + banks - 1) / banks * banks + ThreadGroup::threads;
   }
   static constexpr DDN_HOST_DEVICE int numbers(int64_t capacity) {
-    // The second tile of a warp is aligned to 16 bytes, too.
+    // A multiple of 16 bytes: the stages of a warp follow each other.
     return (sets * row_of(capacity) * (weighted ? 2 : 1) + 3) / 4 * 4;
   }
 

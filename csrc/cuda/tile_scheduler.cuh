@@ -42,7 +42,7 @@ struct TileScheduler {
     return segments[item / layout.channels] * layout.channels + item % layout.channels;
   }
   // The grid of a kernel whose blocks take a set each. A launch that cannot know the length of its
-  // list has as many blocks as a device holds.
+  // list has two blocks for each multiprocessor.
   unsigned grid(const SetLayout& layout, const DeviceLimits& device) const {
     const unsigned all = grid_for(layout.num_sets, 1);
     return segments == nullptr ? all : std::min(all, device.blocks(2));

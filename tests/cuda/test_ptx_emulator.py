@@ -401,7 +401,7 @@ def run_search(library):
 
 
 COPY = r"(copy_async<width \* sizeof\(T\)>)\(to \+ i \+ k \* step, x\)"
-TEAM_SYNC = r"Team<ThreadGroup>::sync\(\);"
+PIPELINE_SYNC = r"    sync\(\);"
 LIST_SYNC = r"Sharers::sync\(\);"
 OVERWRITES = "(race|weakly ordered): overwrites what another thread read"
 IN_FLIGHT = "race: reads what an asynchronous copy in flight writes"
@@ -459,7 +459,7 @@ MUTATIONS = [
         "access to shared memory out of bounds|never written",
     ),
     *(
-        (Mutation(name, "cuda/local.cuh", TEAM_SYNC, "", nth), MEANS, message)
+        (Mutation(name, "cuda/local.cuh", PIPELINE_SYNC, "", nth), MEANS, message)
         for name, nth, message in (
             ("barrier after copies", 0, "race: reads what "),
             ("barrier before the next copies", 1, OVERWRITES),

@@ -21,7 +21,7 @@ class Mutation(NamedTuple):
 
 BARRIER = r"__syncthreads\(\);"
 REDUCTION = r"(reduce_lanes<Op>\(full_mask, values\);\s*)" + BARRIER
-TEAM_BARRIER = r"Team<ThreadGroup>::sync\(\);"
+PIPELINE_BARRIER = r"    sync\(\);"
 MUTATIONS = (
     Mutation("barrier before a reduction writes", "cuda/thread_group.cuh", REDUCTION, r"\1"),
     Mutation("barrier before a reduction reads", "cuda/thread_group.cuh", BARRIER, "", 2),
@@ -100,8 +100,8 @@ MUTATIONS = (
     *(
         Mutation(name, "cuda/local.cuh", pattern, replacement)
         for name, pattern, replacement in (
-            ("barrier after copies", TEAM_BARRIER, ""),
-            ("wait for one tile", r"copies<0>", "copies<1>"),
+            ("barrier after copies", PIPELINE_BARRIER, ""),
+            ("wait for one stage", r"copies<0>", "copies<1>"),
             ("wait for few stages", r"copies<few_stages - 1>", "copies<few_stages>"),
             ("wait for many stages", r"copies<many_stages - 1>", "copies<many_stages>"),
             ("the next stage", r"stage \+ 1 == stages", "stage + 2 == stages"),
