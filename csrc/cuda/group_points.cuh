@@ -3,11 +3,10 @@
 // Note: [The order of summation]
 // It depends on the number of points and, above 8,192, on whether the shared memory of the device
 // holds the set; on nothing else. Thread r of a thread group of t takes the points r, r + t, r +
-// 2t,
-// ...; it adds `run` of their terms in the precision of the terms and then those sums in
-// double precision (approximate sums of points in shared memory only once, in the end); the thread
-// group's reduction adds the threads. Which points are near a breakpoint, and are added apart from
-// the others, depends on the points alone.
+// 2t, ...; it adds `run` of their terms in the precision of the terms and then those sums in double
+// precision (approximate sums of points in shared memory only once, in the end); the thread group's
+// reduction adds the threads. Which points are near a breakpoint, and are added apart from the
+// others, depends on the points alone.
 #pragma once
 
 #include <type_traits>
