@@ -43,6 +43,9 @@ DDN_HOST_DEVICE SetGradient<Real> set_gradient(const BackwardArgs& args, int64_t
   const Real y = load_real<Real>(args.y, args.dtype, set);
   const Real remainder = static_cast<const Real*>(args.remainder)[set];
   const Real grad = args.grad == nullptr ? 1 : load_real<Real>(args.grad, args.dtype, set);
+  // If grad is zero, the loss does not use the answer, which sends zero back even if it is NaN, as
+  // a mean does: with these numbers the gradients of all points are zero.
+  if (grad == 0) return {0, 0, 0, 0, {1, 1}};
   return {y, remainder, curvature == 0 ? 0 : 1 / curvature, grad, {alpha, 1 / alpha}};
 }
 
@@ -52,8 +55,8 @@ DDN_HOST_DEVICE V bounded(V x) {
   return clamp(x, Math<V>::largest());
 }
 
-// A product with the incoming gradient `grad` of the set. If it is zero, the loss does not use the
-// answer, which sends zero back even if it is NaN, as a mean does.
+// A product with the incoming gradient `grad` of the set that has another factor than the numbers
+// of set_gradient(): zero if grad is.
 template <class V>
 DDN_HOST_DEVICE V zero_if_unused(V product, V grad) {
   const V zero = Math<V>::splat(0);
@@ -76,10 +79,9 @@ template <class P, bool is_ordinary = false, class V, class W>
 DDN_HOST_DEVICE V point_gradient(V x, W weight, const SetGradient<V>& set) {
   const V curvature = set.template terms<P>(x).dpsi;
   const V scale = (set.inverse * weight) * set.grad;
-  if constexpr (is_ordinary && std::is_same_v<W, One>) {
-    return zero_if_unused(curvature * scale, set.grad);
-  }
+  if constexpr (is_ordinary && std::is_same_v<W, One>) return curvature * scale;
   const V careful = bounded((curvature * (set.inverse * weight)) * set.grad);
+  if constexpr (std::is_same_v<W, One>) return careful;
   if constexpr (!is_ordinary) return zero_if_unused(careful, set.grad);
   const V quick_or_careful =
       absolute(scale) <= Math<V>::splat(0.5) * Math<V>::largest() ? curvature * scale : careful;
@@ -93,7 +95,7 @@ DDN_HOST_DEVICE V weight_gradient(V x, const SetGradient<V>& set) {
   const V psi = set.template terms<P>(x).psi;
   const V most = Math<V>::largest();
   const V finite = absolute(x) <= most ? clip(psi, most) : Math<V>::splat(0);
-  return zero_if_unused(bounded(-bounded(finite * set.inverse) * set.grad), set.grad);
+  return bounded(-bounded(finite * set.inverse) * set.grad);
 }
 
 }  // namespace ddn

@@ -48,7 +48,9 @@ using Worker = std::conditional_t<is_block<ThreadGroup>, ThreadGroup, Warp>;
 template <class ThreadGroup>
 constexpr int pipeline_threads = is_block<ThreadGroup> ? ThreadGroup::threads : 6 * warp_size;
 template <class ThreadGroup>
-constexpr int pipeline_blocks = is_block<ThreadGroup> ? 512 / ThreadGroup::threads : 2;
+constexpr int pipeline_blocks = !is_block<ThreadGroup>                  ? 2
+                                : ThreadGroup::threads == small_threads ? 3
+                                                                        : 1;
 // The threads of a block that copies its sets together.
 constexpr int column_threads = 8 * warp_size;
 
