@@ -66,13 +66,15 @@ class Counted(NamedTuple):
         return points * (moved + 4 * self.weighted)
 
 
-def _sets(direction: str, points: int) -> int:
+def _sets(direction: str, points: int, solver: str = "local") -> int:
     """The number of counted rows. Blocks stay for a whole launch, on the one multiprocessor of the
     emulated device: each should take several tiles."""
     if direction == "backward":
         return BACKWARD_POINTS // points
     if points == MILLION:
         return 1
+    if solver == "global":  # a block takes a set at a time
+        return 64 if points <= 128 else 16 if points <= 2048 else 4
     lanes = next((lanes for lanes in (1, 4, 16, 32) if points <= 64 * lanes), 0)
     if lanes:
         return 1536 // lanes
@@ -81,7 +83,7 @@ def _sets(direction: str, points: int) -> int:
 
 def _rows(direction: str, penalty: str, points: int, **options) -> Counted:
     full = 64 if points == MILLION else max(1, FULL_POINTS // points)
-    shape = (_sets(direction, points), points)
+    shape = (_sets(direction, points, options.get("solver", "local")), points)
     return Counted(direction, penalty, "rows", shape, (full, points), **options)
 
 
