@@ -194,7 +194,7 @@ def print_table(
             name = short_name(kernel.name)
             short = condensed and not kernel.is_called
             rows.setdefault((kernel.arch, template(name) if short else name), []).append(kernel)
-    columns = "{:8}{:>9}{:>7}{:>11}{:>11}{:>9}{:>4}  {}"
+    columns = "{:8}{:>9}{:>7}{:>13}{:>11}{:>9}{:>4}  {}"
     head = ("regs", "warps", "shared", "stack", "spill", "of")
     print(columns.format("arch", *head, "kernel"))
     passed = True
