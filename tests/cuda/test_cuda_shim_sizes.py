@@ -315,8 +315,8 @@ def test_little_shared_memory(dtype, weighted, shim):
     assert found.y[0] == y[0]
 
 
-# Batches with so little shared memory that one warp or block solves all of them: sets, points, and the
-# memory of a multiprocessor in KiB. Each tile in its memory has sets at least twice.
+# Batches with so little shared memory that one warp or block solves all of them: sets, points, and
+# the memory of a multiprocessor in KiB. Each of its stages has sets at least twice.
 RINGS = (
     (300, 33, 48),
     (300, 20, 40),
