@@ -272,7 +272,7 @@ QUICK = [
     ("huber", torch.float32, 1300, "local"),
     ("huber", torch.float32, 5000, "local"),
     ("huber", torch.float32, 33_000, "local"),
-    ("truncated_quadratic", torch.float64, 500, "local"),
+    ("truncated_quadratic", torch.float32, 500, "local"),
     ("welsch", torch.float32, 600, "global"),
 ]
 
@@ -301,7 +301,7 @@ def test_answers(penalty, dtype, n, solver, noise, quick):
 TILES = [
     ("huber", np.float32, 180, 33, 48),
     ("huber", np.float32, 180, 57, 64),
-    ("truncated_quadratic", np.float64, 11, 500, 80),
+    ("truncated_quadratic", np.float32, 17, 500, 48),
     ("huber", np.float32, 5, 1300, 48),
     ("huber", np.float32, 5, 3000, 228),
 ]
@@ -333,7 +333,7 @@ def test_the_quick_kernels_stay_within_every_architecture(shared_kib, quick):
     ):
         x = np.linspace(-1, 1, count * n, dtype=np.float32).reshape(count, n)
         quick.forward(x, penalty, solver=solver)
-    quick.forward(np.linspace(-1, 1, 512)[None], "truncated_quadratic")
+    quick.forward(np.linspace(-1, 1, 512, dtype=np.float32)[None], "truncated_quadratic")
     assert {name: use.excesses() for name, use in quick.uses().items() if use.excesses()} == {}
 
 

@@ -7,7 +7,7 @@ namespace ddn::cuda {
 
 template __global__ void local_pipeline<Huber, float, Lanes<1>, false>(
     const __grid_constant__ LocalArgs);
-template __global__ void local_pipeline<TruncatedQuadratic, double, Lanes<16>, false>(
+template __global__ void local_pipeline<TruncatedQuadratic, float, Lanes<16>, false>(
     const __grid_constant__ LocalArgs);
 template __global__ void local_pipeline<Quadratic, float, Warp, false>(
     const __grid_constant__ LocalArgs);
