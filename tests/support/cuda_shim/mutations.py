@@ -94,7 +94,6 @@ MUTATIONS = (
             ("tail of rows of lanes", r"left > 0", "left > 1"),
             ("rows of lanes that overlap", r"\(capacity\) \| 1", "(capacity) - 1"),
             ("rows of groups that overlap", r"banks \+ Thread", "banks - 4 + Thread"),
-            ("rows of warps that overlap", r"multiple - 1\)", "multiple - 2)"),
         )
     ),
     *(
