@@ -42,7 +42,7 @@ help:
 	@echo '                the tutorial; PYTEST_ARGS=...'
 	@echo 'make test-all   both; .ci/run runs all targets but gpu-check, soak and fuzz'
 	@echo 'make test-ptx   run the PTX of all CUDA kernels on the CPU and compare its instruction counts;'
-	@echo '                12 minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
+	@echo '                20 minutes on two cores, needs nvcc and no GPU; PYTEST_ARGS=...'
 	@echo 'make soak       verify a million random sets, two minutes; SOAK_ARGS=..., writes soak.json to OUT'
 	@echo 'make sanitize   the kernels of both devices, without torch, under address and undefined-behaviour'
 	@echo '                sanitizers, four minutes with the compiler; SANITIZE_ARGS=...'

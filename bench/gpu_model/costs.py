@@ -60,7 +60,7 @@ ROWS = (
     Row(rf"{_ACCESS}\..*", {"global": 1}, "generic addresses included"),
     Row(r"cp\.async\.(?:ca|cg)\..*", {"global": 1}, "LDGSTS"),
     Row(r"cp\.async\.bulk\.(?!commit|wait).*", {"global": 1}, "not read from SASS"),
-    Row(r"cp\.async\..*", {"control": 1}, "commit, wait; not read from SASS"),
+    Row(r"cp\.async\..*", {"control": 1}, "commit, wait: LDGDEPBAR, DEPBAR"),
     Row(r"mbarrier\..*", {"shared": 1}, "SYNCS; not read from SASS"),
     Row(r"(?:membar|fence)\..*", {"control": 1}, "not read from SASS"),
     # Control

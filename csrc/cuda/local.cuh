@@ -22,11 +22,11 @@ namespace ddn::cuda {
 // Of a set, for each of the lanes that solve it.
 constexpr int64_t lane_bytes = 512;
 // Of a set in the shared memory of a block. Each thread has at most max_thread_points of it.
-constexpr int small_threads = 128;
+constexpr int small_threads = 128, large_threads = 512;
 constexpr int64_t small_bytes = 64 << 10, large_bytes = 128 << 10;
 
+// Of the ring in which the pipeline below keeps the next sets.
 constexpr int few_stages = 2, many_stages = 4;
-constexpr int large_threads = 512;
 
 struct LocalArgs {
   ForwardArgs forward;

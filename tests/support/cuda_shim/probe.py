@@ -18,7 +18,7 @@ SEARCHED = ("welsch", "truncated_quadratic")
 
 
 # For each forward kernel a small batch, and the shared memory of a multiprocessor in KiB: so little
-# that few teams solve the batch, each several tiles of sets.
+# that few warps or blocks solve the batch, each several tiles of sets.
 BATCHES = (
     ((70, 32), 48),
     ((80, 33), 48),
